@@ -1,0 +1,79 @@
+# One word for each intent; `make` alone lists them.
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+VULN     := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+FUZZTIME ?= 30s
+
+export CGO_ENABLED = 0
+
+# What the tests want beside Go, each by the program that shows it is there
+# and the package of Debian that has it.
+TEST_DEPS := haproxy:haproxy nginx:nginx-light busybox:busybox-static ip:iproute2 nft:nftables pgrep:procps curl:curl
+NGINX_STREAM := /usr/share/nginx/modules-available/mod-stream.conf
+
+# The race detector wants a C compiler; without one the tests run all the same.
+RACE := $(shell command -v gcc >/dev/null 2>&1 && echo yes)
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/understudy, one static binary
+	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+.PHONY: run
+run: build ## run the demo: two small hosts, a relay and /ping
+	@./bin/understudy demo
+
+.PHONY: test
+test: ## run all tests, with the race detector where gcc is
+ifeq ($(RACE),yes)
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=10m ./...
+else
+	@echo '*** no gcc: the tests run WITHOUT the race detector (apt-get install gcc libc6-dev)' >&2
+	$(GO) test -shuffle=on -timeout=10m ./...
+endif
+
+.PHONY: race
+race: ## run all tests under the race detector, or fail
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=10m ./...
+
+.PHONY: test-deps
+test-deps: ## install what the tests want from Debian, as far as it is missing
+	@missing=; \
+	for dep in $(TEST_DEPS); do \
+		PATH=$$PATH:/usr/sbin:/sbin command -v $${dep%%:*} >/dev/null 2>&1 || missing="$$missing $${dep#*:}"; \
+	done; \
+	[ -e $(NGINX_STREAM) ] || missing="$$missing libnginx-mod-stream"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	echo "installing:$$missing"; \
+	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+
+.PHONY: lint
+lint: ## golangci-lint, with the rules of .golangci.yml
+	$(GO) run $(LINT) run ./...
+
+.PHONY: vuln
+vuln: ## look for known vulnerabilities in what is linked
+	$(GO) run $(VULN) ./...
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	@$(GO) list ./... | while read -r pkg; do \
+		for target in $$($(GO) test -list '^Fuzz' "$$pkg" | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) "$$pkg" || exit 1; \
+		done; \
+	done
+
+.PHONY: cross
+cross: ## vet for other systems and machines
+	GOOS=linux GOARCH=arm64 $(GO) vet ./...
+	GOOS=linux GOARCH=386 $(GO) vet ./...
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
+
+.PHONY: check
+check: lint test cross ## what to run before a commit
