@@ -1,0 +1,335 @@
+package selector
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The facts of one failover, and how often the hosts are asked.
+func TestSuspicion(t *testing.T) {
+	tcp, pong := Check{Name: "tcp"}, Check{Name: "http"}
+	for _, tt := range []struct {
+		name  string
+		cfg   Config
+		hosts []string
+		from  time.Duration // what came before is not compared
+		end   time.Duration
+		want  []string
+	}{
+		{
+			name:  "a single failure is suspected, checked again after a fast interval, and cleared",
+			hosts: []string{"a: up; 9.95s refused; 10.05s up"},
+			from:  2 * time.Second, end: 15 * time.Second,
+			want: []string{"10.001s suspected a tcp: connection refused", "10.101s cleared a tcp"},
+		},
+		{
+			name:  "a check that is late is suspected before it fails",
+			hosts: []string{"a: up; 9.95s silent; 10.15s up"},
+			from:  2 * time.Second, end: 15 * time.Second,
+			want: []string{"10.1s suspected a tcp: no answer for 100ms", "10.201s cleared a tcp"},
+		},
+		{
+			name:  "what is late is measured by what is usual",
+			hosts: []string{"a: slow; 9.95s silent; 11.65s slow"}, // 4 x 400ms, but one timeout at most
+			from:  2 * time.Second, end: 15 * time.Second,
+			want: []string{"11.3s suspected a tcp: timeout", "12.1s cleared a tcp"},
+		},
+		{
+			name:  "the same suspicion is told once in ten seconds",
+			hosts: []string{"a: up; 9.95s refused; 10.05s up; 13.05s refused; 13.15s up; 16.15s refused; 16.25s up; 21.25s refused; 21.35s up"},
+			from:  2 * time.Second, end: 30 * time.Second,
+			want: []string{
+				"10.001s suspected a tcp: connection refused", "10.101s cleared a tcp",
+				"21.301s suspected a tcp: connection refused", "21.401s cleared a tcp",
+			},
+		},
+		{
+			name:  "a standby is found out too, and is up after rise successes",
+			hosts: []string{"a: up", "b: up; 9.5s refused; 15s up"},
+			from:  2 * time.Second, end: 30 * time.Second,
+			want: []string{
+				"10.001s suspected b tcp: connection refused",
+				"10.201s b up->down by tcp",
+				"16.201s b down->up by tcp",
+			},
+		},
+		{
+			name:  "a host that accepts again has to pass its other checks again",
+			cfg:   Config{Checks: []Check{tcp, pong}},
+			hosts: []string{"a: up", "b: up; 9.5s refused; 15s unwell; 30s up"},
+			from:  2 * time.Second, end: 40 * time.Second,
+			want: []string{
+				"10.001s suspected b tcp: connection refused",
+				"10.201s b up->down by tcp",
+				"16.201s b down->unknown by tcp",
+				"18.203s b unknown->down by http",
+				"31.203s b down->up by http",
+			},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, tt.cfg, tt.hosts...)
+			w.facts = true
+			w.play(tt.from)
+			w.story = nil
+			w.play(tt.end)
+			if diff := cmp.Diff(tt.want, w.story); diff != "" {
+				t.Errorf("what happened (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// How many checks are started in a stretch of time.
+func TestRateOfChecks(t *testing.T) {
+	many := make([]string, 50)
+	manyDown := make([]string, 50)
+	for i := range many {
+		many[i] = fmt.Sprintf("h%d: up", i)
+		manyDown[i] = fmt.Sprintf("h%d: refused", i)
+	}
+	tcp := Check{Name: "tcp"}
+	script := Check{Name: "script", Script: true}
+	for _, tt := range []struct {
+		name     string
+		cfg      Config
+		hosts    []string
+		from, to time.Duration
+		host     string // "" for all
+		min, max int
+	}{
+		{"one a second while all is well", Config{}, []string{"a: up", "b: up"}, 10 * time.Second, 70 * time.Second, "a tcp", 60, 60},
+		{"fifty hosts with a script keep the beat", Config{Checks: []Check{tcp, script}}, many, 10 * time.Second, 70 * time.Second, "", 50 * 90, 50 * 90},
+		{"a script of a host that refuses is not run", Config{Checks: []Check{tcp, script}}, []string{"a: up", "b: refused"}, 0, time.Hour, "b script", 0, 0},
+		{"three scripts in a row find out that it fails", Config{Checks: []Check{tcp, script}}, []string{"a: up", "b: up; 9s sick"}, 9 * time.Second, 11 * time.Second, "b script", 3, 3},
+		{"a script that could not be started is no spin", Config{Checks: []Check{tcp, script}}, []string{"a: up", "b: up; 9s nofork"}, 10 * time.Second, 70 * time.Second, "b script", 30, 30},
+		{"nor when it had just failed", Config{Checks: []Check{tcp, script}}, []string{"a: up", "b: up; 9s sick; 10.06s nofork; 11s up"}, 9 * time.Second, 12 * time.Second, "b script", 3, 12},
+		{"ports are watched ten times a second while nobody is there", Config{}, []string{"a: refused", "b: refused"}, 10 * time.Second, 70 * time.Second, "", 1200, 1210},
+		{"of fifty hosts together 160 times a second", Config{}, manyDown, 10 * time.Second, 70 * time.Second, "", 150 * 60, 162 * 60},
+		{"a burst has at most fall and two in flight", Config{Checks: []Check{{Name: "tcp", Timeout: 30 * time.Second, Interval: time.Second}}}, []string{"a: up; 9.5s silent", "b: up"}, 9 * time.Second, 35 * time.Second, "a tcp", 5, 5},
+		{"a script that fails all the time runs once a round", Config{Checks: []Check{tcp, script}}, []string{"a: sick"}, 0, 15 * time.Second, "a script", 4, 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, tt.cfg, tt.hosts...)
+			count := func() (n int) {
+				for k, v := range w.started {
+					if tt.host == "" || k == tt.host {
+						n += v
+					}
+				}
+				return n
+			}
+			w.play(tt.from)
+			before := count()
+			w.play(tt.to)
+			if got := count() - before; got < tt.min || got > tt.max {
+				t.Errorf("%d checks, want %d to %d", got, tt.min, tt.max)
+			}
+		})
+	}
+}
+
+// A flapping primary: up 3s, down 3s, a hundred times.
+func TestFlapping(t *testing.T) {
+	line := "a: up"
+	for i := range 100 {
+		line += fmt.Sprintf("; %ds refused; %ds up", 6*i+3, 6*i+6)
+	}
+	t.Run("sticky", func(t *testing.T) {
+		w := newWorld(t, Config{}, line, "b: up").play(11 * time.Minute)
+		if w.epoch != 2 {
+			t.Errorf("%d elections, want the start and one failover:\n%s", w.epoch, strings.Join(w.story, "\n"))
+		}
+	})
+	t.Run("failback", func(t *testing.T) {
+		w := newWorld(t, Config{Failback: time.Minute}, line, "b: up").play(20 * time.Minute)
+		if w.epoch != 3 {
+			t.Errorf("%d elections, want the start, one failover and one failback:\n%s", w.epoch, strings.Join(w.story, "\n"))
+		}
+	})
+	t.Run("alone", func(t *testing.T) {
+		w := newWorld(t, Config{}, line).play(11 * time.Minute)
+		if w.epoch != 101 {
+			t.Errorf("%d elections, want one for each return", w.epoch)
+		}
+		if len(w.story) > 100*6+2 {
+			t.Errorf("%d facts, want a handful for each flap", len(w.story))
+		}
+	})
+	t.Run("a port that opens and shuts all the time while the script fails", func(t *testing.T) {
+		line := "a: refused"
+		for i := range 600 {
+			line += fmt.Sprintf("; %dms sick; %dms refused", 500*i+250, 500*i+500)
+		}
+		w := newWorld(t, Config{Checks: []Check{{Name: "tcp"}, {Name: "script", Script: true}}}, line).play(5 * time.Minute)
+		if n := len(w.story); n > 12 {
+			t.Errorf("%d failed rounds were told in five minutes, want one for each step of the back-off:\n%s", n, strings.Join(w.story, "\n"))
+		}
+		if n := w.started["a script"]; n > 700 {
+			t.Errorf("%d scripts for 600 returns", n)
+		}
+	})
+}
+
+// A result that is older than a success proves nothing.
+func TestYoungerSuccessOutdatesOlderFailures(t *testing.T) {
+	m, err := New(Config{Hosts: []string{"a"}, Checks: []Check{{Name: "tcp"}}, Fall: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	step := func(d time.Duration, ev Event) []Action {
+		now = now.Add(d)
+		return m.Step(now, ev)
+	}
+	first := started(step(0, Tick{}))
+	step(time.Millisecond, Result{ID: first[0], OK: true})
+	step(0, Switched{Epoch: 1})
+	older := started(step(time.Second, Tick{}))
+	younger := started(step(150*time.Millisecond, Tick{}))
+	if len(older) != 1 || len(younger) != 1 {
+		t.Fatalf("checks %v and %v were started, want one each", older, younger)
+	}
+	step(time.Millisecond, Result{ID: younger[0], OK: true})
+	step(time.Millisecond, Result{ID: older[0], Err: errTimeout})
+	if got := m.Snapshot(); got.Primary != "a" {
+		t.Errorf("a failure that is older than a success brought the primary down: %+v", got)
+	}
+	step(0, Result{ID: older[0], Err: errTimeout}) // a result comes once
+	step(0, Result{ID: 1 << 40, Err: errTimeout})  // and for a check that was asked for
+	step(0, Switched{Epoch: 7, Err: errScript})
+	if got := m.Snapshot(); got.Primary != "a" {
+		t.Errorf("an event that nobody asked for brought the primary down: %+v", got)
+	}
+}
+
+func started(actions []Action) (ids []uint64) {
+	for _, a := range actions {
+		if c, ok := a.(StartCheck); ok {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids
+}
+
+// A client's word about an epoch that is over starts nothing.
+func TestSuspicionOfAnEarlierEpoch(t *testing.T) {
+	w := newWorld(t, Config{}, "a: up")
+	w.facts = true
+	w.play(5500 * time.Millisecond)
+	before := w.started["a tcp"]
+	w.step(Suspicion{Epoch: 0, Err: errRefused})
+	w.step(Suspicion{Epoch: 2, Err: errRefused})
+	if got := w.started["a tcp"]; got != before {
+		t.Errorf("%d checks were started", got-before)
+	}
+	w.step(Suspicion{Epoch: 1, Err: errRefused})
+	w.step(Suspicion{Epoch: 1, Err: errRefused})
+	if got := w.started["a tcp"]; got != before+1 {
+		t.Errorf("%d checks were started, want 1", got-before)
+	}
+}
+
+func TestSnapshotIsACopy(t *testing.T) {
+	w := newWorld(t, Config{Checks: []Check{{Name: "tcp"}, {Name: "http"}}}, "a: up; 5s refused", "b: refused").play(4 * time.Second)
+	got := w.m.Snapshot()
+	if got.Primary != "a" || got.Elect != "a" || got.Epoch != 1 || got.Phase != Serving || got.Hosts[0].State != Up || got.Hosts[1].State != Down {
+		t.Errorf("snapshot = %+v", got)
+	}
+	if last := got.Hosts[1].Checks[0].Last; last.OK || !errors.Is(last.Err, errRefused) || last.At.IsZero() {
+		t.Errorf("last result of b = %+v, want refused", last)
+	}
+	w.play(8 * time.Second)
+	if got.Primary != "a" || got.Hosts[0].State != Up || got.Hosts[0].Checks[0].Streak < 2 {
+		t.Errorf("the snapshot changed: %+v", got)
+	}
+	if now := w.m.Snapshot(); now.Primary != "" || now.Phase != Selecting || now.RetryAt.IsZero() || now.Elect != "a" {
+		t.Errorf("snapshot = %+v, want a failed round that is waited out", now)
+	}
+}
+
+// Whatever happens, what the world's step and act assert holds: never two
+// primaries, one switch at a time, an epoch for each, no script twice at once,
+// a wake that lies ahead. And in the end, when a host is well, it is primary.
+func TestWhateverHappens(t *testing.T) {
+	kinds := []string{"up", "up", "refused", "silent", "hung", "unwell", "slow", "sick", "stuck", "local", "nofork", "deaf"}
+	const storm = 5 * time.Minute
+	for seed := range uint64(100) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			r := rand.New(rand.NewPCG(seed, 1))
+			cfg := Config{
+				Rise: 1 + r.IntN(3), Fall: 1 + r.IntN(4), Hold: time.Duration(r.IntN(3)-1) * 5 * time.Second,
+				MaxBackoff: time.Duration(1+r.IntN(20)) * time.Second,
+			}
+			if r.IntN(2) == 0 {
+				cfg.Failback = time.Duration(1+r.IntN(30)) * time.Second
+			}
+			cfg.Checks = []Check{{Name: "tcp"}}
+			if r.IntN(2) == 0 {
+				cfg.Checks = append(cfg.Checks, Check{Name: "http"})
+			}
+			if r.IntN(2) == 0 {
+				cfg.Checks = append(cfg.Checks, Check{Name: "script", Script: true, Timeout: time.Duration(1+r.IntN(8)) * time.Second})
+			}
+			var hosts []string
+			for i := range 1 + r.IntN(4) {
+				line := fmt.Sprintf("h%d: %s", i, kinds[r.IntN(len(kinds))])
+				for at := time.Duration(0); ; {
+					at += time.Duration(r.IntN(20000)) * time.Millisecond
+					if at >= storm {
+						break
+					}
+					line += fmt.Sprintf("; %v %s", at, kinds[r.IntN(len(kinds))])
+				}
+				hosts = append(hosts, line+fmt.Sprintf("; %v up", storm))
+			}
+			w := newWorld(t, cfg, hosts...)
+			w.clients = r.IntN(2) == 0
+			for range r.IntN(3) {
+				from := time.Duration(r.Int64N(int64(storm)))
+				w.asleep = append(w.asleep, interval{from, from + time.Duration(r.IntN(40000))*time.Millisecond})
+			}
+			w.trigger = func(Switch) (time.Duration, error) {
+				d := time.Duration(r.IntN(r.IntN(8000)+1)) * time.Millisecond
+				if w.now < storm && r.IntN(4) == 0 {
+					return d, errScript
+				}
+				return d, nil
+			}
+			w.play(storm + 3*time.Minute)
+			if w.primary == "" {
+				t.Errorf("nobody is primary %v after all hosts are well:\n%s", w.now-storm, strings.Join(w.story, "\n"))
+			}
+			if limit := 8 * 60 * 150 * len(hosts); w.steps > limit {
+				t.Errorf("%d steps in eight minutes, want less than %d", w.steps, limit)
+			}
+		})
+	}
+}
+
+func TestNewNamesEveryProblem(t *testing.T) {
+	_, err := New(Config{
+		Hosts:    []string{"a", "", "a"},
+		Checks:   []Check{{Name: "x", Script: true}, {Name: "y", Timeout: -1}},
+		Rise:     -1,
+		Failback: -1,
+	})
+	if err == nil {
+		t.Fatal("New accepted it")
+	}
+	for _, want := range []string{"hosts[1]: empty", `hosts[2]: "a" is listed twice`, `checks[0]: "x" is a script`, "checks[1].timeout", "rise: -1", "failback"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error %q does not name %q", err, want)
+		}
+	}
+	if _, err := New(Config{}); err == nil {
+		t.Error("New accepted a relay without hosts and checks")
+	}
+}

@@ -1,0 +1,70 @@
+package selector
+
+import "time"
+
+// Snapshot is what a Machine knows at one moment. It shares nothing with the
+// machine.
+type Snapshot struct {
+	Phase   Phase
+	Since   time.Time // when the phase began
+	Epoch   uint64
+	Primary string    // empty unless Serving
+	Elect   string    // the host of the last election; empty before the first
+	RetryAt time.Time // the next round; zero unless a failed one is waited out
+	Hosts   []Host    // in the operator's order
+}
+
+// Host is what is known of one host.
+type Host struct {
+	Name   string
+	State  State
+	Since  time.Time // when it came into that state; zero when it never left Unknown
+	Aside  bool      // a trigger failed for it in this election
+	Checks []Record  // in the order of Config.Checks
+}
+
+// Record is what is known of one check of one host.
+type Record struct {
+	Name      string
+	State     State
+	Streak    int // successes in a row, or failures as a negative number
+	Suspected bool
+	InFlight  int
+	Last      Outcome // zero before the first
+}
+
+// Outcome is how one check ended.
+type Outcome struct {
+	At      time.Time
+	OK      bool
+	Local   bool   // failed, and the host was not to blame
+	Phase   string // how far the check came
+	Err     error
+	Latency time.Duration
+}
+
+// Snapshot returns what the machine knows now.
+func (m *Machine) Snapshot() Snapshot {
+	s := Snapshot{Phase: m.phase, Since: m.since, Epoch: m.epoch, Hosts: make([]Host, len(m.hosts))}
+	if m.elect >= 0 {
+		s.Elect = m.hosts[m.elect].name
+		if m.phase == Serving {
+			s.Primary = s.Elect
+		}
+	}
+	if m.phase == Selecting && !m.retryAt.IsZero() {
+		s.RetryAt = m.retryAt.Add(m.lost)
+	}
+	for i := range m.hosts {
+		h := &m.hosts[i]
+		s.Hosts[i] = Host{Name: h.name, State: h.state(), Since: h.changed, Aside: h.aside, Checks: make([]Record, len(h.tracks))}
+		for k := range h.tracks {
+			t := &h.tracks[k]
+			s.Hosts[i].Checks[k] = Record{
+				Name: m.cfg.Checks[k].Name, State: t.state, Streak: t.streak,
+				Suspected: t.suspect != 0, InFlight: t.inFlight(), Last: t.last,
+			}
+		}
+	}
+	return s
+}

@@ -1,0 +1,330 @@
+package selector
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A world plays a Machine against hosts that behave as they are told, in
+// virtual time: whole minutes pass in a moment, and exactly.
+type world struct {
+	tb      testing.TB
+	m       *Machine
+	begin   time.Time
+	now     time.Duration // since begin
+	hosts   map[string][]spell
+	coming  []arrival // results and other events on their way, by time
+	trigger func(Switch) (time.Duration, error)
+	clients bool          // connect to the primary every 5ms, and report what fails
+	connect time.Duration // when the next one does
+	asleep  []interval
+
+	facts   bool // record facts about hosts and checks, too
+	story   []string
+	started map[string]int // "a tcp" -> checks started
+	running map[string]int // scripts running now
+	steps   int
+	busy    Switch // the switch under way
+	primary string // who clients are let through to
+	waiting bool   // on hold
+	epoch   uint64
+}
+
+// spell is how a host behaves from a moment on.
+type spell struct {
+	from time.Duration
+	kind string
+}
+
+type interval struct{ from, to time.Duration }
+
+type arrival struct {
+	at time.Duration
+	ev Event
+}
+
+const (
+	rtt        = time.Millisecond      // of a connect, accepted or refused
+	pongTime   = 2 * time.Millisecond  // of a pong
+	scriptTime = 50 * time.Millisecond // of a check script
+)
+
+var (
+	errRefused = errors.New("connection refused")
+	errTimeout = errors.New("timeout")
+	errPong    = errors.New("status 503")
+	errScript  = errors.New("exit status 1")
+	errEMFILE  = errors.New("too many open files")
+)
+
+// timeline reads "up; 10s refused; 12s up".
+func timeline(tb testing.TB, s string) []spell {
+	tb.Helper()
+	var spells []spell
+	for part := range strings.SplitSeq(s, ";") {
+		words := strings.Fields(part)
+		sp := spell{kind: words[len(words)-1]}
+		if len(words) == 2 {
+			var err error
+			if sp.from, err = time.ParseDuration(words[0]); err != nil {
+				tb.Fatal(err)
+			}
+		}
+		spells = append(spells, sp)
+	}
+	return spells
+}
+
+// newWorld makes a world of "a: up; 10s refused", one host a line, in order.
+func newWorld(tb testing.TB, cfg Config, hosts ...string) *world {
+	tb.Helper()
+	w := &world{
+		tb: tb, begin: time.Now(), hosts: map[string][]spell{},
+		started: map[string]int{}, running: map[string]int{},
+		trigger: func(Switch) (time.Duration, error) { return 0, nil },
+	}
+	for _, h := range hosts {
+		name, line, _ := strings.Cut(h, ":")
+		cfg.Hosts = append(cfg.Hosts, name)
+		w.hosts[name] = timeline(tb, line)
+	}
+	if cfg.Checks == nil {
+		cfg.Checks = []Check{{Name: "tcp"}}
+	}
+	var err error
+	if w.m, err = New(cfg); err != nil {
+		tb.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) behaves(host string, at time.Duration) string {
+	kind := ""
+	for _, sp := range w.hosts[host] {
+		if sp.from <= at {
+			kind = sp.kind
+		}
+	}
+	return kind
+}
+
+// outcome is what a check that starts now comes to, and after how long.
+func (w *world) outcome(host, check string, timeout time.Duration) (time.Duration, Result) {
+	kind := w.behaves(host, w.now)
+	fail := func(err error) Result { return Result{Err: err} }
+	switch check {
+	case "tcp":
+		switch kind {
+		case "refused":
+			return rtt, fail(errRefused)
+		case "silent":
+			return timeout, fail(errTimeout)
+		case "local":
+			return rtt, Result{Local: true, Err: errEMFILE}
+		case "slow": // 400ms
+			return 400 * time.Millisecond, Result{OK: true}
+		case "deaf": // the check does not care for its timeout
+			return 40 * time.Second, Result{OK: true}
+		}
+		return rtt, Result{OK: true}
+	case "http":
+		switch kind {
+		case "hung":
+			return timeout, fail(errTimeout)
+		case "unwell":
+			return pongTime, fail(errPong)
+		}
+		return pongTime, Result{OK: true}
+	default:
+		switch kind {
+		case "sick":
+			return scriptTime, fail(errScript)
+		case "stuck", "undead": // and 2s until it is killed, or for ever
+			return timeout, Result{Running: true, Err: errTimeout}
+		case "nofork":
+			return 0, Result{Local: true, Err: errors.New("resource temporarily unavailable")}
+		}
+		return scriptTime, Result{OK: true}
+	}
+}
+
+func (w *world) later(d time.Duration, ev Event) {
+	at := w.now + d
+	n, _ := slices.BinarySearchFunc(w.coming, at+1, func(a arrival, at time.Duration) int { return cmp.Compare(a.at, at) })
+	w.coming = slices.Insert(w.coming, n, arrival{at, ev}) // behind those of the same time
+}
+
+// awake is when the machine can be called that wants to be at d.
+func (w *world) awake(d time.Duration) time.Duration {
+	for _, s := range w.asleep {
+		if s.from <= d && d < s.to {
+			return s.to
+		}
+	}
+	return d
+}
+
+// play plays until end.
+func (w *world) play(end time.Duration) *world {
+	w.tb.Helper()
+	if w.steps == 0 {
+		w.step(Tick{})
+	}
+	for {
+		wake := w.m.Wake().Sub(w.begin)
+		if wake <= w.now {
+			w.tb.Fatalf("at %v: asks to be woken at %v, which is over", w.now, wake)
+		}
+		next, ev := wake, Event(Tick{})
+		if len(w.coming) > 0 && w.coming[0].at <= wake {
+			next, ev = w.coming[0].at, w.coming[0].ev
+		}
+		if w.clients && w.connect < next {
+			w.now, w.connect = w.connect, w.connect+5*time.Millisecond
+			w.client()
+			continue
+		}
+		if next = max(w.awake(next), w.now); next > end {
+			w.now = end
+			return w
+		}
+		if ev != Event(Tick{}) {
+			w.coming = w.coming[1:]
+		}
+		w.now = next
+		w.step(ev)
+	}
+}
+
+// client connects to whoever is primary and, as a relay does, says what failed.
+func (w *world) client() {
+	if w.primary == "" {
+		return
+	}
+	switch w.behaves(w.primary, w.now) {
+	case "refused":
+		w.later(rtt, Suspicion{Epoch: w.epoch, Err: errRefused})
+	case "silent", "deaf":
+		w.later(250*time.Millisecond, Suspicion{Epoch: w.epoch, Err: errTimeout})
+	}
+}
+
+func (w *world) tell(format string, args ...any) {
+	w.story = append(w.story, fmt.Sprintf("%v ", w.now)+fmt.Sprintf(format, args...))
+}
+
+// step takes one step and checks what must hold at every moment.
+func (w *world) step(ev Event) {
+	w.tb.Helper()
+	w.steps++
+	if end, ok := ev.(Ended); ok {
+		w.ended(end.ID)
+	}
+	if r, ok := ev.(Result); ok && !r.Running {
+		w.ended(r.ID)
+	}
+	if s, ok := ev.(Switched); ok && s.Epoch == w.busy.Epoch {
+		w.busy = Switch{}
+	}
+	for _, a := range w.m.Step(w.begin.Add(w.now), ev) {
+		w.act(a)
+	}
+	snap := w.m.Snapshot()
+	if snap.Primary != w.primary {
+		w.tb.Fatalf("at %v: snapshot names primary %q, clients go to %q", w.now, snap.Primary, w.primary)
+	}
+}
+
+func (w *world) ended(id uint64) {
+	for k, n := range w.running {
+		if n == int(id) {
+			delete(w.running, k)
+		}
+	}
+}
+
+func (w *world) act(a Action) {
+	w.tb.Helper()
+	bad := func(format string, args ...any) {
+		w.tb.Helper()
+		w.tb.Fatalf("at %v: %s\n%s", w.now, fmt.Sprintf(format, args...), strings.Join(w.story, "\n"))
+	}
+	switch a := a.(type) {
+	case StartCheck:
+		c := w.m.cfg.Checks[a.Check]
+		key := a.Host + " " + c.Name
+		w.started[key]++
+		if c.Script {
+			if w.running[key] != 0 {
+				bad("%s is started while it runs", key)
+			}
+			w.running[key] = int(a.ID)
+		}
+		d, r := w.outcome(a.Host, c.Name, c.Timeout)
+		r.ID, r.Latency = a.ID, d
+		w.later(d, r)
+		if r.Running && w.behaves(a.Host, w.now) == "stuck" {
+			w.later(d+2*time.Second, Ended{ID: a.ID})
+		}
+	case Hold:
+		if w.primary == "" || w.waiting {
+			bad("hold without a primary")
+		}
+		w.primary, w.waiting = "", true
+		w.tell("hold")
+	case Refuse:
+		if w.primary == "" && !w.waiting {
+			bad("refuse twice")
+		}
+		w.primary, w.waiting = "", false
+		w.tell("refuse")
+	case Switch:
+		if w.primary != "" {
+			bad("switch with the gate open")
+		}
+		if w.busy.Epoch != 0 {
+			bad("switch to %s while another one is under way", a.Host)
+		}
+		if a.Epoch != w.epoch+1 {
+			bad("epoch %d after %d", a.Epoch, w.epoch)
+		}
+		w.epoch, w.busy = a.Epoch, a
+		w.tell("switch %d %s %s>%s", a.Epoch, a.Kind, a.Old, a.Host)
+		d, err := w.trigger(a)
+		w.later(d, Switched{Epoch: a.Epoch, Err: err})
+	case Open:
+		if w.primary != "" {
+			bad("two primaries: %s and %s", w.primary, a.Host)
+		}
+		if w.busy.Epoch != 0 || a.Epoch != w.epoch {
+			bad("open before the switch is done")
+		}
+		w.primary, w.waiting = a.Host, false
+		w.tell("open %d %s", a.Epoch, a.Host)
+	case Lost:
+		w.tell("lost %s", a.Host)
+	case RoundFailed:
+		w.tell("nobody, %v", a.Wait)
+	case Declined:
+		w.tell("declined %s", a.Host)
+	case Stalled:
+		w.tell("stalled %v", a.For)
+	case HostChanged:
+		if w.facts {
+			w.tell("%s %s->%s by %s", a.Host, a.From, a.To, a.Check)
+		}
+	case Suspected:
+		if w.facts {
+			w.tell("suspected %s %s: %v", a.Host, a.Check, a.Err)
+		}
+	case Cleared:
+		if w.facts {
+			w.tell("cleared %s %s", a.Host, a.Check)
+		}
+	}
+}
