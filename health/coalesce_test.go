@@ -1,0 +1,113 @@
+package health
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func testKey(s string) [sha256.Size]byte { return sha256.Sum256([]byte(s)) }
+
+func TestCoalescerSharesUnderWayAndForASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c coalescer
+		asked := 0
+		slow := func() []reply {
+			asked++
+			time.Sleep(2 * time.Second)
+			return []reply{{port: asked}}
+		}
+		var callers sync.WaitGroup
+		for range 39 {
+			callers.Go(func() {
+				if got, _ := c.do(testKey("a"), slow); got[0].port != 1 {
+					t.Errorf("replies of replay %d, want 1", got[0].port)
+				}
+			})
+		}
+		callers.Wait()
+		time.Sleep(time.Second - 1)
+		if got, shared := c.do(testKey("a"), slow); got[0].port != 1 || !shared {
+			t.Errorf("just under a second later: replay %d, shared %v, want 1 and true", got[0].port, shared)
+		}
+		time.Sleep(time.Nanosecond)
+		if got, shared := c.do(testKey("a"), slow); got[0].port != 2 || shared {
+			t.Errorf("a second later: replay %d, shared %v, want 2 and false", got[0].port, shared)
+		}
+	})
+}
+
+func TestCoalescerIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c coalescer
+		quick := func() []reply { return []reply{{}} }
+		for i := range 10 * maxShared {
+			c.do(testKey(strings.Repeat("x", i)), quick)
+			if len(c.shared) > maxShared {
+				t.Fatalf("%d questions are remembered, want at most %d", len(c.shared), maxShared)
+			}
+		}
+		time.Sleep(time.Second)
+		c.do(testKey("new"), quick)
+		if len(c.shared) != 1 {
+			t.Errorf("a second later %d questions are remembered, want 1", len(c.shared))
+		}
+	})
+}
+
+// Those who wait for a replay that panics are told that it came to nothing.
+func TestCoalescerSurvivesPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c coalescer
+		go func() {
+			defer func() { recover() }()
+			c.do(testKey("a"), func() []reply { time.Sleep(time.Second); panic("on purpose") })
+		}()
+		synctest.Wait()
+		if got, shared := c.do(testKey("a"), nil); got != nil || !shared {
+			t.Errorf("do() = %v, %v, want nothing, shared", got, shared)
+		}
+		if got, _ := c.do(testKey("a"), func() []reply { return []reply{{}} }); len(got) != 1 {
+			t.Errorf("after the panic do() = %v, want a replay of its own", got)
+		}
+	})
+}
+
+func TestQuestionKey(t *testing.T) {
+	ask := func(head string) [sha256.Size]byte {
+		r, err := http.ReadRequest(readerOf(head + "\r\n\r\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return newQuestion(r).key()
+	}
+	plain := ask("GET /ping HTTP/1.1\r\nHost: a")
+	for _, tt := range []struct {
+		name, head string
+		same       bool
+	}{
+		{"HEAD", "HEAD /ping HTTP/1.1\r\nHost: a", true},
+		{"HTTP/1.0", "GET /ping HTTP/1.0\r\nHost: a", true},
+		{"accepted encoding", "GET /ping HTTP/1.1\r\nHost: a\r\nAccept-Encoding: br", true},
+		{"connection header", "GET /ping HTTP/1.1\r\nHost: a\r\nConnection: x, close\r\nX: y", true},
+		{"trace id", "GET /ping HTTP/1.1\r\nHost: a\r\nTraceparent: 00-1", true},
+		{"other host", "GET /ping HTTP/1.1\r\nHost: b", false},
+		{"other case of path", "GET /Ping HTTP/1.1\r\nHost: a", false},
+		{"empty query", "GET /ping? HTTP/1.1\r\nHost: a", false},
+		{"range", "GET /ping HTTP/1.1\r\nHost: a\r\nRange: bytes=0-0", false},
+		{"condition", "GET /ping HTTP/1.1\r\nHost: a\r\nIf-None-Match: *", false},
+		{"unknown secret", "GET /ping HTTP/1.1\r\nHost: a\r\nX-Api-Key: s", false},
+		{"accepted type", "GET /ping HTTP/1.1\r\nHost: a\r\nAccept: application/xml", false},
+		{"user agent", "GET /ping HTTP/1.1\r\nHost: a\r\nUser-Agent: bad bot", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if same := ask(tt.head) == plain; same != tt.same {
+				t.Errorf("the same question: %v, want %v", same, tt.same)
+			}
+		})
+	}
+}

@@ -1,0 +1,858 @@
+package health
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// pinged is a running /ping.
+type pinged struct {
+	addr      string
+	good, bad *lockedBuffer
+}
+
+// servePing runs a Server with /ping and everything below it until the test
+// ends.
+func servePing(tb testing.TB, cfg PingConfig) pinged {
+	tb.Helper()
+	p := pinged{good: new(lockedBuffer), bad: new(lockedBuffer)}
+	noLeaks(tb)
+	if cfg.Log == nil {
+		cfg.Log = NewVerdictLog(p.good, p.bad, false, nil)
+	}
+	ping, err := NewPing(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p.addr = serveRoutes(tb, ServerConfig{Routes: map[string]http.Handler{"/ping": ping, "/ping/": ping}})
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- cfg.Log.Run(ctx) }()
+	tb.Cleanup(func() { stop(); <-ended })
+	return p
+}
+
+// ask sends one request, "GET /ping" unless head says otherwise, and returns
+// the answer.
+func (p pinged) ask(tb testing.TB, head string, body ...string) answer {
+	tb.Helper()
+	if head == "" {
+		head = "GET /ping HTTP/1.1"
+	}
+	raw := head + "\r\nHost: any.host\r\nConnection: close\r\n\r\n" + strings.Join(body, "")
+	method, _, _ := strings.Cut(head, " ")
+	return parseAnswer(tb, say(tb, p.addr, raw), method)
+}
+
+// want asks for "GET /ping" and compares status and body.
+func (p pinged) want(tb testing.TB, status int, body string) {
+	tb.Helper()
+	if got := p.ask(tb, ""); got.StatusCode != status || got.body != body {
+		tb.Errorf("GET /ping = %d %q, want %d %q", got.StatusCode, got.body, status, body)
+	}
+}
+
+// service runs an HTTP service on a free port of 127.0.0.1.
+func service(tb testing.TB, handler http.HandlerFunc) (port int) {
+	tb.Helper()
+	srv := httptest.NewServer(handler)
+	tb.Cleanup(srv.Close)
+	return srv.Listener.Addr().(*net.TCPAddr).Port
+}
+
+// saying is a service that answers everything with status and body.
+func saying(tb testing.TB, status int, body string) (port int) {
+	tb.Helper()
+	return service(tb, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.WriteHeader(status)
+		io.WriteString(w, body)
+	})
+}
+
+// rawService runs a service that reads the head of a request and then does
+// what answer does with the connection. Answer must return when a write fails.
+func rawService(tb testing.TB, answer func(net.Conn)) (port int) {
+	tb.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(20 * time.Second))
+				conn.Read(make([]byte, 64<<10))
+				answer(conn)
+			})
+		}
+	})
+	tb.Cleanup(func() { ln.Close(); conns.Wait() })
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+// untilHungUp waits until the other side closes.
+func untilHungUp(conn net.Conn) { io.Copy(io.Discard, conn) }
+
+// deaf is a port where nobody listens.
+func deafPort(tb testing.TB) int {
+	tb.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+// Items CF 17 to 23: which response is the answer.
+func TestPingAnswers(t *testing.T) {
+	ok := saying(t, 200, "pong")
+	newline := saying(t, 200, "pong\n")
+	padded := saying(t, 200, " \r\n\tpong \n")
+	large := saying(t, 413, "too large")
+	down := saying(t, 503, "maintenance")
+	upper := saying(t, 200, "PONG")
+	wrong := saying(t, 200, "all is well")
+	empty := saying(t, 204, "")
+	moved := service(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", "http://127.0.0.1:1/")
+		w.WriteHeader(http.StatusFound)
+		io.WriteString(w, "over there")
+	})
+	notUTF8 := saying(t, 200, "\xff\xfepong\x80")
+	sorry := saying(t, 500, "pong")
+	refused := deafPort(t)
+
+	for _, tt := range []struct {
+		name       string
+		ports      []int
+		failStatus string
+		status     int
+		body       string
+	}{
+		{"one passes", []int{ok}, "", 200, "pong"},
+		{"CF20 all pass, the first is verbatim", []int{newline, ok}, "", 200, "pong\n"},
+		{"CF20 order is the operator's", []int{ok, newline}, "", 200, "pong"},
+		{"CF19 white space is trimmed to compare, not to answer", []int{padded, ok}, "", 200, " \r\n\tpong \n"},
+		{"CF2 the same port twice", []int{ok, ok}, "", 200, "pong"},
+		{"CF18 refused", []int{refused}, "", 500, "error"},
+		{"CF21 refused, then 413", []int{refused, large}, "", 500, "error"},
+		{"CF21 ok, 413, refused", []int{ok, large, refused}, "", 413, "too large"},
+		{"CF21 two fail, the first in order", []int{ok, down, large}, "", 503, "maintenance"},
+		{"D-CF2 200 with a wrong body is never 200", []int{wrong, ok}, "", 502, "all is well"},
+		{"D-CF2 nor behind one that passes", []int{ok, wrong}, "", 502, "all is well"},
+		{"CF19 upper case fails", []int{upper}, "", 502, "PONG"},
+		{"204 is no pong", []int{empty}, "", 502, ""},
+		{"CF17 a redirect is not followed, and reads as failure", []int{moved}, "", 502, "over there"},
+		{"right word, wrong code", []int{sorry}, "", 500, "pong"},
+		{"D-CF3 not UTF-8", []int{notUTF8, ok}, "", 502, "\xff\xfepong\x80"},
+		{"CF22 keep: as it always was", []int{ok, wrong}, "keep", 200, "all is well"},
+		{"keep: 204", []int{ok, empty}, "keep", 204, ""},
+		{"keep: 302 without its target", []int{moved}, "keep", 302, "over there"},
+		{"a number forces one", []int{ok, large}, "503", 503, "too large"},
+		{"a number leaves success alone", []int{ok}, "503", 200, "pong"},
+		{"a number for what could not be asked", []int{refused}, "599", 599, "error"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := servePing(t, PingConfig{Ports: tt.ports, FailStatus: tt.failStatus})
+			got := p.ask(t, "")
+			if got.StatusCode != tt.status || got.body != tt.body {
+				t.Errorf("GET /ping = %d %q, want %d %q", got.StatusCode, got.body, tt.status, tt.body)
+			}
+			if got.Header.Get("Location") != "" {
+				t.Errorf("headers %v, want no Location", got.Header)
+			}
+		})
+	}
+}
+
+// Broken services (F63): whatever one sends, the verdict is 500 "error" in
+// time, and the log says why.
+func TestPingBrokenServices(t *testing.T) {
+	const timeout = 500 * time.Millisecond
+	headThen := func(head string, rest func(net.Conn)) func(net.Conn) {
+		return func(c net.Conn) { io.WriteString(c, head); rest(c) }
+	}
+	flood := func(piece string, pause time.Duration) func(net.Conn) {
+		return func(c net.Conn) {
+			for {
+				if _, err := io.WriteString(c, piece); err != nil {
+					return
+				}
+				time.Sleep(pause)
+			}
+		}
+	}
+	nothing := func(net.Conn) {}
+	for _, tt := range []struct {
+		name   string
+		answer func(net.Conn)
+		reason string
+	}{
+		{"says nothing", untilHungUp, "not answered within 500ms"},
+		{"hangs up", nothing, "without an answer"},
+		{"resets", func(c net.Conn) { c.(*net.TCPConn).SetLinger(0) }, "reset"},
+		{"is not HTTP", headThen("SSH-2.0-OpenSSH_9.6\r\n\r\n", nothing), "malformed HTTP"},
+		{"HTTP/0.9", headThen("pong", nothing), "malformed HTTP"},
+		{"half a head", headThen("HTTP/1.1 200 OK\r\nContent-", untilHungUp), "not answered within"},
+		{"broken header", headThen("HTTP/1.1 200 OK\r\nno colon\r\n\r\npong", nothing), "colon"},
+		{"endless header", headThen("HTTP/1.1 200 OK\r\nA: ", flood(strings.Repeat("a", 1024), 0)), "exceed"},
+		{"endless headers", headThen("HTTP/1.1 200 OK\r\n", flood("A: b\r\n", 0)), "exceed"},
+		{"endless 1xx", flood("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 0), "exceed"},
+		{"slow 1xx", flood("HTTP/1.1 102 Processing\r\n\r\n", 10*time.Millisecond), "not answered within"},
+		{"switches protocols", headThen("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\npong", nothing), "101"},
+		{"status 000", headThen("HTTP/1.1 000 Zero\r\nContent-Length: 4\r\n\r\npong", nothing), "status 0 "},
+		{"status 999", headThen("HTTP/1.1 999 Many\r\nContent-Length: 4\r\n\r\npong", nothing), "status 999"},
+		{"length too large", headThen("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npong", nothing), "broke off after 4 bytes"},
+		{"length too large, stays", headThen("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npong", untilHungUp), "not answered within"},
+		{"two lengths", headThen("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\npong", nothing), "Content-Length"},
+		{"length abc", headThen("HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\npong", nothing), "Content-Length"},
+		{"broken chunk", headThen("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\npong", nothing), "chunk"},
+		{"chunks break off", headThen("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npong\r\n", nothing), "broke off"},
+		{"1 GiB", headThen("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n", flood(strings.Repeat("pong\n", 1024), 0)), "longer than 65536 bytes"},
+		{"endless", headThen("HTTP/1.1 200 OK\r\n\r\npong", flood(strings.Repeat(" ", 4096), 0)), "longer than 65536 bytes"},
+		{"endless chunks", headThen("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npong\r\n", flood("1\r\n \r\n", 0)), "longer than"},
+		{"one byte at a time", headThen("HTTP/1.1 200 OK\r\n\r\npong", flood(" ", 10*time.Millisecond)), "not answered within"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ok := saying(t, 200, "pong")
+			p := servePing(t, PingConfig{Ports: []int{ok, rawService(t, tt.answer)}, Timeout: timeout})
+			began := time.Now()
+			p.want(t, 500, "error")
+			if took := time.Since(began); took > timeout+2*time.Second {
+				t.Errorf("answered after %s, want by its timeout of %s", took, timeout)
+			}
+			waitUntil(t, "the verdict is in the log", func() bool { return strings.Contains(p.bad.String(), "Reason: ") })
+			if got := p.bad.String(); !strings.Contains(got, tt.reason) || !strings.Contains(got, "Status: 500, Body: error..") {
+				t.Errorf("log %q, want reason %q", got, tt.reason)
+			}
+		})
+	}
+	t.Run("length too small is what the service says", func(t *testing.T) {
+		port := rawService(t, headThen("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong and more", nothing))
+		servePing(t, PingConfig{Ports: []int{port}}).want(t, 200, "pong")
+	})
+	t.Run("a few interim answers are fine", func(t *testing.T) {
+		port := rawService(t, headThen("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong", nothing))
+		servePing(t, PingConfig{Ports: []int{port}}).want(t, 200, "pong")
+	})
+	t.Run("64 KiB are read", func(t *testing.T) {
+		body := "pong" + strings.Repeat("\n", maxReplyBody-4)
+		servePing(t, PingConfig{Ports: []int{saying(t, 200, body)}}).want(t, 200, body)
+	})
+}
+
+// F63: 50 endless services cost little memory.
+func TestPingMemoryIsBounded(t *testing.T) {
+	endless := rawService(t, func(c net.Conn) {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+		piece := bytes.Repeat([]byte("x"), 32<<10)
+		for {
+			if _, err := c.Write(piece); err != nil {
+				return
+			}
+		}
+	})
+	p := servePing(t, PingConfig{Ports: slices.Repeat([]int{endless}, 50)})
+	allocated := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.TotalAlloc
+	}
+	before := allocated()
+	p.want(t, 500, "error")
+	// Everything ever allocated, here and by the services: an upper bound.
+	if grown := allocated() - before; grown > 24<<20 {
+		t.Errorf("one verdict over 50 endless services allocated %d KiB, want at most 24 MiB", grown>>10)
+	}
+}
+
+// D-CF1, F64: ports are asked at the same time.
+func TestPingHungServices(t *testing.T) {
+	hung := rawService(t, untilHungUp)
+	ok := saying(t, 200, "pong")
+	p := servePing(t, PingConfig{Ports: append(slices.Repeat([]int{hung}, 99), ok), Timeout: 300 * time.Millisecond})
+	began := time.Now()
+	p.want(t, 500, "error")
+	if took := time.Since(began); took < 300*time.Millisecond || took > 5*time.Second {
+		t.Errorf("99 hung services of 100: answered after %s, want about 300ms", took)
+	}
+	// The one behind them had its full time too.
+	passed := fmt.Sprintf("- Port %d → Status: 200, Body: pong..", ok)
+	waitUntil(t, "the last service passes", func() bool { return strings.Contains(p.bad.String(), passed) })
+}
+
+// seen is a service that passes and remembers what it was asked.
+type seen struct {
+	port int
+	mu   sync.Mutex
+	got  []*http.Request
+	body []string
+}
+
+func seeing(tb testing.TB) *seen {
+	tb.Helper()
+	s := new(seen)
+	s.port = service(tb, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.got, s.body = append(s.got, r), append(s.body, string(body))
+		io.WriteString(w, "pong")
+	})
+	return s
+}
+
+func (s *seen) times() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.got)
+}
+
+// Items CF 10 to 13, D-CF4 to D-CF6: what the services are asked.
+func TestPingReplay(t *testing.T) {
+	for _, tt := range []struct {
+		name, head, body string
+		want             string // method, target and body at each service
+	}{
+		{"CF10 path and query", "GET /ping?b=2&a=1&&c HTTP/1.1", "", "GET /ping?b=2&a=1&&c "},
+		{"as received, byte for byte", "GET /ping/a%2Fb%7e~'\"<>?x=%0d%0aSet-Cookie:y&{}|^` HTTP/1.1", "", "GET /ping/a%2Fb%7e~'\"<>?x=%0d%0aSet-Cookie:y&{}|^` "},
+		{"empty query", "GET /ping? HTTP/1.1", "", "GET /ping? "},
+		{"not UTF-8", "GET /ping?\xff\xfe HTTP/1.1", "", "GET /ping?\xff\xfe "},
+		{"double slash below", "GET /ping//x HTTP/1.1", "", "GET /ping//x "},
+		{"D-CF5 HEAD is asked as GET", "HEAD /ping HTTP/1.1", "", "GET /ping "},
+		{"HTTP/1.0", "GET /ping HTTP/1.0", "", "GET /ping "},
+		{"CF12 POST with a body", "POST /ping HTTP/1.1\r\nContent-Length: 5", "hello", "POST /ping hello"},
+		{"POST without one", "POST /ping HTTP/1.1", "", "POST /ping "},
+		{"D-CF4 chunked body", "POST /ping HTTP/1.1\r\nTransfer-Encoding: chunked", "5\r\nhello\r\n1\r\n!\r\n0\r\nTrailer: x\r\n\r\n", "POST /ping hello!"},
+		{"100-continue", "POST /ping HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5", "hello", "POST /ping hello"},
+		{"GET with a body", "GET /ping HTTP/1.1\r\nContent-Length: 2", "hi", "GET /ping hi"},
+		{"CF11 PUT", "PUT /ping HTTP/1.1\r\nContent-Length: 2", "hi", "PUT /ping hi"},
+		{"DELETE", "DELETE /ping HTTP/1.1", "", "DELETE /ping "},
+		{"OPTIONS", "OPTIONS /ping HTTP/1.1", "", "OPTIONS /ping "},
+		{"PATCH", "PATCH /ping HTTP/1.1\r\nContent-Length: 2", "hi", "PATCH /ping hi"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, b := seeing(t), seeing(t)
+			p := servePing(t, PingConfig{Ports: []int{a.port, b.port}})
+			raw := say(t, p.addr, tt.head+"\r\nHost: any.host\r\nConnection: close\r\n\r\n"+tt.body)
+			raw = strings.TrimPrefix(raw, "HTTP/1.1 100 Continue\r\n\r\n")
+			method, _, _ := strings.Cut(tt.head, " ")
+			if got := parseAnswer(t, raw, method); got.StatusCode != http.StatusOK || method != "HEAD" && got.body != "pong" {
+				t.Errorf("answered %d %q, want 200 pong", got.StatusCode, got.body)
+			}
+			for _, s := range []*seen{a, b} {
+				if s.times() != 1 {
+					t.Fatalf("a service was asked %d times, want once", s.times())
+				}
+				if got := s.got[0].Method + " " + s.got[0].RequestURI + " " + s.body[0]; got != tt.want {
+					t.Errorf("a service was asked %q, want %q", got, tt.want)
+				}
+			}
+		})
+	}
+}
+
+// A path that begins with two slashes is not mistaken for a host.
+func TestPingReplaysDoubleSlash(t *testing.T) {
+	s := seeing(t)
+	ping, err := NewPing(PingConfig{Ports: []int{s.port}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": ping}})
+	if got := say(t, addr, "GET //other.host/a%20b?c HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.HasSuffix(got, "pong") {
+		t.Fatalf("answered %q, want pong", got)
+	}
+	if got := s.got[0].RequestURI; got != "//other.host/a%20b?c" {
+		t.Errorf("asked %q, want //other.host/a%%20b?c", got)
+	}
+}
+
+// CF13, D-CF6.
+func TestPingHeaders(t *testing.T) {
+	s := seeing(t)
+	p := servePing(t, PingConfig{Ports: []int{s.port}})
+	const head = "GET /ping HTTP/1.1\r\n" +
+		"User-Agent: Mozilla/5.0 (compatible; Cloudflare-Traffic-Manager/1.0)\r\n" +
+		"X-App-ID: one\r\nX-App-Id: two\r\nAuthorization: Bearer secret\r\nX-Forwarded-For: 192.0.2.9\r\n" +
+		"Accept-Encoding: gzip\r\nTE: trailers\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nKeep-Alive: timeout=5\r\n" +
+		"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\nX-Hop: gone\r\nTrailer: Expires\r\n" +
+		"Connection: X-Hop, upgrade"
+	p.ask(t, head)
+	got := s.got[0]
+	if got.Host != "any.host" {
+		t.Errorf("Host = %q, want it as received", got.Host)
+	}
+	want := http.Header{
+		"User-Agent":      {"Mozilla/5.0 (compatible; Cloudflare-Traffic-Manager/1.0)"},
+		"X-App-Id":        {"one", "two"},
+		"Authorization":   {"Bearer secret"},
+		"X-Forwarded-For": {"192.0.2.9"},
+		"Connection":      {"close"}, // ours
+	}
+	if fmt.Sprint(got.Header) != fmt.Sprint(want) {
+		t.Errorf("a service saw %v, want %v", got.Header, want)
+	}
+	p.ask(t, "GET /ping?bare HTTP/1.1")
+	if agent, sent := s.got[1].Header["User-Agent"]; sent {
+		t.Errorf("a service saw User-Agent %q, want none", agent)
+	}
+}
+
+// CF24, F65: only the documented headers leave, whatever a service sends.
+func TestPingAnswerHeaders(t *testing.T) {
+	port := rawService(t, func(c net.Conn) {
+		io.WriteString(c, "HTTP/1.1 500 Oops\r\nSet-Cookie: a=b\r\nLocation: /x\r\nContent-Type: text/html\r\nServer: internal/1.0\r\n"+
+			"X-Secret: y\r\nContent-Length: 30\r\n\r\nHTTP/1.1 200 OK\r\nX: y\r\n\r\npong!")
+	})
+	p := servePing(t, PingConfig{Ports: []int{port}})
+	got := p.ask(t, "")
+	if got.StatusCode != http.StatusInternalServerError || !strings.HasPrefix(got.body, "HTTP/1.1 200 OK") {
+		t.Errorf("answered %d %q, want 500 and the body as it is", got.StatusCode, got.body)
+	}
+	got.Header.Del("Date")
+	want := http.Header{
+		"Cache-Control":          {"no-store"},
+		"Content-Length":         {"30"},
+		"Content-Type":           {"text/plain"},
+		"X-Content-Type-Options": {"nosniff"},
+	}
+	if fmt.Sprint(got.Header) != fmt.Sprint(want) {
+		t.Errorf("headers %v, want %v", got.Header, want)
+	}
+}
+
+func TestPingHEAD(t *testing.T) {
+	p := servePing(t, PingConfig{Ports: []int{saying(t, 200, "pong\n")}})
+	got := p.ask(t, "HEAD /ping HTTP/1.1")
+	if got.StatusCode != http.StatusOK || got.ContentLength != 5 || got.rest != "" {
+		t.Errorf("HEAD = %d, length %d, %q behind it, want 200, 5 and nothing", got.StatusCode, got.ContentLength, got.rest)
+	}
+	bad := servePing(t, PingConfig{Ports: []int{saying(t, 413, "no")}})
+	if got := bad.ask(t, "HEAD /ping HTTP/1.0"); got.StatusCode != http.StatusRequestEntityTooLarge || got.rest != "" {
+		t.Errorf("HEAD = %d, %q behind it, want 413 and nothing", got.StatusCode, got.rest)
+	}
+}
+
+// D-CF6: a service that would compress if asked is not asked to.
+func TestPingNeverAsksForCompression(t *testing.T) {
+	port := service(t, func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			io.WriteString(w, "pong")
+			return
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		z := gzip.NewWriter(w)
+		io.WriteString(z, "pong")
+		z.Close()
+	})
+	p := servePing(t, PingConfig{Ports: []int{port}})
+	if got := p.ask(t, "GET /ping HTTP/1.1\r\nAccept-Encoding: gzip, br"); got.StatusCode != http.StatusOK || got.body != "pong" || got.Header.Get("Content-Encoding") != "" {
+		t.Errorf("answered %d %q %v, want 200 pong, not compressed", got.StatusCode, got.body, got.Header)
+	}
+}
+
+// A gzip bomb stays packed.
+func TestPingGzipBomb(t *testing.T) {
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	z.Write(make([]byte, 32<<20))
+	z.Close()
+	port := service(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Write(packed.Bytes())
+	})
+	p := servePing(t, PingConfig{Ports: []int{port}})
+	if got := p.ask(t, ""); got.StatusCode < 500 || len(got.body) > maxReplyBody {
+		t.Errorf("answered %d with %d bytes, want a failure and at most %d", got.StatusCode, len(got.body), maxReplyBody)
+	}
+}
+
+// D-CF4, D-CF8: bodies are limited, and a bad one is the client's fault alone.
+func TestPingBodies(t *testing.T) {
+	s := seeing(t)
+	p := servePing(t, PingConfig{Ports: []int{s.port}})
+	full := strings.Repeat("x", maxPingBody)
+	chunk := fmt.Sprintf("%x\r\n%s\r\n", len(full), full)
+	for _, tt := range []struct {
+		name, head, body string
+		want             int
+	}{
+		{"1 MiB", "POST /ping HTTP/1.1\r\nContent-Length: 1048576", full, 200},
+		{"1 MiB in a chunk", "POST /ping HTTP/1.1\r\nTransfer-Encoding: chunked", chunk + "0\r\n\r\n", 200},
+		{"1 MiB + 1", "POST /ping HTTP/1.1\r\nContent-Length: 1048577", full + "x", 413},
+		{"1 MiB + 1, announced only", "POST /ping HTTP/1.1\r\nContent-Length: 1048577", "", 413},
+		{"1 MiB + 1 in chunks", "POST /ping HTTP/1.1\r\nTransfer-Encoding: chunked", chunk + "1\r\nx\r\n0\r\n\r\n", 413},
+		{"endless chunks", "POST /ping HTTP/1.1\r\nTransfer-Encoding: chunked", strings.Repeat(chunk, 8), 413},
+		{"CF D-CF4 length abc", "POST /ping HTTP/1.1\r\nContent-Length: abc", "x", 400},
+		{"negative length", "POST /ping HTTP/1.1\r\nContent-Length: -5", "hello", 400},
+		{"broken chunk", "POST /ping HTTP/1.1\r\nTransfer-Encoding: chunked", "zz\r\nhello\r\n0\r\n\r\n", 400},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			before := s.times()
+			conn := dialHTTP(t, p.addr)
+			go io.WriteString(conn, tt.head+"\r\nHost: x\r\n\r\n"+tt.body)
+			raw, _ := io.ReadAll(conn)
+			if got := parseAnswer(t, string(raw), "POST"); got.StatusCode != tt.want {
+				t.Errorf("answered %d %q, want %d", got.StatusCode, got.body, tt.want)
+			}
+			asked := s.times() - before
+			if (asked == 1) != (tt.want == 200) || asked > 1 {
+				t.Errorf("the service was asked %d times", asked)
+			}
+		})
+	}
+	t.Run("breaks off", func(t *testing.T) {
+		before := s.times()
+		conn := dialHTTP(t, p.addr)
+		io.WriteString(conn, "POST /ping HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+		conn.CloseWrite()
+		raw, _ := io.ReadAll(conn)
+		if got := parseAnswer(t, string(raw), "POST"); got.StatusCode != http.StatusBadRequest || s.times() != before {
+			t.Errorf("answered %d and asked %d times, want 400 and none", got.StatusCode, s.times()-before)
+		}
+	})
+	p.want(t, 200, "pong")
+}
+
+func TestPingBodiesAreBounded(t *testing.T) {
+	s := seeing(t)
+	ping, err := NewPing(PingConfig{Ports: []int{s.port}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/ping": ping}})
+	ping.bodies.Store(maxPingBodies - 3)
+	post := "POST /ping HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
+	if got := parseAnswer(t, say(t, addr, post), "POST"); got.StatusCode != http.StatusServiceUnavailable || s.times() != 0 {
+		t.Errorf("with all room taken answered %d, asked %d times, want 503 and none", got.StatusCode, s.times())
+	}
+	ping.bodies.Store(maxPingBodies - 4)
+	if got := parseAnswer(t, say(t, addr, post), "POST"); got.StatusCode != http.StatusOK {
+		t.Errorf("with room answered %d, want 200", got.StatusCode)
+	}
+	if got := ping.bodies.Load(); got != maxPingBodies-4 {
+		t.Errorf("%d bytes of bodies held afterwards, want as before", got-(maxPingBodies-4))
+	}
+}
+
+// A client that half-closes after its request looks like one that left; it
+// must get the verdict, above all never an empty 200.
+func TestPingHalfClosedClient(t *testing.T) {
+	port := service(t, func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(100 * time.Millisecond)
+		http.Error(w, "bad", http.StatusServiceUnavailable)
+	})
+	p := servePing(t, PingConfig{Ports: []int{port}})
+	conn := dialHTTP(t, p.addr)
+	io.WriteString(conn, "GET /ping HTTP/1.1\r\nHost: x\r\nAuthorization: x\r\n\r\n")
+	conn.CloseWrite()
+	raw, _ := io.ReadAll(conn)
+	if got := parseAnswer(t, string(raw), "GET"); got.StatusCode != http.StatusServiceUnavailable || got.body != "bad\n" {
+		t.Errorf("answered %d %q, want 503 bad", got.StatusCode, got.body)
+	}
+}
+
+// Relays count beside the services.
+func TestPingRelays(t *testing.T) {
+	s := seeing(t)
+	var without atomic.Pointer[[]string]
+	without.Store(new([]string))
+	relays := func() []string { return *without.Load() }
+	alone := servePing(t, PingConfig{Relays: relays})
+	both := servePing(t, PingConfig{Relays: relays, Ports: []int{s.port}})
+
+	alone.want(t, 200, "pong")
+	both.want(t, 200, "pong")
+	if s.times() != 1 {
+		t.Fatalf("the service was asked %d times, want once", s.times())
+	}
+
+	without.Store(&[]string{"orders"})
+	alone.want(t, 503, "no primary")
+	both.want(t, 503, "no primary") // at once: replies are shared, relays are not
+	if s.times() != 1 {
+		t.Errorf("the service was asked %d times, want none without a primary", s.times()-1)
+	}
+	if got := both.ask(t, "HEAD /ping HTTP/1.1"); got.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("HEAD = %d, want 503", got.StatusCode)
+	}
+	waitUntil(t, "the relay is in the log", func() bool { return strings.Contains(alone.bad.String(), "- Relay orders → no primary\n") })
+
+	without.Store(new([]string))
+	alone.want(t, 200, "pong")
+	both.want(t, 200, "pong")
+
+	forced := servePing(t, PingConfig{Relays: func() []string { return []string{"x"} }, FailStatus: "500"})
+	forced.want(t, 500, "no primary")
+}
+
+// The 39 probes of "all regions", D-CF11, F68.
+func TestPingCoalesces(t *testing.T) {
+	const probes = 39
+	for _, tt := range []struct {
+		name, head string // %d is the probe
+		asked      int
+	}{
+		{"identical GETs", "GET /ping HTTP/1.1\r\nUser-Agent: probe", 1},
+		{"request ids do not matter", "GET /ping HTTP/1.1\r\nX-Request-Id: %d\r\nCF-Ray: %[1]d", 1},
+		{"accepted encodings do not matter", "GET /ping HTTP/1.1\r\nAccept-Encoding: %d", 1},
+		{"other queries are other questions", "GET /ping?%d HTTP/1.1", probes},
+		{"an odd header is another question", "GET /ping HTTP/1.1\r\nRange: bytes=0-%d", probes},
+		{"credentials are never shared", "GET /ping HTTP/1.1\r\nAuthorization: Bearer x", probes},
+		{"nor cookies", "GET /ping HTTP/1.1\r\nCookie: a=b", probes},
+		{"nor proxy credentials", "GET /ping HTTP/1.1\r\nProxy-Authorization: x", probes},
+		{"nor other methods", "POST /ping HTTP/1.1", probes},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var asked atomic.Int64
+			port := service(t, func(w http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				time.Sleep(20 * time.Millisecond)
+				io.WriteString(w, "pong")
+			})
+			p := servePing(t, PingConfig{Ports: []int{port, port}, Timeout: 9 * time.Second})
+			var clients sync.WaitGroup
+			for i := range probes {
+				head := tt.head
+				if strings.Contains(head, "%") {
+					head = fmt.Sprintf(head, i)
+				}
+				if i%2 == 1 && !strings.HasPrefix(head, "POST") {
+					head = "HEAD" + strings.TrimPrefix(head, "GET")
+				}
+				clients.Go(func() {
+					if got := p.ask(t, head); got.StatusCode != http.StatusOK || got.ContentLength != 4 {
+						t.Errorf("a probe was answered %d, length %d, want 200 and 4", got.StatusCode, got.ContentLength)
+					}
+				})
+			}
+			clients.Wait()
+			// Each service is asked by two ports here. A slow machine may
+			// spread identical probes over more than a second.
+			if got := int(asked.Load()); got != 2*tt.asked && (tt.asked != 1 || got > 6) {
+				t.Errorf("%d probes: each service was asked %d times, want %d", probes, got/2, tt.asked)
+			}
+		})
+	}
+}
+
+// A bad answer is shared for no longer than a good one.
+func TestPingSharesForASecond(t *testing.T) {
+	var healthy atomic.Bool
+	port := service(t, func(w http.ResponseWriter, _ *http.Request) {
+		if !healthy.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		io.WriteString(w, "pong")
+	})
+	p := servePing(t, PingConfig{Ports: []int{port}})
+	began := time.Now()
+	p.want(t, 503, "pong")
+	healthy.Store(true)
+	if got := p.ask(t, ""); got.StatusCode != http.StatusServiceUnavailable && time.Since(began) < time.Second {
+		t.Errorf("within a second answered %d, want the shared 503", got.StatusCode)
+	}
+	waitUntil(t, "the service is asked again", func() bool { return p.ask(t, "").StatusCode == http.StatusOK })
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("asked again after %s, want after a second", took)
+	}
+}
+
+// The client that began a replay leaves; the others get its replies.
+func TestPingLeaderLeaves(t *testing.T) {
+	asked, release := make(chan struct{}, 10), make(chan struct{})
+	port := service(t, func(w http.ResponseWriter, _ *http.Request) {
+		asked <- struct{}{}
+		<-release
+		io.WriteString(w, "pong")
+	})
+	p := servePing(t, PingConfig{Ports: []int{port}, Timeout: 9 * time.Second})
+	leader := dialHTTP(t, p.addr)
+	io.WriteString(leader, "GET /ping HTTP/1.1\r\nHost: any.host\r\n\r\n")
+	<-asked
+	follower := make(chan answer, 1)
+	go func() { follower <- p.ask(t, "") }()
+	leader.SetLinger(0)
+	leader.Close()
+	time.Sleep(50 * time.Millisecond) // time for a mistake
+	close(release)
+	if got := <-follower; got.StatusCode != http.StatusOK || got.body != "pong" {
+		t.Errorf("after the first client left the second got %d %q, want 200 pong", got.StatusCode, got.body)
+	}
+	if len(asked) != 0 {
+		t.Errorf("the service was asked again, want once")
+	}
+}
+
+// A flood of different questions is no flood at the services.
+func TestPingBoundsReplays(t *testing.T) {
+	var mu sync.Mutex
+	now, most := 0, 0
+	port := service(t, func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		now++
+		most = max(most, now)
+		mu.Unlock()
+		time.Sleep(5 * time.Millisecond)
+		mu.Lock()
+		now--
+		mu.Unlock()
+		io.WriteString(w, "pong")
+	})
+	p := servePing(t, PingConfig{Ports: []int{port}, Timeout: 9 * time.Second})
+	var clients sync.WaitGroup
+	for i := range 200 {
+		clients.Go(func() {
+			if got := p.ask(t, "GET /ping?"+strconv.Itoa(i)+" HTTP/1.1"); got.StatusCode != http.StatusOK {
+				t.Errorf("answered %d, want 200", got.StatusCode)
+			}
+		})
+	}
+	clients.Wait()
+	if most > maxReplays {
+		t.Errorf("%d replays at one time, want at most %d", most, maxReplays)
+	}
+}
+
+func TestPingBusy(t *testing.T) {
+	hung := rawService(t, untilHungUp)
+	ping, err := NewPing(PingConfig{Ports: []int{hung}, Timeout: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/ping": ping}})
+	for range maxReplays {
+		ping.turns <- struct{}{}
+	}
+	got := parseAnswer(t, say(t, addr, "GET /ping HTTP/1.0\r\n\r\n"), "GET")
+	if got.StatusCode != http.StatusServiceUnavailable || got.body != "busy" {
+		t.Errorf("without a turn in time answered %d %q, want 503 busy", got.StatusCode, got.body)
+	}
+	for range maxReplays {
+		<-ping.turns
+	}
+	// Not shared: it said nothing about the services.
+	if got := parseAnswer(t, say(t, addr, "GET /ping HTTP/1.0\r\n\r\n"), "GET"); got.body != "error" {
+		t.Errorf("with a turn answered %d %q, want 500 error", got.StatusCode, got.body)
+	}
+}
+
+// A service that is restarted between two verdicts does not look dead: no
+// connection is kept.
+func TestPingKeepsNoConnection(t *testing.T) {
+	var conns atomic.Int64
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "pong") }))
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			conns.Add(1)
+		}
+		if s == http.StateClosed {
+			conns.Add(-1)
+		}
+	}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	p := servePing(t, PingConfig{Ports: []int{srv.Listener.Addr().(*net.TCPAddr).Port}})
+	p.want(t, 200, "pong")
+	waitUntil(t, "the connection is closed", func() bool { return conns.Load() == 0 })
+}
+
+func TestNewPingNamesEveryMistake(t *testing.T) {
+	_, err := NewPing(PingConfig{Ports: []int{0, 65536, -1, 80}, Timeout: 10 * time.Second, FailStatus: "200"})
+	for _, want := range []string{" 0 ", "65536", "-1", "10s", "200"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("NewPing() = %v, want %s named", err, want)
+		}
+	}
+	for _, s := range []string{"302", "600", "4e2", "yes", "-1"} {
+		if _, err := NewPing(PingConfig{Ports: []int{80}, FailStatus: s}); err == nil {
+			t.Errorf("NewPing with fail status %q = nil, want an error", s)
+		}
+	}
+	if _, err := NewPing(PingConfig{}); err == nil {
+		t.Error("NewPing with nothing to answer for = nil, want an error")
+	}
+}
+
+func TestAsk(t *testing.T) {
+	noLeaks(t)
+	for _, tt := range []struct {
+		name    string
+		handler http.HandlerFunc
+		answer  string
+		wantErr string
+	}{
+		{"pong", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "pong\nand more\n") }, "200 pong", ""},
+		{"empty", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }, "204", ""},
+		{"no primary", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "no primary", http.StatusServiceUnavailable)
+		}, "503 no primary", "answered 503 no primary"},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", http.StatusFound) }, "302", "answered 302"},
+		{"escapes", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "\x1b[2Jpong") }, `200 \x1b[2Jpong`, ""},
+		{"endless", func(w http.ResponseWriter, _ *http.Request) {
+			for {
+				if _, err := io.WriteString(w, strings.Repeat("x", 4096)); err != nil {
+					return
+				}
+			}
+		}, "200 xxx", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			srv := httptest.NewServer(tt.handler)
+			defer srv.Close()
+			got, err := Ask(t.Context(), srv.URL)
+			if !strings.HasPrefix(got, tt.answer) || len(got) > 2<<10 {
+				t.Errorf("Ask() = %q, want %q", got, tt.answer)
+			}
+			if (err != nil) != (tt.wantErr != "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
+				t.Errorf("Ask() error %v, want %q in it", err, tt.wantErr)
+			}
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	hung := rawService(t, untilHungUp)
+	if _, err := Ask(ctx, fmt.Sprintf("http://127.0.0.1:%d/", hung)); err == nil {
+		t.Error("Ask of a hung server = nil, want an error")
+	}
+	if _, err := Ask(t.Context(), fmt.Sprintf("http://127.0.0.1:%d/", deafPort(t))); err == nil {
+		t.Error("Ask where nobody listens = nil, want an error")
+	}
+}
+
+func ExamplePing() {
+	ping, err := NewPing(PingConfig{
+		Relays: func() (without []string) { return []string{"orders"} },
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	answer := httptest.NewRecorder()
+	ping.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/ping", http.NoBody))
+	fmt.Println(answer.Code, answer.Body)
+	// Output: 503 no primary
+}

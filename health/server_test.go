@@ -1,0 +1,638 @@
+package health
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"go.uber.org/goleak"
+)
+
+// watched holds the tests that noLeaks was called for.
+var watched sync.Map
+
+// noLeaks fails the test if it leaves a goroutine behind that was not there at
+// the first call.
+func noLeaks(tb testing.TB) {
+	tb.Helper()
+	if _, again := watched.LoadOrStore(tb, nil); again {
+		return
+	}
+	before := goleak.IgnoreCurrent()
+	tb.Cleanup(func() { goleak.VerifyNone(tb, before) })
+}
+
+// serveRoutes runs a Server on a free port until the test ends, and returns
+// its address.
+func serveRoutes(tb testing.TB, cfg ServerConfig) string {
+	tb.Helper()
+	noLeaks(tb)
+	cfg.Listen = "127.0.0.1:0"
+	s, err := NewServer(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := s.Bind(); err != nil {
+		tb.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	tb.Cleanup(func() {
+		stop()
+		select {
+		case err := <-ended:
+			if err != nil {
+				tb.Errorf("Run() = %v, want nil", err)
+			}
+		case <-time.After(15 * time.Second):
+			tb.Error("Run did not return after its context ended")
+		}
+	})
+	return s.Addr().String()
+}
+
+// told is a handler that answers with what it was asked.
+var told = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	fmt.Fprintf(w, "%s %s %q %v", r.Method, r.RequestURI, body, err)
+})
+
+// dialHTTP connects to addr; everything on the connection fails after 20s.
+func dialHTTP(tb testing.TB, addr string) *net.TCPConn {
+	tb.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	return conn.(*net.TCPConn)
+}
+
+// say sends raw bytes and returns everything that comes back until the server
+// closes.
+func say(tb testing.TB, addr, raw string) string {
+	tb.Helper()
+	conn := dialHTTP(tb, addr)
+	io.WriteString(conn, raw)
+	answer, err := io.ReadAll(conn)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		tb.Fatalf("after %.80q read %.200q, %v, want an answer and its end", raw, answer, err)
+	}
+	return string(answer)
+}
+
+func TestServerRoutes(t *testing.T) {
+	named := func(name string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) })
+	}
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{
+		"/ping": named("exact"), "/ping/": named("below"), "/ping/deep/": named("deep"), "/status": named("status"),
+	}})
+	for _, tt := range []struct{ target, want string }{
+		{"/ping", "200 exact"},
+		{"/ping?a=1&a=2", "200 exact"},
+		{"/ping?next=/../x", "200 exact"},
+		{"/ping/", "200 below"},
+		{"/ping/a/b", "200 below"},
+		{"/ping/deep/er", "200 deep"},
+		{"/ping/deep", "200 below"},
+		{"/status", "200 status"},
+		{"/status/", "404 not found\n"},
+		{"/", "404 not found\n"},
+		{"//ping", "404 not found\n"}, // ServeMux would redirect
+		{"/p%69ng", "404 not found\n"},
+		{"/PING", "404 not found\n"},
+		{"/ping/../admin", "400 bad request\n"},
+		{"/ping/%2e%2e/admin", "400 bad request\n"},
+		{"/ping/%252e%252e%252fadmin", "400 bad request\n"},
+		{"/ping/..%2fadmin", "400 bad request\n"},
+		{"/ping/..;v=1/admin", "400 bad request\n"},
+		{`/ping/..\admin`, "400 bad request\n"},
+		{"/ping/./x", "400 bad request\n"},
+		{"/ping/..x/...", "200 below"},
+		{"/ping/100%25", "200 below"},
+		{"/ping/%25zz/%252e%252e/%252e%252e/admin", "400 bad request\n"},
+		{"/ping/%25252525252525252e", "400 bad request\n"},
+	} {
+		t.Run(tt.target, func(t *testing.T) {
+			answer := say(t, addr, "GET "+tt.target+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+			resp := parseAnswer(t, answer, "GET")
+			if got := fmt.Sprint(resp.StatusCode, " ", resp.body); got != tt.want {
+				t.Errorf("GET %s = %q, want %q", tt.target, got, tt.want)
+			}
+			if resp.Header.Get("Location") != "" || resp.Header.Get("Cache-Control") != "no-store" {
+				t.Errorf("GET %s: headers %v, want no Location and Cache-Control: no-store", tt.target, resp.Header)
+			}
+		})
+	}
+}
+
+// answer is a parsed response.
+type answer struct {
+	*http.Response
+	body string
+	rest string // bytes behind it
+}
+
+func parseAnswer(tb testing.TB, raw, method string) answer {
+	tb.Helper()
+	r := bufio.NewReader(strings.NewReader(raw))
+	resp, err := http.ReadResponse(r, &http.Request{Method: method})
+	if err != nil {
+		tb.Fatalf("answer %q: %v", raw, err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		tb.Fatalf("answer %q: body: %v", raw, err)
+	}
+	rest, _ := io.ReadAll(r)
+	return answer{resp, string(body), string(rest)}
+}
+
+// F67: every request that two servers could understand differently gets one
+// refusal and the end of the connection, whatever follows it.
+func TestServerRefusesAmbiguousRequests(t *testing.T) {
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	const smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+	for _, tt := range []struct {
+		name, raw string
+		want      []int
+	}{
+		{"length and chunked", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled, []int{400}},
+		{"chunked and length", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + smuggled, []int{400}},
+		{"two lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 36\r\n\r\n" + smuggled, []int{400}},
+		{"the same length twice", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na" + smuggled, []int{400}},
+		{"list of lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\na" + smuggled, []int{400}},
+		{"length abc", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n" + smuggled, []int{400}},
+		{"negative length", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n" + smuggled, []int{400}},
+		{"length +1", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\na" + smuggled, []int{400}},
+		{"unknown coding", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n" + smuggled, []int{400, 501}},
+		{"two codings", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + smuggled, []int{400, 501}},
+		{"coding behind a tab", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\x0bchunked\r\n\r\n" + smuggled, []int{400, 501}},
+		{"coding in HTTP/1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n0\r\n\r\n" + smuggled, []int{400}},
+		{"absolute form", "GET http://elsewhere/ HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"asterisk", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"connect", "CONNECT elsewhere:443 HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{405}},
+		{"trace", "TRACE / HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{405}},
+		{"unknown method", "BREW / HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{501}},
+		{"lower-case method", "get / HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{501}},
+		{"HTTP/0.9", "GET /\r\n\r\n" + smuggled, []int{400}},
+		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + smuggled, []int{400, 505}},
+		{"HTTP/3.1", "GET / HTTP/3.1\r\nHost: x\r\n\r\n" + smuggled, []int{400, 505}},
+		{"line feeds alone", "GET / HTTP/1.1\nHost: x\n\n" + smuggled, []int{400}},
+		{"one line feed alone", "GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n" + smuggled, []int{400}},
+		{"carriage return in a line", "GET / HTTP/1.1\r\nHost: x\r\nA: b\rC: d\r\n\r\n" + smuggled, []int{400}},
+		{"folded header", "GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n" + smuggled, []int{400}},
+		{"folded first header", "GET / HTTP/1.1\r\n Host: x\r\n\r\n" + smuggled, []int{400}},
+		{"space before colon", "GET / HTTP/1.1\r\nHost : x\r\n\r\n" + smuggled, []int{400}},
+		{"no colon", "GET / HTTP/1.1\r\nHost: x\r\nnonsense\r\n\r\n" + smuggled, []int{400}},
+		{"no host", "GET / HTTP/1.1\r\n\r\n" + smuggled, []int{400}},
+		{"two hosts", "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n" + smuggled, []int{400}},
+		{"NUL in a value", "GET / HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n" + smuggled, []int{400}},
+		{"control character in the target", "GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"space in the target", "GET /a b HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"undecodable target", "GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"second request is the ambiguous one", "GET /\x7f HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"TLS hello", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n" + smuggled, []int{400}},
+		{"unknown expectation", "POST / HTTP/1.1\r\nHost: x\r\nExpect: wonders\r\nContent-Length: 1\r\n\r\na" + smuggled, []int{417}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			raw := say(t, addr, tt.raw)
+			got := parseAnswer(t, raw, "GET")
+			if !slices.Contains(tt.want, got.StatusCode) {
+				t.Errorf("status %d, want one of %v", got.StatusCode, tt.want)
+			}
+			if got.rest != "" || strings.Count(raw, "HTTP/1.") != 1 || strings.Contains(raw, "/smuggled") {
+				t.Errorf("answered %q, want one answer", raw)
+			}
+			if !got.Close {
+				t.Errorf("answered %q, want the connection to end by name", raw)
+			}
+		})
+	}
+}
+
+// Ambiguity in a later request of a connection is seen too, however the bytes
+// were cut into segments.
+func TestServerChecksEveryHead(t *testing.T) {
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	const good, folded = "GET /good HTTP/1.1\r\nHost: x\r\n\r\n", "GET /bad HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n"
+	whole := good + "POST /empty HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" + good + folded + good
+	for _, size := range []int{1, 7, 40, len(whole)} {
+		t.Run(fmt.Sprintf("segment=%d", size), func(t *testing.T) {
+			conn := dialHTTP(t, addr)
+			conn.SetNoDelay(true)
+			go func() {
+				for part := range slices.Chunk([]byte(whole), size) {
+					if _, err := conn.Write(part); err != nil {
+						return
+					}
+					time.Sleep(50 * time.Microsecond)
+				}
+			}()
+			raw, _ := io.ReadAll(conn)
+			if n, bad := strings.Count(string(raw), "HTTP/1.1 200"), strings.Count(string(raw), "HTTP/1.1 400"); n != 3 || bad != 1 {
+				t.Errorf("%d good answers and %d refusals, want 3 and 1: %q", n, bad, raw)
+			}
+		})
+	}
+}
+
+func TestServerKeepsHonestConnections(t *testing.T) {
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	conn := dialHTTP(t, addr)
+	r := bufio.NewReader(conn)
+	for i := range 5 {
+		fmt.Fprintf(conn, "GET /%d HTTP/1.1\r\nHost: any.host.at.all\r\n\r\n", i)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+		if body, _ := io.ReadAll(resp.Body); !strings.Contains(string(body), fmt.Sprintf("GET /%d ", i)) {
+			t.Errorf("request %d was answered %q", i, body)
+		}
+	}
+}
+
+// F62.
+func TestServerLimitsHeads(t *testing.T) {
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	head := func(size int) string {
+		const start, end = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: ", "\r\n\r\n"
+		return start + strings.Repeat("a", size-len(start)-len(end)) + end
+	}
+	for _, tt := range []struct {
+		name, raw string
+		want      int
+	}{
+		{"just under the limit", head(maxHead - 1), 200},
+		{"over the limit", head(maxHead + 1), 431},
+		{"1 MiB header", head(1 << 20), 431},
+		{"10 000 headers", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 10_000) + "\r\n", 431},
+		{"100 KiB target", "GET /" + strings.Repeat("a", 100<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n", 431},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			conn := dialHTTP(t, addr)
+			go io.WriteString(conn, tt.raw) // the answer comes before the end
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != tt.want {
+				t.Errorf("status %d, want %d", resp.StatusCode, tt.want)
+			}
+		})
+	}
+}
+
+func TestServerTimeouts(t *testing.T) {
+	addr := serveRoutes(t, ServerConfig{
+		Routes:        map[string]http.Handler{"/": told},
+		HeaderTimeout: 200 * time.Millisecond, RequestTimeout: 500 * time.Millisecond, IdleTimeout: 300 * time.Millisecond,
+	})
+	for _, tt := range []struct{ name, raw, want string }{
+		{"silence", "", ""},
+		{"half a head", "GET / HTTP/1.1\r\nHost:", ""},
+		{"half a body", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab", "i/o timeout"},
+		{"idle after an answer", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET /"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			began := time.Now()
+			got := say(t, addr, tt.raw)
+			if took := time.Since(began); took < 150*time.Millisecond || took > 5*time.Second {
+				t.Errorf("closed after %s, want after its timeout", took)
+			}
+			if !strings.Contains(got, tt.want) || tt.want == "" && got != "" {
+				t.Errorf("answered %q, want %q in it", got, tt.want)
+			}
+		})
+	}
+}
+
+// F60: slow clients, more than the limit admits, do not keep honest ones out.
+func TestServerSlowlorisDoesNotLockOut(t *testing.T) {
+	const limit, slow = 64, 400
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, MaxConnections: limit})
+	for i := range slow {
+		conn := dialHTTP(t, addr)
+		switch i % 3 {
+		case 0:
+			io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nA:")
+		case 1:
+			io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\na")
+		case 2:
+			io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // then idle
+		}
+	}
+	var took []time.Duration
+	for range 100 {
+		began := time.Now()
+		if got := say(t, addr, "GET /honest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.Contains(got, "GET /honest") {
+			t.Fatalf("honest client was answered %q", got)
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	t.Logf("honest requests beside %d slow ones: median %s, slowest %s", slow, took[50], took[99])
+	if took[99] > time.Second {
+		t.Errorf("slowest honest request took %s, want under 1s", took[99])
+	}
+}
+
+// The limit holds, and who comes when everybody waits for us waits as well.
+func TestServerConnectionLimit(t *testing.T) {
+	const limit = 8
+	var mu sync.Mutex
+	busy, most := 0, 0
+	release := make(chan struct{})
+	hold := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		busy++
+		most = max(most, busy)
+		mu.Unlock()
+		<-release
+		mu.Lock()
+		busy--
+		mu.Unlock()
+		io.WriteString(w, "held")
+	})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": hold}, MaxConnections: limit})
+	answers := make(chan string, 3*limit)
+	for range 3 * limit {
+		go func() { answers <- say(t, addr, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") }()
+	}
+	waitUntil(t, "the limit is reached", func() bool { mu.Lock(); defer mu.Unlock(); return busy == limit })
+	time.Sleep(50 * time.Millisecond) // time for a mistake
+	close(release)
+	for range 3 * limit {
+		if got := <-answers; !strings.HasSuffix(got, "held") {
+			t.Errorf("answered %q, want held", got)
+		}
+	}
+	if most != limit {
+		t.Errorf("%d requests at one time, want %d", most, limit)
+	}
+}
+
+// waitUntil waits for a condition, for as long as a slow machine may need.
+func waitUntil(tb testing.TB, what string, cond func() bool) {
+	tb.Helper()
+	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("waited 20s in vain until %s", what)
+		}
+	}
+}
+
+// F51.
+func TestServerBindNamesBusyAddress(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	s, err := NewServer(ServerConfig{Listen: ln.Addr().String(), Routes: map[string]http.Handler{"/": told}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Bind(); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), ln.Addr().String()) {
+		t.Errorf("Bind() = %v, want address in use, naming %s", err, ln.Addr())
+	}
+}
+
+func TestServerStop(t *testing.T) {
+	noLeaks(t)
+	asked, release := make(chan struct{}), make(chan struct{})
+	s, err := NewServer(ServerConfig{Listen: "127.0.0.1:0", Routes: map[string]http.Handler{
+		"/": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			close(asked)
+			<-release
+			io.WriteString(w, "in time")
+		}),
+		"/body": told,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Run(t.Context()); err == nil {
+		t.Error("Run() before Bind = nil, want an error")
+	}
+	if err := s.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+
+	addr := s.Addr().String()
+	silent, slow, honest := dialHTTP(t, addr), dialHTTP(t, addr), dialHTTP(t, addr)
+	io.WriteString(slow, "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
+	io.WriteString(honest, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-asked
+	began := time.Now()
+	stop()
+	for _, conn := range []net.Conn{silent, slow} {
+		if got, err := io.ReadAll(conn); bytes.Contains(got, []byte("200")) || os.IsTimeout(err) {
+			t.Errorf("client without a whole request read %q, %v, want the end", got, err)
+		}
+	}
+	if _, err := net.Dial("tcp", addr); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("dial after the end: %v, want connection refused", err)
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("Run() = %v while a request was under way", err)
+	default:
+	}
+	close(release)
+	if got, err := io.ReadAll(honest); !bytes.HasSuffix(got, []byte("in time")) || err != nil {
+		t.Errorf("request under way was answered %q, %v", got, err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Run() = %v, want nil", err)
+	}
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("stopping took %s, want as long as the request under way", took)
+	}
+}
+
+// Run does not return while a handler runs, even one that is over its time.
+func TestServerStopWaitsForHandlers(t *testing.T) {
+	noLeaks(t)
+	asked, release := make(chan struct{}), make(chan struct{})
+	s, err := NewServer(ServerConfig{Listen: "127.0.0.1:0", AnswerTimeout: 50 * time.Millisecond, Routes: map[string]http.Handler{
+		"/": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(asked); <-release }),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	conn := dialHTTP(t, s.Addr().String())
+	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-asked
+	stop()
+	io.ReadAll(conn) // the connection is cut
+	select {
+	case err := <-ended:
+		t.Errorf("Run() = %v while a handler ran", err)
+	case <-time.After(200 * time.Millisecond): // time for a mistake
+	}
+	close(release)
+	if err := <-ended; err != nil {
+		t.Errorf("Run() = %v, want nil", err)
+	}
+}
+
+func TestNewServerNamesEveryMistake(t *testing.T) {
+	_, err := NewServer(ServerConfig{
+		Listen: "9001", Routes: map[string]http.Handler{"ping": told, "/a?b": told, "/a/../b": told}, IdleTimeout: -1, MaxConnections: -1,
+	})
+	for _, want := range []string{`"9001"`, `"ping"`, `"/a?b"`, `"/a/../b"`, "idle timeout", "max connections"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("NewServer() = %v, want %s named", err, want)
+		}
+	}
+	if _, err := NewServer(ServerConfig{Listen: ":9001"}); err == nil {
+		t.Error("NewServer without routes = nil, want an error")
+	}
+}
+
+// F70.
+func TestComplaintsAreRateLimited(t *testing.T) {
+	var out lockedBuffer
+	logger := hclog.New(&hclog.LoggerOptions{Output: &out, Level: hclog.Debug})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{
+		"/": told,
+		"/panic": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			panic("on purpose")
+		}),
+	}, Logger: logger})
+	for range 50 {
+		say(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n\x00garbage")
+		say(t, addr, "\x00\xff garbage\r\n\r\n")
+	}
+	complaints := &complaintLog{log: logger}
+	for range 1000 {
+		io.WriteString(complaints, "http: TLS handshake error\n")
+	}
+	if n := strings.Count(out.String(), "http client refused"); n < 1 || n > 5 {
+		t.Errorf("%d records about garbage, want one a second: %s", n, out.String())
+	}
+	say(t, addr, "GET /panic HTTP/1.1\r\nHost: x\r\n\r\n")
+	waitUntil(t, "the panic is in the log", func() bool { return strings.Contains(out.String(), "[ERROR]") })
+	if got := say(t, addr, "GET / HTTP/1.0\r\n\r\n"); !strings.Contains(got, "200 OK") {
+		t.Errorf("after a panic answered %q, want 200", got)
+	}
+}
+
+// lockedBuffer is a buffer for many goroutines.
+type lockedBuffer struct {
+	mu     sync.Mutex
+	buf    bytes.Buffer
+	writes int
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.writes++
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func FuzzClimbs(f *testing.F) {
+	for _, seed := range []string{"/a", "/..", "/%2e%2e/", "/a/..;x/", `/\..\`, "/%25252e", "/a//b", "/%"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, below string) {
+		raw := "/ping/" + below
+		rt := route{path: "/ping/"}
+		if !rt.takes(raw) {
+			t.Fatalf("%q is not below /ping/", raw)
+		}
+		if climbs(raw) {
+			return
+		}
+		// Whatever passes stays below, for a server that decodes and cleans.
+		for _, seen := range []string{raw, decodeOnce(raw), decodeOnce(decodeOnce(raw)), strings.ReplaceAll(decodeOnce(raw), `\`, "/")} {
+			depth := 0
+			for segment := range strings.SplitSeq(strings.TrimPrefix(seen, "/ping/"), "/") {
+				if segment == ".." {
+					depth--
+				} else if segment != "" && segment != "." {
+					depth++
+				}
+				if depth < 0 {
+					t.Fatalf("%q leaves /ping/ when read as %q", raw, seen)
+				}
+			}
+		}
+	})
+}
+
+// decodeOnce decodes the percent-encoding that it understands.
+func decodeOnce(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		var c byte
+		if s[i] == '%' && i+2 < len(s) {
+			if n, err := fmt.Sscanf(s[i+1:i+3], "%02x", &c); n == 1 && err == nil {
+				b.WriteByte(c)
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+func FuzzCheckHead(f *testing.F) {
+	for _, seed := range []string{
+		"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\nHost: x\n\n", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"\r\n\r\n", "GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		p := &peer{raw: raw}
+		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
+		refused := p.nextHead(false)
+		if err != nil || refused != nil {
+			return
+		}
+		// What both accept says one thing about its length.
+		if len(r.TransferEncoding) > 0 && bytes.Contains(bytes.ToLower(raw[:headEnd(raw)]), []byte("content-length:")) {
+			t.Fatalf("%q has two lengths", raw)
+		}
+		head := raw[:len(raw)-len(p.raw)]
+		if bytes.Count(head, []byte("\n")) != bytes.Count(head, []byte("\r\n")) {
+			t.Fatalf("%q has a bare line feed", head)
+		}
+	})
+}

@@ -1,0 +1,223 @@
+package health
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-hclog"
+)
+
+func TestVerdictText(t *testing.T) {
+	when := time.Date(2025, 10, 29, 14, 56, 59, 0, time.Local)
+	pong := []reply{
+		{port: 3000, status: 200, body: []byte("pong"), took: 8 * time.Millisecond},
+		{port: 3001, status: 200, body: []byte("pong"), took: 12 * time.Millisecond},
+	}
+	for _, tt := range []struct {
+		name    string
+		request string
+		v       verdict
+		want    string
+	}{
+		{"good", "GET /ping HTTP/1.1", verdict{ok: true, status: 200, replies: pong}, `127.0.0.1 - - [29/Oct/2025 14:56:59] "GET /ping HTTP/1.1" 200
+- Port 3000 → Status: 200, Body: pong.., Time: 0.008s
+- Port 3001 → Status: 200, Body: pong.., Time: 0.012s
+`},
+		{"shared", "GET /ping HTTP/1.1", verdict{ok: true, status: 200, replies: pong, shared: true}, `127.0.0.1 - - [29/Oct/2025 14:56:59] "GET /ping HTTP/1.1" 200 shared
+`},
+		{"a reason", "HEAD /ping HTTP/1.0", verdict{status: 500, replies: []reply{
+			{port: 1, status: 500, body: []byte("error"), took: 2 * time.Second, err: errors.New("not answered within 2s")},
+		}}, `127.0.0.1 - - [29/Oct/2025 14:56:59] "HEAD /ping HTTP/1.0" 500
+- Port 1 → Status: 500, Body: error.., Time: 2.000s, Reason: not answered within 2s
+`},
+		{"no primary", "GET /ping HTTP/1.1", verdict{status: 503, without: []string{"orders", "c\nd"}}, `127.0.0.1 - - [29/Oct/2025 14:56:59] "GET /ping HTTP/1.1" 503
+- Relay orders → no primary
+- Relay c\nd → no primary
+`},
+		{"F65 nothing breaks its line", "GET /ping?\"\x1b[2J HTTP/1.1", verdict{status: 502, replies: []reply{
+			{port: 1, status: 200, body: []byte("a\r\n127.0.0.1 - - [")},
+			{port: 2, status: 200, body: []byte("ééééééééééé")},
+			{port: 3, status: 200, body: []byte("\xff\x00\u202e\x7f\u2028\\\U000e0001")},
+			{port: 4, status: 200, body: nil},
+			{port: 5, status: 500, body: []byte("error"), err: errors.New("bad\n\x07 thing")},
+		}}, `127.0.0.1 - - [29/Oct/2025 14:56:59] "GET /ping?\"\x1b[2J HTTP/1.1" 502
+- Port 1 → Status: 200, Body: a\r\n127.0.0.., Time: 0.000s
+- Port 2 → Status: 200, Body: éééééééééé.., Time: 0.000s
+- Port 3 → Status: 200, Body: \xff\x00\u202e\x7f\u2028\\\U000e0001.., Time: 0.000s
+- Port 4 → Status: 200, Body: .., Time: 0.000s
+- Port 5 → Status: 500, Body: error.., Time: 0.000s, Reason: bad\n\x07 thing
+`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, string(verdictText(when, "127.0.0.1", tt.request, tt.v))); diff != "" {
+				t.Errorf("record (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestVerdictJSON(t *testing.T) {
+	text := verdictJSON(time.Now(), "::1", "GET /ping?\x1b HTTP/1.1", verdict{status: 500, without: []string{"orders"}, replies: []reply{
+		{port: 3000, status: 200, body: []byte("pong\nand more"), took: 8 * time.Millisecond},
+		{port: 3001, status: 500, body: []byte("error"), took: 2 * time.Second, err: errors.New("refused")},
+	}})
+	if strings.Count(string(text), "\n") != 1 || text[len(text)-1] != '\n' {
+		t.Fatalf("record %q, want one line", text)
+	}
+	var got map[string]any
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	delete(got, "time")
+	want := map[string]any{
+		"client": "::1", "request": "GET /ping?\x1b HTTP/1.1", "status": 500.0, "ok": false, "no_primary": []any{"orders"},
+		"ports": []any{
+			map[string]any{"port": 3000.0, "status": 200.0, "body": "pong\nand m", "seconds": 0.008},
+			map[string]any{"port": 3001.0, "status": 500.0, "body": "error", "seconds": 2.0, "reason": "refused"},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("record (-want +got):\n%s", diff)
+	}
+}
+
+// CF 26 to 29: the whole record on the right stream, in one write.
+func TestPingLog(t *testing.T) {
+	ok, refused := saying(t, 200, "pong"), deafPort(t)
+	const stamp = `^127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d\] `
+
+	t.Run("good", func(t *testing.T) {
+		p := servePing(t, PingConfig{Ports: []int{ok, ok}})
+		p.want(t, 200, "pong")
+		want := regexp.MustCompile(stamp + fmt.Sprintf(`"GET /ping HTTP/1\.1" 200\n(- Port %d → Status: 200, Body: pong\.\., Time: 0\.\d{3}s\n){2}$`, ok))
+		waitUntil(t, "the record is written", func() bool { return want.MatchString(p.good.String()) })
+		if p.good.writes != 1 || p.bad.String() != "" {
+			t.Errorf("%d writes to standard output, %q to standard error, want one and none", p.good.writes, p.bad.String())
+		}
+	})
+	t.Run("bad", func(t *testing.T) {
+		p := servePing(t, PingConfig{Ports: []int{ok, refused}})
+		p.want(t, 500, "error")
+		want := regexp.MustCompile(stamp + fmt.Sprintf(`"GET /ping HTTP/1\.1" 500\n- Port %d → Status: 200, Body: pong\.\., Time: 0\.\d{3}s\n`+
+			`- Port %d → Status: 500, Body: error\.\., Time: 0\.\d{3}s, Reason: .*connection refused\n$`, ok, refused))
+		waitUntil(t, "the record is written", func() bool { return want.MatchString(p.bad.String()) })
+		if p.bad.writes != 1 || p.good.String() != "" {
+			t.Errorf("%d writes to standard error, %q to standard output, want one and none", p.bad.writes, p.good.String())
+		}
+	})
+	t.Run("escaped query", func(t *testing.T) {
+		p := servePing(t, PingConfig{Ports: []int{ok}})
+		p.ask(t, "GET /ping?%0d%0a\"\xff HTTP/1.1")
+		waitUntil(t, "the record is written", func() bool {
+			return strings.Contains(p.good.String(), `"GET /ping?%0d%0a\"\xff HTTP/1.1" 200`)
+		})
+	})
+}
+
+// stuckWriter takes nothing until it is released.
+type stuckWriter struct{ release chan struct{} }
+
+func (w stuckWriter) Write(p []byte) (int, error) {
+	<-w.release
+	return len(p), nil
+}
+
+// F46: nobody reads standard output. Answers and standard error go on.
+func TestVerdictLogStuck(t *testing.T) {
+	noLeaks(t)
+	stuck := stuckWriter{make(chan struct{})}
+	var bad, told lockedBuffer
+	log := NewVerdictLog(stuck, &bad, false, hclog.New(&hclog.LoggerOptions{Output: &told}))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- log.Run(ctx) }()
+
+	r := httptest.NewRequest(http.MethodGet, "/ping", http.NoBody)
+	began := time.Now()
+	for range verdictBacklog + 101 {
+		log.record(r, verdict{ok: true, status: 200})
+	}
+	log.record(r, verdict{status: 503})
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("recording took %s, want no wait", took)
+	}
+	waitUntil(t, "the bad verdict is written", func() bool { return strings.Contains(bad.String(), " 503\n") })
+	if lost := log.Lost(); lost < 100 || lost > 101 { // one may be in the writer's hands
+		t.Errorf("%d records lost, want 100 or 101", lost)
+	}
+
+	stop()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("Run did not leave a stuck stream behind")
+	}
+	close(stuck.release)
+	waitUntil(t, "the loss is told", func() bool { return strings.Contains(told.String(), "verdict records lost: stream=good lost=10") })
+}
+
+// At the end what is queued is still written.
+func TestVerdictLogDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var good lockedBuffer
+		log := NewVerdictLog(&good, io.Discard, true, nil)
+		r := httptest.NewRequest(http.MethodGet, "/ping", http.NoBody)
+		for range 50 {
+			log.record(r, verdict{ok: true, status: 200})
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		if err := log.Run(ctx); err != nil {
+			t.Errorf("Run() = %v, want nil", err)
+		}
+		if n := strings.Count(good.String(), "\n"); n != 50 {
+			t.Errorf("%d records written, want 50", n)
+		}
+	})
+}
+
+func TestClipText(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, "/ping?"+strings.Repeat("x", 16<<10), http.NoBody)
+	var good lockedBuffer
+	log := NewVerdictLog(&good, io.Discard, false, nil)
+	log.record(r, verdict{ok: true, status: 200})
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	log.Run(ctx)
+	if n := len(good.String()); n < maxLoggedText || n > maxLoggedText+200 {
+		t.Errorf("record of a 16 KiB target has %d bytes, want about %d", n, maxLoggedText)
+	}
+}
+
+func FuzzEscapeText(f *testing.F) {
+	for _, seed := range []string{"pong", "a\nb", "\xff", "\"", `\n`, "\u202e", "\uFFFD", "\x1b[0m"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got := escapeText(s, '"')
+		if !utf8.ValidString(got) {
+			t.Errorf("escapeText(%q) = %q, not UTF-8", s, got)
+		}
+		for _, r := range got {
+			if !unicode.IsPrint(r) {
+				t.Errorf("escapeText(%q) = %q with %U in it", s, got, r)
+			}
+		}
+		if strings.Contains(strings.ReplaceAll(strings.ReplaceAll(got, `\\`, ""), `\"`, ""), `"`) {
+			t.Errorf("escapeText(%q) = %q with a bare quote in it", s, got)
+		}
+	})
+}
