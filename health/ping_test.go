@@ -190,7 +190,7 @@ func TestPingAnswers(t *testing.T) {
 // Broken services (F63): whatever one sends, the verdict is 500 "error" in
 // time, and the log says why.
 func TestPingBrokenServices(t *testing.T) {
-	const timeout = 500 * time.Millisecond
+	const timeout = time.Second // for what is slow; what is broken shows at once
 	headThen := func(head string, rest func(net.Conn)) func(net.Conn) {
 		return func(c net.Conn) { io.WriteString(c, head); rest(c) }
 	}
@@ -210,7 +210,7 @@ func TestPingBrokenServices(t *testing.T) {
 		answer func(net.Conn)
 		reason string
 	}{
-		{"says nothing", untilHungUp, "not answered within 500ms"},
+		{"says nothing", untilHungUp, "not answered within 1s"},
 		{"hangs up", nothing, "without an answer"},
 		{"resets", func(c net.Conn) { c.(*net.TCPConn).SetLinger(0) }, "reset"},
 		{"is not HTTP", headThen("SSH-2.0-OpenSSH_9.6\r\n\r\n", nothing), "malformed HTTP"},
@@ -232,7 +232,7 @@ func TestPingBrokenServices(t *testing.T) {
 		{"chunks break off", headThen("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npong\r\n", nothing), "broke off"},
 		{"1 GiB", headThen("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n", flood(strings.Repeat("pong\n", 1024), 0)), "longer than 65536 bytes"},
 		{"endless", headThen("HTTP/1.1 200 OK\r\n\r\npong", flood(strings.Repeat(" ", 4096), 0)), "longer than 65536 bytes"},
-		{"endless chunks", headThen("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npong\r\n", flood("1\r\n \r\n", 0)), "longer than"},
+		{"endless chunks", headThen("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npong\r\n", flood("400\r\n"+strings.Repeat(" ", 1024)+"\r\n", 0)), "longer than"},
 		{"one byte at a time", headThen("HTTP/1.1 200 OK\r\n\r\npong", flood(" ", 10*time.Millisecond)), "not answered within"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -292,11 +292,11 @@ func TestPingMemoryIsBounded(t *testing.T) {
 func TestPingHungServices(t *testing.T) {
 	hung := rawService(t, untilHungUp)
 	ok := saying(t, 200, "pong")
-	p := servePing(t, PingConfig{Ports: append(slices.Repeat([]int{hung}, 99), ok), Timeout: 300 * time.Millisecond})
+	p := servePing(t, PingConfig{Ports: append(slices.Repeat([]int{hung}, 99), ok), Timeout: 2 * time.Second})
 	began := time.Now()
 	p.want(t, 500, "error")
-	if took := time.Since(began); took < 300*time.Millisecond || took > 5*time.Second {
-		t.Errorf("99 hung services of 100: answered after %s, want about 300ms", took)
+	if took := time.Since(began); took < 2*time.Second || took > 10*time.Second {
+		t.Errorf("99 hung services of 100: answered after %s, want about 2s", took)
 	}
 	// The one behind them had its full time too.
 	passed := fmt.Sprintf("- Port %d → Status: 200, Body: pong..", ok)

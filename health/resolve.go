@@ -58,6 +58,7 @@ type resolvedName struct {
 	began   time.Time    // when the newest query that may be shared began
 	newest  *nameQuery   // nil when none may be shared
 	running int          // queries under way
+	silent  time.Time    // since when no query was answered; zero when the last one was
 }
 
 // nameQuery is one question to the name servers. The other fields are set
@@ -92,7 +93,8 @@ func (r *Resolver) Close() {
 // A name that does not exist or has no address is an error. When the name
 // servers fail, or have not answered within 250ms (or half of what is left
 // until the end of ctx, if that is less), and the name had addresses before,
-// the last ones are the answer; the query goes on for whoever asks next.
+// the last ones are the answer; the query goes on for whoever asks next. While
+// the servers stay silent, later callers get them at once.
 // [Local] tells whether an error is this machine's own fault.
 func (r *Resolver) Resolve(ctx context.Context, name string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(name); err == nil {
@@ -101,12 +103,12 @@ func (r *Resolver) Resolve(ctx context.Context, name string) ([]netip.Addr, erro
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("lookup %s: %w", name, err)
 	}
-	q, err := r.join(name) //nolint:contextcheck // the query belongs to everybody who asks, see queries
+	q, since, err := r.join(name) //nolint:contextcheck // the query belongs to everybody who asks, see queries
 	if err != nil {
 		return nil, err
 	}
 
-	patience := resolvePatience
+	patience := resolvePatience - time.Since(since)
 	if end, ok := ctx.Deadline(); ok {
 		patience = min(patience, time.Until(end)/2)
 	}
@@ -128,12 +130,13 @@ func (r *Resolver) Resolve(ctx context.Context, name string) ([]netip.Addr, erro
 	}
 }
 
-// join returns a query for name that is under way, or begins one.
-func (r *Resolver) join(name string) (*nameQuery, error) {
+// join returns a query for name that is under way, or begins one, and since
+// when the name servers owe an answer.
+func (r *Resolver) join(name string) (q *nameQuery, since time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return nil, fmt.Errorf("lookup %s: %w", name, net.ErrClosed)
+		return nil, time.Time{}, fmt.Errorf("lookup %s: %w", name, net.ErrClosed)
 	}
 	n := r.names[name]
 	if n == nil {
@@ -141,13 +144,19 @@ func (r *Resolver) join(name string) (*nameQuery, error) {
 		r.names[name] = n
 	}
 	if n.newest != nil && (time.Since(n.began) < queryShare || n.running >= queriesPerName) {
-		return n.newest, nil
+		if n.silent.IsZero() {
+			return n.newest, n.began, nil // an older query was answered meanwhile
+		}
+		return n.newest, n.silent, nil
 	}
-	q := &nameQuery{done: make(chan struct{})}
+	q = &nameQuery{done: make(chan struct{})}
 	n.newest, n.began = q, time.Now()
+	if n.silent.IsZero() {
+		n.silent = n.began
+	}
 	n.running++
 	r.running.Go(func() { r.ask(name, n, q) })
-	return q, nil
+	return q, n.silent, nil
 }
 
 // ask puts q to the name servers and publishes the outcome.
@@ -164,6 +173,9 @@ func (r *Resolver) ask(name string, n *resolvedName, q *nameQuery) {
 	n.running--
 	if n.newest == q {
 		n.newest = nil // who comes now asks anew
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); !ok || !dns.IsTimeout {
+		n.silent = time.Time{}
 	}
 	switch {
 	case err == nil:
@@ -238,6 +250,6 @@ func lookupOver(ctx context.Context, name string, dial func(ctx context.Context,
 // isNotFound reports whether err is an answer of the name servers: the name
 // does not exist, or has no address.
 func isNotFound(err error) bool {
-	var dns *net.DNSError
-	return errors.As(err, &dns) && dns.IsNotFound
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && dns.IsNotFound
 }

@@ -122,6 +122,54 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// Silent name servers cost the first client 250ms, not every one.
+func TestResolveInSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := []netip.Addr{addrA}, []netip.Addr{addrB}
+		s := &nameServers{answers: []nameAnswer{{addrs: a}, {}}}
+		r := withServers(s)
+		defer r.Close()
+		resolve := func(want []netip.Addr, within time.Duration) {
+			t.Helper()
+			began := time.Now()
+			got, err := r.Resolve(t.Context(), "db1")
+			if took := time.Since(began); err != nil || !slices.Equal(got, want) || took != within {
+				t.Errorf("Resolve = %v, %v after %v, want %v after %v", got, err, took, want, within)
+			}
+		}
+		resolve(a, 0)
+		resolve(a, 250*time.Millisecond)
+		for range 60 {
+			resolve(a, 0)
+			time.Sleep(time.Second)
+		}
+		// They speak again: the first query that is answered ends the silence.
+		synctest.Wait()
+		s.answers = []nameAnswer{{after: time.Millisecond, addrs: b}}
+		time.Sleep(queryLimit)
+		resolve(a, 0)
+		time.Sleep(2 * time.Millisecond)
+		resolve(b, time.Millisecond)
+	})
+}
+
+// An answer at the deadline would come too late to connect.
+func TestResolveLeavesTimeToConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := withServers(&nameServers{answers: []nameAnswer{{addrs: []netip.Addr{addrA}}, {}}})
+		defer r.Close()
+		if _, err := r.Resolve(t.Context(), "db1"); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		if got, err := r.Resolve(ctx, "db1"); err != nil || time.Since(began) != 100*time.Millisecond {
+			t.Errorf("Resolve = %v, %v after %v, want the last address after 100ms", got, err, time.Since(began))
+		}
+	})
+}
+
 func TestResolveAddressAsksNobody(t *testing.T) {
 	s := &nameServers{answers: []nameAnswer{{err: servfail}}}
 	r := withServers(s)

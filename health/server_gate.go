@@ -55,7 +55,7 @@ func (g *gate) Accept() (net.Conn, error) {
 				longest.Value.(*peer).cutLocked()
 				continue
 			}
-			time.AfterFunc(left, g.room.Signal)
+			time.AfterFunc(left, g.lookAgain)
 		}
 		g.room.Wait()
 	}
@@ -66,6 +66,14 @@ func (g *gate) Accept() (net.Conn, error) {
 	g.open++
 	g.clients.Add(1)
 	return c, nil
+}
+
+// lookAgain wakes Accept. With the lock held it cannot come before Accept
+// waits, and be missed.
+func (g *gate) lookAgain() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.room.Signal()
 }
 
 // Close stops accepting and cuts off everyone who has no whole request here.

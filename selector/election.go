@@ -12,25 +12,24 @@ func (m *Machine) selectAgain() {
 // startRound asks every host anew, all at the same time. A host that is down,
 // or again did not pass in the round before, is not waited for.
 func (m *Machine) startRound(again bool) {
-	m.openRound()
-	m.chooseBy = time.Time{}
+	m.retryAt, m.chooseBy = time.Time{}, time.Time{}
+	m.roundBy = m.now.Add(m.longest)
 	for i := range m.hosts {
 		h := &m.hosts[i]
 		h.knownDown = h.state() == Down || again && h.standing() != passed
-		m.ask(h)
+		m.ask(h, again)
 	}
 }
 
-// openRound gives every host the time to answer.
-func (m *Machine) openRound() {
-	m.retryAt = time.Time{}
-	m.roundBy = m.now.Add(m.longest)
-}
-
-// ask wants fresh answers of every check of h.
-func (m *Machine) ask(h *host) {
+// ask wants fresh answers of every check of h. When it is asked again, an
+// answer that is still awaited stays awaited: a script may have to wait for
+// longer than a round before it can run.
+func (m *Machine) ask(h *host, again bool) {
 	h.refusing = false
-	for k := range h.tracks {
+	for k, c := range m.cfg.Checks {
+		if t := &h.tracks[k]; again && c.Script && t.answer == none && !t.wanted {
+			continue
+		}
 		m.want(h, k)
 	}
 }
@@ -71,17 +70,14 @@ func (m *Machine) answered(h *host, k int, ok bool) {
 			return
 		}
 	}
-	// The host has come back: its scripts are asked now, and a wait for the
-	// next round is over. It takes a turn from failing to passing, so a script
-	// that keeps failing does not run all the time.
+	// The host has come back: its scripts are asked now, and not in the next
+	// round. It takes a turn from failing to passing, so a script that keeps
+	// failing does not run all the time.
 	h.refusing = false
 	for k, c := range m.cfg.Checks {
 		if c.Script {
 			m.want(h, k)
 		}
-	}
-	if m.phase == Selecting && !h.aside {
-		m.openRound()
 	}
 }
 
@@ -121,13 +117,10 @@ func (m *Machine) choose() {
 		}
 		return
 	}
-	if !m.retryAt.IsZero() {
-		m.openRound() // somebody answered after all
-	}
 	if m.chooseBy.IsZero() {
 		m.chooseBy = m.now.Add(m.cfg.Checks[0].Timeout)
 	}
-	if awaited && m.now.Before(m.chooseBy) && m.now.Before(m.roundBy) {
+	if awaited && m.now.Before(m.chooseBy) {
 		return
 	}
 	switch m.elect {
@@ -145,12 +138,6 @@ func (m *Machine) roundFailed() {
 	wait := m.backoff
 	m.retryAt = m.now.Add(wait)
 	m.backoff = min(2*wait, m.cfg.MaxBackoff)
-	// A port that opens and closes all the time ends many waits early. That
-	// is worth one record for each step, not one for each round.
-	if wait <= m.toldWait && m.now.Before(m.told.Add(wait)) {
-		return
-	}
-	m.told, m.toldWait = m.now, wait
 	fact := RoundFailed{Wait: wait}
 	for i := range m.hosts {
 		h := &m.hosts[i]
@@ -169,12 +156,12 @@ func (m *Machine) electHost(i int, kind Kind, reason string) {
 	for k := range h.tracks {
 		// It was asked just now; the thresholds are for those who were not.
 		t := &h.tracks[k]
-		t.state, t.streak, t.suspect, t.doubted = Up, max(t.streak, 1), 0, time.Time{}
+		t.state, t.streak = Up, max(t.streak, 1)
 	}
 	m.noteState(h, 0, nil)
 	m.epoch++
 	m.elect, m.gone, m.planned = i, false, -1
-	m.retryAt, m.chooseBy, m.toldWait = time.Time{}, time.Time{}, 0
+	m.retryAt, m.chooseBy = time.Time{}, time.Time{}
 	m.enter(Switching)
 	m.do(Switch{Epoch: m.epoch, Host: h.name, Old: old, Kind: kind, Reason: reason})
 }
@@ -203,7 +190,7 @@ func (m *Machine) failback() {
 	for i := range m.hosts[:m.elect] {
 		if at, ok := m.failbackAt(i); ok && !m.now.Before(at) {
 			m.planned = i
-			m.ask(&m.hosts[i])
+			m.ask(&m.hosts[i], false)
 			return
 		}
 	}

@@ -268,12 +268,13 @@ func (m *Machine) cleared(h *host, k int, f flight) {
 	} else {
 		t.latency += (took - t.latency) / 8
 	}
-	if t.suspect != 0 && f.id >= t.suspect {
-		t.suspect, t.doubted = 0, time.Time{}
-		if t.told {
-			m.do(Cleared{Host: h.name, Check: m.cfg.Checks[k].Name})
-		}
+	if f.id < t.suspect {
+		return // it began before there was a doubt
 	}
+	if t.suspect != 0 && t.told {
+		m.do(Cleared{Host: h.name, Check: m.cfg.Checks[k].Name})
+	}
+	t.suspect, t.doubted = 0, time.Time{}
 }
 
 // forget drops what was known of the checks that are not asked any more,
@@ -282,7 +283,7 @@ func (m *Machine) cleared(h *host, k int, f flight) {
 func (h *host) forget() {
 	for k := 1; k < len(h.tracks); k++ {
 		t := &h.tracks[k]
-		t.state, t.streak, t.suspect = Unknown, 0, 0
+		t.state, t.streak, t.suspect, t.doubted = Unknown, 0, 0, time.Time{}
 	}
 }
 

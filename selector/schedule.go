@@ -31,9 +31,14 @@ func (m *Machine) schedule() {
 	m.wakeBy(m.holdUntil, m.gate == held)
 	switch m.phase {
 	case Selecting:
-		m.wakeBy(m.retryAt, !m.retryAt.IsZero())
-		m.wakeBy(m.roundBy, m.retryAt.IsZero())
-		m.wakeBy(m.chooseBy, !m.chooseBy.IsZero())
+		switch {
+		case !m.chooseBy.IsZero(): // somebody passed, so the round is decided
+			m.wakeBy(m.chooseBy, true)
+		case !m.retryAt.IsZero():
+			m.wakeBy(m.retryAt, true)
+		default:
+			m.wakeBy(m.roundBy, true)
+		}
 	case Serving:
 		if m.cfg.Failback > 0 && m.planned < 0 {
 			for i := range m.hosts[:m.elect] {
@@ -88,7 +93,7 @@ func (m *Machine) dueAt(i, k int) (time.Time, bool) {
 		return m.now, true
 	}
 	if m.phase == Selecting {
-		if c.Script || t.inFlight() >= maxWatching {
+		if c.Script {
 			return never, false
 		}
 		return t.asked.Add(m.watch), true

@@ -87,9 +87,9 @@ const (
 	// spareFlights is how many checks may be in flight beyond Fall in a burst.
 	spareFlights = 2
 
-	// maxWatching bounds the checks of one kind that are in flight for one
-	// host while there is no primary, maxFlights those that ever are.
-	maxWatching, maxFlights = 16, 32
+	// maxFlights bounds the checks of one kind that are in flight for one host,
+	// those included that do not end at their timeout.
+	maxFlights = 32
 
 	// watchRate bounds the checks that are started in a second, over all hosts,
 	// to see a port open again.
@@ -226,8 +226,6 @@ type Machine struct {
 	retryAt  time.Time // the next round of selection; zero while a round is on
 	roundBy  time.Time // when a round is over although somebody has not answered
 	chooseBy time.Time // when a host that passed need not wait any more; zero when none passed
-	told     time.Time // when the last RoundFailed was returned
-	toldWait time.Duration
 
 	planned int // the preferred host that is asked before a failback, -1 for none
 
@@ -282,13 +280,11 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 	first := m.wake.IsZero()
 	m.real = now
 	m.now = now.Add(-m.lost)
-	late := false
 	if first {
 		m.since = now
 		m.startRound(false)
 	} else if behind := m.now.Sub(m.wake); behind > stall {
 		m.overslept(behind)
-		late = true
 	}
 
 	switch ev := ev.(type) {
@@ -298,7 +294,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 	case Ended:
 		m.ended(ev.ID)
 	case Suspicion:
-		if !late && m.phase == Serving && ev.Epoch == m.epoch {
+		if m.phase == Serving && ev.Epoch == m.epoch {
 			m.suspect(m.elect, 0, ev.Err)
 		}
 	case Switched:
@@ -330,7 +326,6 @@ func (m *Machine) overslept(behind time.Duration) {
 			t.due = m.now
 		}
 	}
-	m.planned = -1
 	if m.phase == Selecting && m.retryAt.IsZero() {
 		m.startRound(false)
 	}
@@ -377,9 +372,6 @@ func (m *Machine) lose(h *host) {
 
 // shut keeps clients out until the next Open.
 func (m *Machine) shut() {
-	if m.gate != open {
-		return // it is shut, and hold counts from then
-	}
 	if m.cfg.Hold < 0 {
 		m.gate = refused
 		m.do(Refuse{})

@@ -145,6 +145,14 @@ func TestLifeOfARelay(t *testing.T) {
 			want:   "1ms switch 1 start >a | 1ms open 1 a | 40s stalled 29.9s",
 		},
 		{
+			name:   "an answer from before a stop elects nobody",
+			cfg:    Config{Checks: []Check{tcp, script}},
+			hosts:  []string{"a: silent", "b: up; 500ms sick"},
+			asleep: []interval{{200 * time.Millisecond, 30 * time.Second}},
+			end:    32 * time.Second,
+			want:   "30s stalled 29.8s | 31s nobody, 1s",
+		},
+		{
 			name:   "a stop does not use up the hold",
 			hosts:  []string{"a: up; 9.5s refused; 65s up"},
 			asleep: []interval{{15 * time.Second, 45 * time.Second}},
@@ -180,7 +188,7 @@ func TestLifeOfARelay(t *testing.T) {
 		{
 			name:  "sticky: the old primary's return changes nothing",
 			hosts: []string{"a: up; 9.5s refused; 15s up", "b: up"},
-			end:   time.Hour,
+			end:   10 * time.Minute,
 			want:  "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s switch 2 failover a>b | 10.202s open 2 b",
 		},
 		{
@@ -190,6 +198,41 @@ func TestLifeOfARelay(t *testing.T) {
 			end:   12 * time.Second,
 			want:  "51ms switch 1 start >a | 51ms open 1 a | 10.201s lost a | 10.201s hold | 11.252s switch 2 failover a>c | 11.252s open 2 c",
 		},
+		{
+			name:  "a script that began 30ms before the election is an answer",
+			cfg:   Config{Checks: []Check{tcp, {Name: "script", Script: true, Interval: 10170 * time.Millisecond}}},
+			hosts: []string{"a: up; 9.5s refused", "b: up"},
+			end:   12 * time.Second,
+			want:  "51ms switch 1 start >a | 51ms open 1 a | 10.201s lost a | 10.201s hold | 10.221s switch 2 failover a>b | 10.221s open 2 b",
+		},
+		{
+			name:  "a script that began 150ms before the election has to run again",
+			cfg:   Config{Checks: []Check{tcp, {Name: "script", Script: true, Interval: 10050 * time.Millisecond}}},
+			hosts: []string{"a: up; 9.5s refused", "b: lazy"},
+			end:   12 * time.Second,
+			want:  "51ms switch 1 start >a | 51ms open 1 a | 10.201s lost a | 10.201s hold | 10.651s switch 2 failover a>b | 10.651s open 2 b",
+		},
+		{
+			name:  "a script that has just failed and is being ended runs again when it is gone",
+			cfg:   Config{Checks: []Check{tcp, {Name: "script", Script: true, Interval: 10140 * time.Millisecond, Timeout: 55 * time.Millisecond}}},
+			hosts: []string{"a: up; 9.5s refused", "b: up; 10.1s stuck; 10.18s up"},
+			end:   14 * time.Second,
+			want:  "51ms switch 1 start >a | 51ms open 1 a | 10.201s lost a | 10.201s hold | 12.201s nobody, 1s | 12.246s switch 2 failover a>b | 12.246s open 2 b",
+		},
+		{
+			name:  "a script that has to wait for longer than a round is not asked to wait again",
+			cfg:   Config{Checks: []Check{tcp, script}},
+			hosts: []string{"a: late15s"},
+			end:   time.Minute,
+			want:  "10s nobody, 1s | 15.501s switch 1 start >a | 15.501s open 1 a",
+		},
+		{
+			name:  "a host that passes while a round is waited out is chosen",
+			cfg:   Config{Checks: []Check{tcp, script}},
+			hosts: []string{"a: late15s", "b: late10s"},
+			end:   time.Minute,
+			want:  "10s nobody, 1s | 11.501s switch 1 start >b | 11.501s open 1 b",
+		},
 
 		// Nobody is usable.
 		{
@@ -198,6 +241,12 @@ func TestLifeOfARelay(t *testing.T) {
 			hosts: []string{"a: refused"},
 			end:   18 * time.Second,
 			want:  "1ms nobody, 1s | 1.002s nobody, 2s | 3.003s nobody, 4s | 7.004s nobody, 5s | 12.005s nobody, 5s | 17.006s nobody, 5s",
+		},
+		{
+			name:  "each failover begins with a short wait",
+			hosts: []string{"a: refused; 10.05s up; 20s refused"},
+			end:   24 * time.Second,
+			want:  "1ms nobody, 1s | 1.002s nobody, 2s | 3.003s nobody, 4s | 7.004s nobody, 8s | 10.104s switch 1 start >a | 10.104s open 1 a | 20.304s lost a | 20.304s hold | 20.305s nobody, 1s | 21.306s nobody, 2s | 23.307s nobody, 4s",
 		},
 		{
 			name:  "a port that opens ends the wait, however long it is",
@@ -255,6 +304,25 @@ func TestLifeOfARelay(t *testing.T) {
 			want:    "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s switch 2 failover a>b | 15.203s switch 3 failover b>c | 20.201s refuse | 25.203s open 3 c",
 		},
 		{
+			name:    "the elect dies and comes back while its triggers run: it is chosen anew",
+			hosts:   []string{"a: up; 9.5s refused", "b: up; 12.5s refused; 14s up"},
+			trigger: func(s Switch) (time.Duration, error) { return time.Duration(s.Epoch-1) * 8 * time.Second, nil },
+			end:     time.Minute,
+			want:    "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s switch 2 failover a>b | 18.203s switch 3 reselect b>b | 20.201s refuse | 34.203s open 3 b",
+		},
+		{
+			name:  "abort: a host that was put aside is a candidate again when another one serves",
+			hosts: []string{"a: up", "b: up; 9.5s refused"},
+			trigger: func(s Switch) (time.Duration, error) {
+				if s.Epoch == 1 {
+					return 0, errScript
+				}
+				return 0, nil
+			},
+			end:  time.Minute,
+			want: "1ms switch 1 start >a | 2ms switch 2 failover a>b | 2ms open 2 b | 10.202s lost b | 10.202s hold | 10.203s switch 3 failover b>a | 10.203s open 3 a",
+		},
+		{
 			name:  "abort: a failed trigger puts the host aside",
 			hosts: []string{"a: up", "b: up"},
 			trigger: func(s Switch) (time.Duration, error) {
@@ -285,14 +353,14 @@ func TestLifeOfARelay(t *testing.T) {
 			name:  "failback after the preferred host has been up for a minute",
 			cfg:   Config{Failback: time.Minute},
 			hosts: []string{"a: refused; 10.5s up", "b: up"},
-			end:   time.Hour,
+			end:   10 * time.Minute,
 			want:  "1ms switch 1 start >b | 1ms open 1 b | 1m12.002s hold | 1m12.002s switch 2 failback b>a | 1m12.002s open 2 a",
 		},
 		{
 			name:  "a break starts the minute anew",
 			cfg:   Config{Failback: time.Minute},
 			hosts: []string{"a: refused; 10.5s up; 40.5s refused; 50.5s up", "b: up"},
-			end:   time.Hour,
+			end:   10 * time.Minute,
 			want:  "1ms switch 1 start >b | 1ms open 1 b | 1m52.202s hold | 1m52.202s switch 2 failback b>a | 1m52.202s open 2 a",
 		},
 		{
@@ -301,6 +369,13 @@ func TestLifeOfARelay(t *testing.T) {
 			hosts: []string{"a: refused; 10.5s up; 22.0005s refused; 22.9s up", "b: up"},
 			end:   40 * time.Second,
 			want:  "1ms switch 1 start >b | 1ms open 1 b | 22.002s declined a | 32.003s hold | 32.003s switch 2 failback b>a | 32.003s open 2 a",
+		},
+		{
+			name:  "a host that is suspected is not asked for the failback",
+			cfg:   Config{Failback: 10 * time.Second, Fall: 100},
+			hosts: []string{"a: refused; 10.5s up; 21.95s refused; 22.95s up", "b: up"},
+			end:   40 * time.Second,
+			want:  "1ms switch 1 start >b | 1ms open 1 b | 23.002s hold | 23.002s switch 2 failback b>a | 23.002s open 2 a",
 		},
 		{
 			name: "abort at a failback goes back to the other and does not try again at once",

@@ -23,6 +23,7 @@ type world struct {
 	clients bool          // connect to the primary every 5ms, and report what fails
 	connect time.Duration // when the next one does
 	asleep  []interval
+	lag     time.Duration // how much later than it asks the machine is woken
 
 	facts   bool // record facts about hosts and checks, too
 	story   []string
@@ -33,6 +34,7 @@ type world struct {
 	primary string // who clients are let through to
 	waiting bool   // on hold
 	epoch   uint64
+	lost    Lost
 }
 
 // spell is how a host behaves from a moment on.
@@ -146,6 +148,11 @@ func (w *world) outcome(host, check string, timeout time.Duration) (time.Duratio
 			return scriptTime, fail(errScript)
 		case "stuck", "undead": // and 2s until it is killed, or for ever
 			return timeout, Result{Running: true, Err: errTimeout}
+		case "late10s", "late15s": // it waits for its turn
+			d, _ := time.ParseDuration(kind[4:])
+			return d + 500*time.Millisecond, Result{OK: true}
+		case "lazy":
+			return 300 * time.Millisecond, Result{OK: true}
 		case "nofork":
 			return 0, Result{Local: true, Err: errors.New("resource temporarily unavailable")}
 		}
@@ -180,8 +187,8 @@ func (w *world) play(end time.Duration) *world {
 		if wake <= w.now {
 			w.tb.Fatalf("at %v: asks to be woken at %v, which is over", w.now, wake)
 		}
-		next, ev := wake, Event(Tick{})
-		if len(w.coming) > 0 && w.coming[0].at <= wake {
+		next, ev := wake+w.lag, Event(Tick{})
+		if len(w.coming) > 0 && w.coming[0].at <= next {
 			next, ev = w.coming[0].at, w.coming[0].ev
 		}
 		if w.clients && w.connect < next {
@@ -307,6 +314,7 @@ func (w *world) act(a Action) {
 		w.primary, w.waiting = a.Host, false
 		w.tell("open %d %s", a.Epoch, a.Host)
 	case Lost:
+		w.lost = a
 		w.tell("lost %s", a.Host)
 	case RoundFailed:
 		w.tell("nobody, %v", a.Wait)
