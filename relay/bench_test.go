@@ -1,0 +1,187 @@
+package relay
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"testing"
+)
+
+// What the relay costs, beside what the standard library does for free and
+// beside no proxy at all. Client, proxy and host share one machine and its
+// loopback, so the figures say nothing about a network; bench/ has the rest.
+
+// benchPairs are the ways from a client to a host.
+var benchPairs = []struct {
+	name string
+	pair func(b *testing.B) (client, host *net.TCPConn)
+}{
+	{"relay", func(b *testing.B) (client, host *net.TCPConn) {
+		b.Helper()
+		r, hosts := startPairs(b, Config{})
+		client, host = r.pair(hosts)
+		return client, host
+	}},
+	{"stdlib", func(b *testing.B) (client, host *net.TCPConn) {
+		b.Helper()
+		client, front := tcpPair(b)
+		back, host := tcpPair(b)
+		go io.Copy(front, back)
+		go io.Copy(back, front)
+		return client, host
+	}},
+	{"direct", func(b *testing.B) (client, host *net.TCPConn) {
+		b.Helper()
+		return tcpPair(b)
+	}},
+}
+
+// tcpPair returns both ends of one loopback connection.
+func tcpPair(tb testing.TB) (a, b *net.TCPConn) {
+	tb.Helper()
+	ln := listen(tb, "127.0.0.1:0")
+	defer ln.Close()
+	a = dialTo(tb, ln.Addr().String())
+	c, err := ln.Accept()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { c.Close() })
+	return a, c.(*net.TCPConn)
+}
+
+// BenchmarkEcho is one message there and back.
+func BenchmarkEcho(b *testing.B) {
+	for _, size := range []int{64, 1 << 10, 16 << 10} {
+		for _, way := range benchPairs {
+			b.Run(fmt.Sprintf("size=%d/impl=%s", size, way.name), func(b *testing.B) {
+				client, host := way.pair(b)
+				done := answer(host, size)
+				message := make([]byte, size)
+				b.SetBytes(int64(2 * size))
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := client.Write(message); err != nil {
+						b.Fatal(err)
+					}
+					if _, err := io.ReadFull(client, message); err != nil {
+						b.Fatal(err)
+					}
+				}
+				client.Close()
+				<-done
+			})
+		}
+	}
+}
+
+// answer sends every message of that size back.
+func answer(c *net.TCPConn, size int) (done chan struct{}) {
+	done = make(chan struct{})
+	message := make([]byte, size)
+	go func() {
+		defer close(done)
+		for {
+			if _, err := io.ReadFull(c, message); err != nil {
+				return
+			}
+			if _, err := c.Write(message); err != nil {
+				return
+			}
+		}
+	}()
+	return done
+}
+
+// BenchmarkBulk is one direction, as fast as it goes.
+func BenchmarkBulk(b *testing.B) {
+	const piece = 256 << 10
+	for _, way := range benchPairs {
+		b.Run("impl="+way.name, func(b *testing.B) {
+			client, host := way.pair(b)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				sink := make([]byte, piece)
+				for {
+					if _, err := host.Read(sink); err != nil {
+						return
+					}
+				}
+			}()
+			message := make([]byte, piece)
+			b.SetBytes(piece)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := client.Write(message); err != nil {
+					b.Fatal(err)
+				}
+			}
+			client.Close()
+			<-done
+		})
+	}
+}
+
+// BenchmarkConnect is a connection with a message there and back.
+func BenchmarkConnect(b *testing.B) {
+	r := start(b, Config{})
+	h := newHost(b, echo)
+	r.open(1, h.addr)
+	for _, way := range []struct{ name, addr string }{{"relay", r.addr}, {"direct", h.addr}} {
+		b.Run("impl="+way.name, func(b *testing.B) {
+			b.ReportAllocs()
+			message := make([]byte, 64)
+			for b.Loop() {
+				c, err := net.Dial("tcp", way.addr)
+				if err != nil {
+					b.Fatal(err)
+				}
+				c.Write(message)
+				if _, err := io.ReadFull(c, message); err != nil {
+					b.Fatal(err)
+				}
+				reset(c.(*net.TCPConn)) // or the ports run out
+			}
+		})
+	}
+}
+
+// Nothing is allocated for a message, small or large. Not in parallel: the
+// count is that of the whole process.
+func TestMessagesAllocateNothing(t *testing.T) {
+	r, hosts := startPairs(t, Config{})
+	for _, size := range []int{64, 200 << 10} {
+		client, host := r.pair(hosts)
+		done := answer(host, size)
+		message := make([]byte, size)
+		send := make(chan struct{})
+		go func() {
+			for range send {
+				client.Write(message)
+			}
+		}()
+		back := make([]byte, size)
+		exchange := func(times int) {
+			for range times {
+				send <- struct{}{}
+				if _, err := io.ReadFull(client, back); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		exchange(50) // buffers and pipes are made
+		const times = 500
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		exchange(times)
+		runtime.ReadMemStats(&after)
+		if n := after.Mallocs - before.Mallocs; n > times/10 {
+			t.Errorf("%d messages of %d bytes: %d allocations, want none", times, size, n)
+		}
+		close(send)
+		client.Close()
+		<-done
+	}
+}

@@ -1,0 +1,212 @@
+//go:build !linux || portable
+
+package relay
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What the portable engine does in its own way. All else that a relay must do is
+// tested for both engines alike.
+
+// A client that resets while its host is stuck is noticed, although nothing can
+// be read from it: its host goes too.
+func TestResetBehindStuckHost(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	ends := make(chan error, 1)
+	var r *testRelay
+	h := newHost(t, func(c *net.TCPConn) {
+		io.WriteString(c, "x")
+		<-release
+		_, err := io.Copy(io.Discard, c)
+		ends <- err
+	})
+	r = start(t, Config{})
+	r.open(1, h.addr)
+	c := r.dial()
+	readSome(t, c, 1)
+	c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+	io.Copy(c, endlessZeros{}) // until all buffers are full
+	reset(c)
+	waitFor(t, "the connection to be given up", func() bool { return r.Stats().Reset == 1 })
+	close(release)
+	if err := <-ends; !isReset(err) {
+		t.Errorf("the host saw %v, want a reset", err)
+	}
+}
+
+type endlessZeros struct{}
+
+func (endlessZeros) Read(b []byte) (int, error) { return len(b), nil }
+
+// A host that has ended its stream has said something: its client is not moved.
+func TestHostThatEndedIsNotLeft(t *testing.T) {
+	t.Parallel()
+	r := start(t, Config{})
+	r.open(1, newHost(t, func(c *net.TCPConn) {
+		c.CloseWrite()
+		io.Copy(io.Discard, c)
+	}).addr)
+	c := r.dial()
+	if rest, err := io.ReadAll(c); err != nil || len(rest) != 0 {
+		t.Fatalf("read %q, %v, want a clean end", rest, err)
+	}
+	r.Hold()
+	if f := r.Fence(t.Context(), 2, 0); f != (Fenced{Reset: 1}) {
+		t.Errorf("Fence: %+v, want one reset", f)
+	}
+}
+
+// What a host did not take goes to the next one, behind a new PROXY header, and
+// the client's own header tells who it is.
+func TestKeptBytesBehindProxyHeader(t *testing.T) {
+	t.Parallel()
+	const header = "PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n"
+	next := make(chan string, 1)
+	second := newHost(t, func(c *net.TCPConn) {
+		all, _ := io.ReadAll(c)
+		next <- string(all)
+	})
+	r := start(t, Config{AcceptProxy: true, SendProxy: 1})
+	r.open(1, closed(t))
+	c := r.dial()
+	for _, piece := range []string{header[:9], header[9:] + "he", "llo"} {
+		io.WriteString(c, piece)
+		time.Sleep(20 * time.Millisecond)
+	}
+	waitFor(t, "the client to be held", func() bool { return r.Waiting().Held == 1 })
+	c.CloseWrite()
+	r.open(2, second.addr)
+	if got := <-next; got != header+"hello" {
+		t.Errorf("the next host got %q, want %q", got, header+"hello")
+	}
+	waitFor(t, "the count", func() bool { return r.Stats().Finished == 1 })
+	if s := r.Stats(); s.Sent != uint64(len("hello")) {
+		t.Errorf("%d bytes were counted, want those of the client only", s.Sent)
+	}
+
+	bad := r.dial()
+	io.WriteString(bad, "GET / HTTP/1.1\r\n\r\n")
+	if _, err := bad.Read(make([]byte, 1)); !isReset(err) {
+		t.Errorf("a client without a header saw %v, want a reset", err)
+	}
+	waitFor(t, "the count", func() bool { s := r.Stats(); return s.Denied == 1 && s.Accepted == 1 })
+}
+
+// A socket that somebody else made cannot be made again: while the relay refuses,
+// its clients are reset.
+func TestAdoptedSocketRefuses(t *testing.T) {
+	t.Parallel()
+	c, err := claimTCP(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, Config{Listen: []string{}, Sockets: []int{c.fd}})
+	if _, err := net.Dial("tcp", r.addr); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("before Open: %v, want refused", err)
+	}
+	h := newHost(t, greet("x"))
+	for epoch := uint64(1); epoch < 4; epoch++ {
+		r.open(epoch, h.addr)
+		readSome(t, r.dial(), 1)
+		r.Hold()
+		waits := r.dial()
+		r.Refuse()
+		for _, c := range []*net.TCPConn{waits, nil} {
+			if c == nil {
+				again, err := net.Dial("tcp", r.addr)
+				if isReset(err) {
+					continue
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				c = again.(*net.TCPConn)
+				defer c.Close()
+			}
+			c.SetDeadline(time.Now().Add(patience))
+			if _, err := c.Read(make([]byte, 1)); !isReset(err) {
+				t.Errorf("while refusing a client saw %v, want a reset", err)
+			}
+		}
+	}
+}
+
+// An address that somebody has taken while the relay refused is an error of
+// Open, and can be had again later.
+func TestLostAddress(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	r := start(t, Config{Listen: []string{"unix:" + path}})
+	h := newHost(t, greet("x"))
+	serves := func() {
+		t.Helper()
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(patience))
+		readSome(t, c, 1)
+	}
+	r.open(1, h.addr)
+	serves()
+	os.Remove(path)
+	thief, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Refuse()
+	if _, err := r.Open(2, h.addr); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), path) {
+		t.Errorf("Open: %v, want address in use, with the address", err)
+	}
+	thief.Close()
+	r.open(3, h.addr)
+	serves()
+	r.Refuse()
+	if _, err := net.Dial("unix", path); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("while refusing: %v, want refused", err)
+	}
+	r.open(4, h.addr)
+	serves()
+}
+
+// The limit holds over all listeners together, and who comes then waits in the
+// queue.
+func TestLimitOverListeners(t *testing.T) {
+	t.Parallel()
+	r := start(t, Config{Listen: []string{"127.0.0.1:0", "127.0.0.1:0"}, MaxConnections: 2})
+	r.open(1, newHost(t, greet("x")).addr)
+	var clients []*net.TCPConn
+	for k := range 8 {
+		clients = append(clients, dialTo(t, r.Addrs()[k%2].String()))
+	}
+	for len(clients) > 0 {
+		waitFor(t, "two to be let in", func() bool { return r.Stats().Live == min(2, uint64(len(clients))) })
+		if s := r.Stats(); s.Live > 2 {
+			t.Fatalf("%d connections are open, want 2 at most", s.Live)
+		}
+		waitFor(t, "one of them to be served", func() bool {
+			for k, c := range clients {
+				c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+				if n, _ := c.Read(make([]byte, 1)); n == 1 {
+					c.Close()
+					clients = append(clients[:k], clients[k+1:]...)
+					return true
+				}
+			}
+			return false
+		})
+	}
+	waitFor(t, "all to be over", func() bool { s := r.Stats(); return s.Accepted == 8 && s.Live == 0 })
+}

@@ -1,0 +1,28 @@
+//go:build !linux
+
+package relay
+
+import (
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// acked waits until the other end's kernel has taken all that was written to c,
+// as far as that can be known here.
+func acked(tb testing.TB, _ *net.TCPConn) {
+	tb.Helper()
+	time.Sleep(200 * time.Millisecond)
+}
+
+// dup returns a descriptor of f that is nobody's.
+func dup(tb testing.TB, f *os.File) int {
+	tb.Helper()
+	fd, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return fd
+}

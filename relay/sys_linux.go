@@ -1,0 +1,230 @@
+//go:build !portable
+
+package relay
+
+import (
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Each function here is one system call under the name of its manual page,
+// with the flags that the engine always wants and EINTR retried inside.
+//
+// All but epollWait with a timeout are calls that cannot block, so they go
+// through RawSyscall and the Go scheduler never hears of them. A zero Errno
+// means success.
+
+// errAgain is what a call on a socket that is not ready answers.
+const errAgain = unix.EAGAIN
+
+// recv reads from a socket; see recv(2).
+func recv(fd int32, p []byte, flags int) (int, unix.Errno) {
+	for {
+		n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), uintptr(flags), 0, 0)
+		if e != unix.EINTR {
+			return int(n), e
+		}
+	}
+}
+
+// send writes to a socket and never raises SIGPIPE; see send(2).
+func send(fd int32, p []byte, flags int) (int, unix.Errno) {
+	for {
+		n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), uintptr(flags|unix.MSG_NOSIGNAL), 0, 0)
+		if e != unix.EINTR {
+			return int(n), e
+		}
+	}
+}
+
+// splice moves up to n bytes between a pipe and a socket without copying them
+// to user space; see splice(2). Never SPLICE_F_MORE: it holds the last segment
+// of an answer back for up to 200 ms.
+func splice(from, to int32, n int) (int, unix.Errno) {
+	for {
+		r, _, e := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		if e != unix.EINTR {
+			return int(r), e
+		}
+	}
+}
+
+// accept4 takes one connection from a listening socket; see accept(2).
+func accept4(fd int32) (int32, unix.Errno) {
+	for {
+		n, _, e := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+		if e != unix.EINTR {
+			return int32(n), e
+		}
+	}
+}
+
+// socket makes a non-blocking stream socket; see socket(2). Protocol 0 is
+// plain TCP: Multipath TCP sockets cannot splice.
+func socket(family int) (int32, unix.Errno) {
+	n, _, e := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	return int32(n), e
+}
+
+// connect begins a connection; see connect(2). EINPROGRESS is the usual answer.
+func connect(fd int32, to *sockaddr) unix.Errno {
+	for {
+		_, _, e := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// bind claims an address; see bind(2).
+func bind(fd int32, to *sockaddr) unix.Errno {
+	_, _, e := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
+	return e
+}
+
+// disconnect is connect(2) with AF_UNSPEC: it resets an established TCP
+// connection at once. Unlike close(2) with SO_LINGER 0 it does so even while a
+// process that is being forked still holds a copy of the descriptor.
+func disconnect(fd int32) {
+	none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
+}
+
+// shutdown ends one or both directions; see shutdown(2).
+func shutdown(fd int32, how int) unix.Errno {
+	_, _, e := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), uintptr(how), 0)
+	return e
+}
+
+// closeFd gives a descriptor back; see close(2). It is not retried: Linux has
+// freed the descriptor whatever it answers.
+func closeFd(fd int32) {
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)
+}
+
+// setsockopt sets an integer option; see setsockopt(2). The options set here
+// cannot fail on a socket of the right family, and none is worth a connection.
+func setsockopt(fd int32, level, name, value int) {
+	_ = unix.SetsockoptInt(int(fd), level, name, value)
+}
+
+// socketError takes the pending error of a socket (SO_ERROR).
+func socketError(fd int32) unix.Errno {
+	v, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return unix.EBADF
+	}
+	return unix.Errno(v)
+}
+
+// unsent says how many bytes written to a socket its peer has not taken yet
+// (SIOCOUTQ; see tcp(7)).
+func unsent(fd int32) int {
+	n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// atMark says whether the next byte to read is the urgent one (SIOCATMARK; see
+// tcp(7)).
+func atMark(fd int32) bool {
+	n, err := unix.IoctlGetInt(int(fd), unix.SIOCATMARK)
+	return err == nil && n != 0
+}
+
+// epollAdd registers fd once, for all that can happen to it, edge-triggered;
+// see epoll_ctl(2).
+func epollAdd(ep int, fd int32, events uint32, tag tag) unix.Errno {
+	ev := unix.EpollEvent{Events: events, Fd: tag.slot, Pad: tag.gen}
+	return errno(unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, int(fd), &ev))
+}
+
+// epollDel takes fd out; see epoll_ctl(2).
+func epollDel(ep int, fd int32) {
+	_ = unix.EpollCtl(ep, unix.EPOLL_CTL_DEL, int(fd), nil)
+}
+
+// epollWait collects what happened; see epoll_pwait(2), which every Linux port
+// has. With a timeout of 0 it cannot block and stays a raw call; otherwise the
+// Go scheduler must know that this thread sleeps, or the garbage collector
+// would wait for it.
+func epollWait(ep int, events []unix.EpollEvent, timeoutMS int) (int, unix.Errno) {
+	p := unsafe.Pointer(unsafe.SliceData(events))
+	if timeoutMS == 0 {
+		n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(p), uintptr(len(events)), 0, 0, 0)
+		return int(n), e
+	}
+	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(p), uintptr(len(events)), uintptr(timeoutMS), 0, 0)
+	return int(n), e
+}
+
+// schedYield lets another thread have the processor; see sched_yield(2).
+func schedYield() {
+	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+}
+
+func errno(err error) unix.Errno {
+	if err == nil {
+		return 0
+	}
+	if e, ok := err.(unix.Errno); ok { //nolint:errorlint // x/sys/unix returns bare Errno values
+		return e
+	}
+	return unix.EINVAL
+}
+
+// sockaddr is an address in the form that connect(2) wants.
+type sockaddr struct {
+	raw    unix.RawSockaddrAny
+	len    uint32
+	family int
+	text   string
+	// ephemeral is true for a loopback port that the system may also hand out
+	// as a source port: a connect to it can meet itself.
+	ephemeral bool
+}
+
+// inetAddr is the sockaddr of an IP address and port; scope is the interface
+// index of a link-local IPv6 address.
+func inetAddr(ap netip.AddrPort, scope uint32) sockaddr {
+	s := sockaddr{text: ap.String()}
+	port := [2]byte{byte(ap.Port() >> 8), byte(ap.Port())}
+	if a := ap.Addr().Unmap(); a.Is4() {
+		p := (*unix.RawSockaddrInet4)(unsafe.Pointer(&s.raw))
+		p.Family = unix.AF_INET
+		p.Port = *(*uint16)(unsafe.Pointer(&port))
+		p.Addr = a.As4()
+		s.len, s.family = unix.SizeofSockaddrInet4, unix.AF_INET
+		return s
+	}
+	p := (*unix.RawSockaddrInet6)(unsafe.Pointer(&s.raw))
+	p.Family = unix.AF_INET6
+	p.Port = *(*uint16)(unsafe.Pointer(&port))
+	p.Addr = ap.Addr().As16()
+	p.Scope_id = scope
+	s.len, s.family = unix.SizeofSockaddrInet6, unix.AF_INET6
+	return s
+}
+
+// unixAddr is the sockaddr of a socket file.
+func unixAddr(path string) (sockaddr, bool) {
+	s := sockaddr{text: "unix:" + path, family: unix.AF_UNIX}
+	p := (*unix.RawSockaddrUnix)(unsafe.Pointer(&s.raw))
+	if path == "" || len(path) >= len(p.Path) {
+		return s, false
+	}
+	p.Family = unix.AF_UNIX
+	for i := range len(path) {
+		p.Path[i] = int8(path[i])
+	}
+	s.len = uint32(unsafe.Offsetof(p.Path)) + uint32(len(path)) + 1
+	if path[0] == '@' { // the abstract namespace; see unix(7)
+		p.Path[0] = 0
+		s.len--
+	}
+	return s, true
+}
