@@ -1,0 +1,105 @@
+package failover
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"understudy/selector"
+)
+
+// act carries out one action of the machine, or records one fact.
+func (c *Conductor) act(ctx context.Context, a selector.Action) {
+	switch a := a.(type) {
+	case selector.StartCheck:
+		job := c.job(a)
+		c.tasks.Go(func() { c.check(ctx, job) })
+	case selector.Hold:
+		c.shut()
+		c.cfg.Gate.Hold()
+	case selector.Refuse:
+		c.shut()
+		waiting := c.cfg.Gate.Refuse()
+		c.log.Warn("clients are refused", "queued", waiting.Queued, "held", waiting.Held, "after", since(c.shutAt))
+	case selector.Switch:
+		c.alarmed = false
+		c.log.Info("host elected", "host", a.Host, "old", a.Old, "event", string(a.Kind), "epoch", a.Epoch, "reason", a.Reason)
+		c.tasks.Go(func() {
+			err := c.perform(ctx, a)
+			c.report(ctx, selector.Switched{Epoch: a.Epoch, Err: err})
+		})
+	case selector.Open:
+		c.opening, c.openAt = &a, time.Time{}
+	case selector.HostChanged:
+		c.hostChanged(a)
+	case selector.Suspected:
+		c.log.Warn("host suspected", "host", a.Host, "check", a.Check, "error", a.Err)
+	case selector.Cleared:
+		c.log.Info("suspicion cleared", "host", a.Host, "check", a.Check)
+	case selector.Lost:
+		c.log.Warn("primary lost", "host", a.Host, "epoch", a.Epoch, "after", a.After.Round(100*time.Microsecond), "reason", a.Reason)
+	case selector.RoundFailed:
+		c.roundFailed(a)
+	case selector.Declined:
+		c.log.Warn("planned change declined", "host", a.Host, "event", string(a.Kind), "reason", a.Reason)
+	case selector.Stalled:
+		c.log.Warn("the program was stalled, all hosts are checked again", "delay", a.For.Round(time.Millisecond))
+	}
+}
+
+// shut notes since when clients are kept out, and that the gate stays shut.
+func (c *Conductor) shut() {
+	if c.shutAt.IsZero() {
+		c.shutAt = time.Now()
+	}
+	c.opening = nil
+}
+
+// reopen opens the gate if that is what is asked for. It is tried again when
+// it fails, because the host is ready and only this side is not.
+func (c *Conductor) reopen() {
+	if c.opening == nil || time.Now().Before(c.openAt) {
+		return
+	}
+	waiting, err := c.cfg.Gate.Open(c.opening.Epoch, c.opening.Host)
+	if err != nil {
+		c.openAt = time.Now().Add(openRetry)
+		c.log.Error("relay does not open", "host", c.opening.Host, "epoch", c.opening.Epoch, "delay", openRetry, "error", err)
+		return
+	}
+	fields := []any{"host", c.opening.Host, "epoch", c.opening.Epoch, "queued", waiting.Queued, "held", waiting.Held}
+	if !c.shutAt.IsZero() {
+		fields = append(fields, "shut-for", since(c.shutAt))
+	}
+	c.log.Info("relay open", fields...)
+	c.opening, c.shutAt, c.openAt = nil, time.Time{}, time.Time{}
+}
+
+func (c *Conductor) hostChanged(a selector.HostChanged) {
+	fields := []any{"host", a.Host, "from", a.From.String(), "to", a.To.String(), "check", a.Check}
+	if a.Err != nil {
+		fields = append(fields, "error", a.Err)
+	}
+	if a.To == selector.Unknown {
+		c.log.Debug("host changed state", fields...) // on its way up
+		return
+	}
+	c.log.Info("host changed state", fields...)
+}
+
+func (c *Conductor) roundFailed(a selector.RoundFailed) {
+	reasons := make([]string, len(a.Hosts))
+	for i, h := range a.Hosts {
+		reasons[i] = h.Host + ": " + h.Reason
+	}
+	fields := []any{"delay", a.Wait, "reason", strings.Join(reasons, "; ")}
+	if c.alarmed {
+		c.log.Warn("still no host is usable", fields...)
+		return
+	}
+	c.alarmed = true
+	c.log.Error("no host is usable", fields...)
+}
+
+// since rounds to what a reader cares about.
+func since(t time.Time) time.Duration { return time.Since(t).Round(100 * time.Microsecond) }
