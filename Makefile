@@ -2,7 +2,7 @@
 GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-VULN     := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+VULN     := golang.org/x/vuln/cmd/govulncheck@v1.2.0
 FUZZTIME ?= 30s
 
 export CGO_ENABLED = 0
@@ -54,7 +54,7 @@ test-deps: ## install what the tests want from Debian, as far as it is missing
 
 .PHONY: lint
 lint: ## golangci-lint, with the rules of .golangci.yml
-	$(GO) run $(LINT) run ./...
+	$(GO) run $(LINT) run --allow-parallel-runners ./...
 
 .PHONY: vuln
 vuln: ## look for known vulnerabilities in what is linked

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"understudy/health"
+)
+
+// askTimeout is how long a verdict may take in all: longer than it takes by
+// the settings' limits, shorter than a person or a HEALTHCHECK would wait.
+const askTimeout = 10 * time.Second
+
+// askHealth asks for one verdict and says by its exit status whether it is
+// good. It is made for HEALTHCHECK lines, which have no curl.
+func askHealth(ctx context.Context, line line, stdout, stderr io.Writer) int {
+	target := "/ping"
+	if len(line.args) > 0 {
+		target = line.args[0]
+	}
+	if strings.HasPrefix(target, "/") {
+		base, err := line.verdictAddress()
+		if err != nil {
+			return usage(stderr, err)
+		}
+		target = base + target
+	} else if !strings.HasPrefix(target, "http://") && !strings.HasPrefix(target, "https://") {
+		return usage(stderr, fmt.Errorf("health: %q is neither an http URL nor a path", target))
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	answer, err := health.Ask(ctx, target)
+	if err != nil {
+		fmt.Fprintf(stderr, "understudy: %v\n", err)
+		return exitFailed
+	}
+	fmt.Fprintln(stdout, answer)
+	return exitDone
+}
+
+// verdictAddress is the URL of the listener that the settings name, without a
+// path. The other settings do not matter here, right or wrong.
+func (l line) verdictAddress() (string, error) {
+	_, values, _ := l.settings(0)
+	for _, v := range values {
+		if v.Flag != "http" || v.Text == "" {
+			continue
+		}
+		host, port, err := net.SplitHostPort(v.Text)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", v.Origin.Name, err)
+		}
+		if ip := net.ParseIP(host); host == "" || ip.IsUnspecified() {
+			host = "localhost" // it listens everywhere, IPv4 or IPv6
+		}
+		return "http://" + net.JoinHostPort(host, port), nil
+	}
+	return "", errors.New("health: a path alone needs --http or HTTP, the address to ask at")
+}

@@ -1,0 +1,73 @@
+// Command understudy relays TCP connections to the primary among several
+// hosts, fails over when it goes away, and answers health verdicts over HTTP.
+//
+// This file says what happens with a command line; serve.go what happens when
+// the program runs. Each verb has a file of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"understudy/config"
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// The exit statuses are part of the interface.
+const (
+	exitDone   = 0 // ended as asked
+	exitFailed = 1 // failed at run time
+	exitUsage  = 2 // wrong usage or configuration
+)
+
+// run does what args ask for and returns the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	line, err := parseLine(args)
+	if err != nil {
+		return usage(stderr, err)
+	}
+	switch {
+	case line.help:
+		line.writeHelp(stdout)
+		return exitDone
+	case line.version:
+		return printVersion(ctx, line, stdout, stderr)
+	}
+	return line.verb.run(ctx, line, stdout, stderr)
+}
+
+// settings makes the settings of a command line and the environment.
+func (l line) settings(sockets int) (config.Settings, []config.Value, error) {
+	return config.Load(config.Given{Flags: l.flags, Environ: os.Environ(), Sockets: sockets})
+}
+
+// usage reports every problem in err, one a line, and returns the exit status.
+func usage(stderr io.Writer, err error) int {
+	if errors.Is(err, config.ErrNothing) {
+		fmt.Fprint(stderr, shortUsage)
+		return exitUsage
+	}
+	for problem := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(stderr, "understudy: %s\n", problem)
+	}
+	fmt.Fprintln(stderr, "Try 'understudy --help'.")
+	return exitUsage
+}
+
+const shortUsage = `usage: understudy --port N --hosts HOST:PORT,HOST:PORT... [flags]
+
+Needed are a place to listen and hosts to relay to, as flags or as variables:
+  -p, --port N      or PORT     listen on this port (or -b, --bind ADDR, or BIND)
+  -H, --hosts LIST  or HOSTS    hosts in order of preference
+
+or an HTTP address and ports to answer for: --http ADDR --lport N.
+
+Try 'understudy demo' to see it work, 'understudy --help' for everything.
+`
