@@ -75,5 +75,9 @@ cross: ## vet for other systems and machines
 	GOOS=linux GOARCH=386 $(GO) vet ./...
 	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
 
+.PHONY: bench
+bench: ## compare with HAProxy and nginx (about 80 minutes; BENCH=-quick tries it)
+	$(GO) build -o bin/bench ./bench && bin/bench $(BENCH)
+
 .PHONY: check
 check: lint test cross ## what to run before a commit

@@ -1,0 +1,284 @@
+//go:build linux
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// peer is one way to get from the client to the backend.
+type peer struct {
+	name string
+	// program is what must be installed, install what installs it; both are
+	// empty for what the benchmark brings itself.
+	program, install string
+	// argv makes the command line for a proxy from listen to backend, with
+	// its files in dir. Nil means no proxy at all.
+	argv func(dir string, listen, backend netip.AddrPort) ([]string, error)
+	// descriptors is how many the proxy needs for each connection.
+	descriptors int
+}
+
+// tools holds the paths of the programs that the peers need.
+type tools struct {
+	self       string // this benchmark, where everybody may run it
+	understudy string // may be missing
+	limit      uint64 // of descriptors
+}
+
+// peers lists every peer, in the order in which they take turns. variants are
+// further runs of understudy: "name=flags".
+func peers(t tools, variants []string) ([]peer, error) {
+	list := []peer{{name: direct}}
+	for _, h := range []struct {
+		name    string
+		threads int
+		splice  bool
+	}{
+		{"haproxy-2", 2, false},
+		{"haproxy-1", 1, false},
+		{"haproxy-2-splice", 2, true},
+		{"haproxy-1-splice", 1, true},
+	} {
+		list = append(list, peer{
+			name: h.name, program: "haproxy", install: "apt-get install haproxy", descriptors: 2,
+			argv: func(dir string, listen, backend netip.AddrPort) ([]string, error) {
+				file := filepath.Join(dir, "haproxy.cfg")
+				return []string{"haproxy", "-db", "-f", file}, writeConfig(file, haproxyConfig(connectionsBelow(t.limit), h.threads, h.splice, listen, backend))
+			},
+		})
+	}
+	list = append(list,
+		peer{
+			name: "nginx-2", program: "nginx", install: "apt-get install nginx libnginx-mod-stream", descriptors: 2,
+			argv: func(dir string, listen, backend netip.AddrPort) ([]string, error) {
+				file := filepath.Join(dir, "nginx.conf")
+				return []string{"nginx", "-p", dir, "-e", "stderr", "-c", file}, writeConfig(file, nginxConfig(dir, connectionsBelow(t.limit), listen, backend))
+			},
+		},
+		peer{
+			name: "iocopy", descriptors: 6, // two sockets, and a pipe for each direction
+			argv: func(_ string, listen, backend netip.AddrPort) ([]string, error) {
+				return []string{t.self, roleNameCopy, listen.String(), backend.String()}, nil
+			},
+		},
+		understudyPeer(t, subject, nil),
+	)
+	for _, variant := range variants {
+		name, flags, found := strings.Cut(variant, "=")
+		if !found || name == "" {
+			return nil, fmt.Errorf("-variant %q: want name=flags", variant)
+		}
+		list = append(list, understudyPeer(t, name, strings.Fields(flags)))
+	}
+	return list, nil
+}
+
+func understudyPeer(t tools, name string, flags []string) peer {
+	return peer{
+		name: name, program: t.understudy, install: "go build ./cmd/understudy", descriptors: 2,
+		argv: func(_ string, listen, backend netip.AddrPort) ([]string, error) {
+			return append([]string{t.understudy, "-b", listen.String(), "-H", backend.String(), "--log-level", "warn"}, flags...), nil
+		},
+	}
+}
+
+// HAProxy reserves descriptors for all connections and pipes it may have, and
+// does not start when the limit is lower. With 900 pipes no figure runs out of
+// them, and 9,000 connections still fit under a limit of 20,000.
+const (
+	maxConnections = 9050
+	maxPipes       = 900
+	otherFiles     = 100
+)
+
+// connectionsBelow is how many connections a proxy can be set up for under a
+// limit of descriptors.
+func connectionsBelow(limit uint64) int {
+	return int(min(maxConnections, (max(limit, 2*maxPipes+otherFiles+2)-2*maxPipes-otherFiles)/2))
+}
+
+// haproxyConfig is TCP mode without anything that costs: no log, no limits
+// in the way, no timeout that could end a connection during a run.
+func haproxyConfig(connections, threads int, splice bool, listen, backend netip.AddrPort) string {
+	options := ""
+	if splice {
+		options = "    option splice-request\n    option splice-response\n"
+	}
+	return fmt.Sprintf(`global
+    nbthread %d
+    maxconn %d
+    maxpipes %d
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+%slisten bench
+    bind %s
+    server backend %s
+`, threads, connections, maxPipes, options, listen, backend)
+}
+
+// nginxConfig is the stream module with two workers. Each has room for all
+// connections, since nothing spreads them evenly.
+func nginxConfig(dir string, connections int, listen, backend netip.AddrPort) string {
+	head := ""
+	if module := nginxModule(); module != "" {
+		head = "load_module " + module + ";\n"
+	}
+	if os.Getuid() == 0 {
+		head += "user root;\n" // or the workers of root's run would not be root's
+	}
+	return head + fmt.Sprintf(`daemon off;
+worker_processes 2;
+pid %s/nginx.pid;
+error_log stderr error;
+events { worker_connections %d; }
+stream {
+    server {
+        listen %s backlog=4096;
+        proxy_pass %s;
+        proxy_connect_timeout 5s;
+        proxy_timeout 1h;
+    }
+}
+`, dir, 2*connections+otherFiles, listen, backend)
+}
+
+// nginxModule is the file of the stream module, or empty when it is built in.
+func nginxModule() string {
+	out, _ := exec.Command("nginx", "-V").CombinedOutput() //nolint:noctx // prints and exits
+	path := "/usr/lib/nginx/modules"
+	if m := regexp.MustCompile(`--modules-path=(\S+)`).FindSubmatch(out); m != nil {
+		path = string(m[1])
+	}
+	file := filepath.Join(path, "ngx_stream_module.so")
+	if _, err := os.Stat(file); err != nil {
+		return ""
+	}
+	return file
+}
+
+// writeConfig writes a file that every user may read.
+func writeConfig(file, content string) error {
+	return os.WriteFile(file, []byte(content), 0o644) //nolint:gosec // G306: the proxy runs as another user
+}
+
+// version is what the program of p says it is, or "".
+func (p peer) version(ctx context.Context) string {
+	argument := map[string]string{"haproxy": "-v", "nginx": "-v"}[p.program]
+	switch {
+	case p.program == "":
+		return ""
+	case argument == "":
+		argument = "--version"
+	}
+	out, err := exec.CommandContext(ctx, p.program, argument).CombinedOutput() //nolint:gosec // G204: the peers are programs that we choose
+	if err != nil {
+		return fmt.Sprintf("version unknown (%v)", err)
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return line
+}
+
+// installed returns an error that says how to get what is missing.
+func (p peer) installed() error {
+	if p.argv == nil || p.program == "" && p.install == "" {
+		return nil
+	}
+	if _, err := exec.LookPath(p.program); err != nil {
+		return fmt.Errorf("%s is not there (%s)", cmp.Or(p.program, p.name), p.install)
+	}
+	return nil
+}
+
+// way is a peer that runs: where clients connect, and the process between.
+type way struct {
+	addr  netip.AddrPort
+	proxy *process // nil for direct
+	dir   string
+}
+
+// run starts p in front of backend, as the user of cred, in a new directory
+// below dir, and returns when a greeting has gone through. The caller must
+// call stop.
+func (p peer) run(ctx context.Context, dir string, cred *syscall.Credential, listen, backend netip.AddrPort) (*way, error) {
+	if p.argv == nil {
+		return &way{addr: backend}, nil
+	}
+	dir, err := os.MkdirTemp(dir, p.name+"-")
+	if err != nil {
+		return nil, err
+	}
+	w := &way{addr: listen, dir: dir}
+	if cred != nil {
+		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
+			w.stop()
+			return nil, err
+		}
+	}
+	argv, err := p.argv(dir, listen, backend)
+	if err == nil {
+		w.proxy, err = startProcess(ctx, p.name, dir, cred, argv...)
+	}
+	if err == nil {
+		err = w.ready(ctx)
+	}
+	if err != nil {
+		w.stop()
+		return nil, err
+	}
+	return w, nil
+}
+
+// ready waits until a connection through the way is greeted by the backend.
+func (w *way) ready(ctx context.Context) error {
+	return waitReady(ctx, w.addr, w.proxy)
+}
+
+// waitReady waits until the backend answers at addr, or process ends.
+func waitReady(ctx context.Context, addr netip.AddrPort, process *process) error {
+	var err error
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; {
+		var fds []int
+		if fds, err = open(addr, 1, roleEcho); err == nil {
+			abort(fds)
+			return nil
+		}
+		if process.gone() {
+			return process.failure()
+		}
+		pause(ctx, 20*time.Millisecond)
+	}
+	return errors.Join(ctx.Err(), fmt.Errorf("%s at %s is not ready: %w", process.name, addr, err))
+}
+
+// alive returns an error when the proxy has ended on its own.
+func (w *way) alive() error {
+	if w.proxy != nil && w.proxy.gone() {
+		return w.proxy.failure()
+	}
+	return nil
+}
+
+// stop ends the proxy and removes its files.
+func (w *way) stop() {
+	if w.proxy != nil {
+		w.proxy.stop()
+	}
+	if w.dir != "" {
+		_ = os.RemoveAll(w.dir)
+	}
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+)
+
+// limit is one side of a target: at least, or at most, a value. The zero
+// limit asks for nothing.
+type limit struct {
+	op    string // "≥", ">", "≤" or "="
+	value float64
+}
+
+func (l limit) String() string {
+	if l.op == "" {
+		return ""
+	}
+	return l.op + " " + number(l.value)
+}
+
+// met reports whether x keeps to l.
+func (l limit) met(x float64) bool {
+	switch l.op {
+	case "≥":
+		return x >= l.value
+	case ">":
+		return x > l.value
+	case "≤":
+		return x <= l.value
+	case "=":
+		return x-l.value < 0.05 && l.value-x < 0.05 // of descriptors: the loops have some of their own
+	}
+	return true
+}
+
+func atLeast(x float64) limit { return limit{"≥", x} }
+func atMost(x float64) limit  { return limit{"≤", x} }
+func above(x float64) limit   { return limit{">", x} }
+
+// subject is the peer whose targets these are.
+const subject = "understudy"
+
+// opponents are the peers that a target compares with: each must be beaten.
+type opponents struct {
+	name  string
+	peers []string
+}
+
+var (
+	haproxy = opponents{"HAProxy", []string{"haproxy-2", "haproxy-1"}}
+	splice  = opponents{"forced splice", []string{"haproxy-2-splice", "haproxy-1-splice"}}
+	nginx   = opponents{"nginx", []string{"nginx-2"}}
+	alone   = opponents{direct, []string{direct}}
+)
+
+// finding is one measured number, and what it is measured against.
+type finding struct {
+	against string
+	value   float64
+}
+
+// target is a line of the target table.
+type target struct {
+	what      string
+	must, aim limit
+	// find returns what was measured of user's run; nothing when it was not.
+	find func(r results, user string) []finding
+}
+
+// relative is a target for the ratio of one metric to that of each opponent.
+func relative(what, figure, metric string, to opponents, must, aim limit) target {
+	return target{what + " ÷ " + to.name, must, aim, func(r results, user string) []finding {
+		var found []finding
+		for _, base := range to.peers {
+			if x, ok := ratio(r.summary(user, figure, subject, metric), r.summary(user, figure, base, metric)); ok {
+				found = append(found, finding{"÷ " + base, x})
+			}
+		}
+		return found
+	}}
+}
+
+// absolute is a target for one metric as it is.
+func absolute(what, figure, metric string, must, aim limit) target {
+	return target{what, must, aim, func(r results, user string) []finding {
+		s := r.summary(user, figure, subject, metric)
+		if s.N == 0 {
+			return nil
+		}
+		return []finding{{"", s.Median}}
+	}}
+}
+
+// difference is a target for how much more one metric of a figure is than
+// another one of it.
+func difference(what, figure, metric, from string, must, aim limit) target {
+	return target{what, must, aim, func(r results, user string) []finding {
+		s, base := r.summary(user, figure, subject, metric), r.summary(user, figure, subject, from)
+		if s.N == 0 || base.N == 0 {
+			return nil
+		}
+		return []finding{{"", s.Median - base.Median}}
+	}}
+}
+
+// growth compares how much more a message costs at many connections than at
+// few with the same ratio of each base.
+func growth(what, few, many string, must limit) target {
+	return target{what, must, limit{}, func(r results, user string) []finding {
+		own, ok := ratio(r.summary(user, many, subject, processor), r.summary(user, few, subject, processor))
+		if !ok {
+			return nil
+		}
+		var found []finding
+		for _, base := range haproxy.peers {
+			if its, ok := ratio(r.summary(user, many, base, processor), r.summary(user, few, base, processor)); ok {
+				found = append(found, finding{fmt.Sprintf("(%s ÷ %s of %s)", number(own), number(its), base), own / its})
+			}
+		}
+		return found
+	}}
+}
+
+// unprivileged compares a user's run with root's.
+func unprivileged(what, figure, metric string, must, aim limit) target {
+	return target{what, must, aim, func(r results, user string) []finding {
+		if x, ok := ratio(r.summary(user, figure, subject, metric), r.summary("root", figure, subject, metric)); ok && user != "root" {
+			return []finding{{"÷ root", x}}
+		}
+		return nil
+	}}
+}
+
+// targets are the rows of the target table, one for each figure they hold for.
+func targets() []target {
+	var list []target
+	add := func(t ...target) { list = append(list, t...) }
+	none := limit{}
+	for _, n := range []int{1, 8, 64} {
+		figure, what := fmt.Sprintf("bulk/%d", n), fmt.Sprintf("bulk %d", n)
+		add(relative(what+": rate", figure, rate, alone, atLeast(0.70), atLeast(0.85)),
+			relative(what+": rate", figure, rate, haproxy, atLeast(1.8), none),
+			relative(what+": rate", figure, rate, splice, atLeast(1), none),
+			relative(what+": processor time for each GB", figure, processor, haproxy, atMost(0.27), none),
+			relative(what+": processor time for each GB", figure, processor, splice, atMost(1), atMost(0.8)))
+	}
+	add(relative("connections/s", "connect/16", rate, haproxy, atLeast(1.1), atLeast(1.3)),
+		relative("connections/s", "connect/16", rate, alone, none, atLeast(0.65)))
+	for _, size := range []string{"64B", "1KiB"} {
+		figure, what := "echo/"+size+"/64", "echo "+size+" 64"
+		add(relative(what+": rate", figure, rate, haproxy, atLeast(1.1), atLeast(1.4)),
+			relative(what+": rate", figure, rate, nginx, above(1), none),
+			relative(what+": p99", figure, p99, haproxy, atMost(1), none))
+	}
+	for _, size := range []string{"64B", "1KiB", "16KiB"} {
+		figure, what := "echo/"+size+"/1000", "echo "+size+" 1,000"
+		add(relative(what+": rate", figure, rate, haproxy, atLeast(1.15), atLeast(1.35)),
+			relative(what+": p99", figure, p99, haproxy, atMost(0.8), atMost(0.6)))
+	}
+	for _, n := range []string{"64", "1000"} { // with one, the spinning is paid for on purpose
+		for _, size := range []string{"64B", "1KiB", "16KiB"} {
+			add(relative("echo "+size+" "+n+": processor time for each message", "echo/"+size+"/"+n, processor, haproxy, atMost(0.85), atMost(0.7)))
+		}
+	}
+	for _, size := range []string{"64B", "1KiB", "16KiB"} {
+		add(relative("echo "+size+" 1: p50", "echo/"+size+"/1", p50, haproxy, atMost(0.9), none))
+	}
+	add(relative("echo 64B 1, a processor of its own: p50", "own-core/64B/1", p50, haproxy, none, atMost(0.5)))
+	for _, p := range []string{p50, p99} {
+		add(relative("small messages while bulk flows: "+p, "mixed/64B/8", p, haproxy, atMost(0.1), atMost(0.03)),
+			relative("small messages while bulk flows: "+p, "mixed/64B/8", p, splice, atMost(1), none))
+	}
+	for _, n := range []string{"1000", "9000"} {
+		figure, what := "idle/"+n, "idle "+n
+		add(absolute(what+": descriptors", figure, descriptors, limit{"=", 2}, none),
+			absolute(what+": descriptors after use", figure, descriptors+used1MiB, limit{"=", 2}, none),
+			absolute(what+": process memory, KiB", figure, processMemory, atMost(0.5), atMost(0.1)),
+			// A tenth of a KiB for each connection is a page for forty: noise.
+			difference(what+": its growth after use, KiB", figure, processMemory+used1MiB, processMemory, atMost(0.1), none))
+	}
+	// Of the whole system's memory a thousand connections are too small a part
+	// to be told from the rest.
+	add(relative("idle 9000: system memory", "idle/9000", systemMemory, haproxy, atMost(1), none),
+		relative("idle 9000: system memory after use", "idle/9000", systemMemory+used1MiB, haproxy, atMost(1), none),
+		absolute("process memory at start, MiB", "start", resident, atMost(16), atMost(10)),
+		growth("processor time for each message, 1,000 ÷ 100 connections", "echo/64B/100", "echo/64B/1000", atMost(1)),
+		growth("processor time for each message, 9,000 ÷ 100 connections", "echo/64B/100", "echo/64B/9000", atMost(1)),
+		unprivileged("unprivileged, 200 busy connections: rate", "bulk/200", rate, atLeast(0.9), atLeast(1)))
+	return list
+}
+
+// verdicts is the target table with what user's run measured. It also counts
+// the musts that were measured and not met.
+func verdicts(r results, user string) (t table, unmet int) {
+	t.add("target", "must", "aim", "measured", "must met", "aim met")
+	for _, target := range targets() {
+		found := target.find(r, user)
+		var measured []string
+		must, aim := true, true
+		for _, f := range found {
+			measured = append(measured, strings.TrimSpace(number(f.value)+" "+f.against))
+			must = must && target.must.met(f.value)
+			aim = aim && target.aim.met(f.value)
+		}
+		if len(found) > 0 && !must {
+			unmet++
+		}
+		t.add(target.what, target.must.String(), target.aim.String(), cmp.Or(strings.Join(measured, ", "), "–"),
+			word(target.must, must, len(found)), word(target.aim, aim, len(found)))
+	}
+	return t, unmet
+}
+
+// word is yes or no, or nothing where nothing was asked or measured.
+func word(l limit, met bool, found int) string {
+	switch {
+	case l.op == "":
+		return ""
+	case found == 0:
+		return "not measured"
+	case met:
+		return "yes"
+	}
+	return "**no**"
+}
