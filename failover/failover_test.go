@@ -312,7 +312,7 @@ func TestFencePolicies(t *testing.T) {
 	}{
 		{"now", Fence{}, []string{"hold", "fence <2 grace 0s", "fenced", "open 2 b"}},
 		{"drain", Fence{Drain: 30 * time.Second}, []string{"hold", "fence <2 grace 30s", "fenced", "open 2 b"}},
-		{"keep", Fence{Keep: true}, []string{"hold", "open 2 b"}},
+		{"keep", Fence{Keep: true}, []string{"hold", "fence <2 grace -1ns", "fenced", "open 2 b"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -18,15 +18,17 @@ func (c *Conductor) perform(ctx context.Context, s selector.Switch) error {
 	said := func(fields ...any) []any {
 		return append([]any{"host", s.Host, "epoch", s.Epoch}, fields...)
 	}
-	if !c.cfg.Fence.Keep {
-		start := time.Now()
-		ended := c.cfg.Gate.Fence(ctx, s.Epoch, c.cfg.Fence.Drain)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if s.Kind != selector.Start { // nobody has been there yet
-			c.log.Info("earlier connections fenced", said("finished", ended.Finished, "reset", ended.Reset, "moved", ended.Moved, "took", since(start))...)
-		}
+	grace := c.cfg.Fence.Drain
+	if c.cfg.Fence.Keep {
+		grace = -1
+	}
+	start := time.Now()
+	ended := c.cfg.Gate.Fence(ctx, s.Epoch, grace)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if s.Kind != selector.Start { // nobody has been there yet
+		c.log.Info("earlier connections fenced", said("finished", ended.Finished, "reset", ended.Reset, "moved", ended.Moved, "took", since(start))...)
 	}
 	if c.cfg.Triggers.Path == "" {
 		return nil

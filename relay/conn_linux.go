@@ -42,7 +42,6 @@ const (
 	splicing             // bytes go through a pipe
 	queued               // in the loop's queue for another turn
 	header               // the store holds our PROXY header, not the client's bytes
-	peeking              // bulk without a pipe: only what was sent is taken
 	spared               // (of the socket) TCP_USER_TIMEOUT is off; see stuck_linux.go
 	doubted              // (of the client) a host's end before any byte was not believed, once
 )

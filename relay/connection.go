@@ -107,8 +107,8 @@ var (
 
 // fenceWith ends connections through pass, which looks at all of them once: it
 // moves those over which no byte has passed, resets the others if it is told
-// to, and says how many are left. It lets them finish for grace first. When ctx
-// ends, what is left then lives on.
+// to, and says how many are left. It lets them finish for grace first, or, if
+// that is negative, for ever. When ctx ends, what is left then lives on.
 func fenceWith(ctx context.Context, grace time.Duration, pass func(reset bool) (left, cut, moved int)) Fenced {
 	var f Fenced
 	look := func(reset bool) int {
@@ -118,7 +118,7 @@ func fenceWith(ctx context.Context, grace time.Duration, pass func(reset bool) (
 		return left
 	}
 	if grace <= 0 {
-		look(true)
+		look(grace == 0)
 		return f
 	}
 	first := look(false)

@@ -243,6 +243,9 @@ func (l *loop) handle(ev *unix.EpollEvent) {
 		l.woken()
 		return
 	case ev.Fd <= slotListener:
+		if !l.taking {
+			return // left earlier in this batch, and perhaps closed since
+		}
 		l.acceptFrom(l.engine.listeners[slotListener-ev.Fd])
 		return
 	}

@@ -103,10 +103,10 @@ func (l *loop) pumpCopied(c *conn, s side) (n int, again bool) {
 	if c.ready[s]&urgent != 0 && !l.passUrgent(c, s) {
 		return 0, false
 	}
-	// Bulk for which there is no pipe is only looked at before it is sent, so
-	// what a stuck peer does not take stays in the kernel.
+	// While there is no pipe to be had, bytes are only looked at before they
+	// are sent, so what a stuck peer does not take stays in the kernel.
 	look := 0
-	if h.flags&peeking != 0 {
+	if l.pipes.exhausted(l.clock) {
 		look = unix.MSG_PEEK
 	}
 	n, e := recv(c.fd[s], l.scratch, look)
@@ -122,7 +122,6 @@ func (l *loop) pumpCopied(c *conn, s side) (n int, again bool) {
 		h.flags |= ended
 		return 0, true // for pump to pass it on
 	case n < chunk:
-		h.flags &^= peeking
 		// A short read has drained the socket: no second call to hear EAGAIN.
 		// But an end of the stream that epoll has already announced will not
 		// be announced again, nor the bytes behind an urgent one.
@@ -171,7 +170,6 @@ func (l *loop) pumpSpliced(c *conn, s side) (n int, again bool) {
 	if h.store == 0 {
 		i, ok := l.pipes.take(l.clock)
 		if !ok {
-			h.flags |= peeking
 			return 0, l.unsplice(c, s)
 		}
 		h.store = -i - 1

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What the portable engine does in its own way. All else that a relay must do is
@@ -24,14 +26,13 @@ func TestResetBehindStuckHost(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	ends := make(chan error, 1)
-	var r *testRelay
 	h := newHost(t, func(c *net.TCPConn) {
 		io.WriteString(c, "x")
 		<-release
 		_, err := io.Copy(io.Discard, c)
 		ends <- err
 	})
-	r = start(t, Config{})
+	r := start(t, Config{UserTimeout: -1}) // which would end it, too, but late
 	r.open(1, h.addr)
 	c := r.dial()
 	readSome(t, c, 1)
@@ -209,4 +210,102 @@ func TestLimitOverListeners(t *testing.T) {
 		})
 	}
 	waitFor(t, "all to be over", func() bool { s := r.Stats(); return s.Accepted == 8 && s.Live == 0 })
+}
+
+// A client that resets after its own end is noticed although its host is silent.
+func TestResetAfterOwnEnd(t *testing.T) {
+	t.Parallel()
+	sawEnd := make(chan struct{})
+	ends := make(chan error, 1)
+	r := start(t, Config{})
+	r.open(1, newHost(t, func(c *net.TCPConn) {
+		io.WriteString(c, "x")
+		io.Copy(io.Discard, c)
+		close(sawEnd)
+		raw, _ := c.SyscallConn()
+		ends <- raw.Read(func(fd uintptr) bool {
+			e, _ := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+			return e != 0
+		})
+	}).addr)
+	c := r.dial()
+	readSome(t, c, 1)
+	c.CloseWrite()
+	<-sawEnd
+	reset(c)
+	if err := <-ends; err != nil {
+		t.Errorf("the host was not reset: %v", err)
+	}
+	waitFor(t, "the count", func() bool { return r.Stats().Reset == 1 })
+}
+
+// A client that waits goes on as soon as there is a host, not when its time is up.
+func TestOpenWakesWhoWaits(t *testing.T) {
+	t.Parallel()
+	r := start(t, Config{Hold: time.Hour})
+	r.open(1, closed(t))
+	c := r.dial()
+	waitFor(t, "the client to be held", func() bool { return r.Waiting().Held == 1 })
+	r.Hold()
+	time.Sleep(2 * retryLong) // for its next connect to find the gate shut
+	r.open(2, newHost(t, greet("x")).addr)
+	readSome(t, c, 1)
+}
+
+// Who is in the queue when the relay is stopped is served.
+func TestQueueIsServedAtTheEnd(t *testing.T) {
+	t.Parallel()
+	r := start(t, Config{DrainTimeout: patience})
+	r.open(1, newHost(t, echo).addr)
+	e := r.engine
+	e.gating.Lock()
+	e.listeners[0].rest() // as if it had not come to accept yet
+	e.gating.Unlock()
+	c := r.dial()
+	r.stop()
+	io.WriteString(c, "ping")
+	if got := readSome(t, c, 4); got != "ping" {
+		t.Errorf("got %q", got)
+	}
+	c.CloseWrite()
+	<-r.done
+}
+
+// Bytes that were read from the client just when a fence took it away are kept
+// for the next host.
+func TestFencedFlowKeepsItsBytes(t *testing.T) {
+	t.Parallel()
+	e := newEngine(Config{}.withDefaults())
+	ln := listen(t, "127.0.0.1:0")
+	defer ln.Close()
+	end := func() (*net.TCPConn, *socket) {
+		far := dialTo(t, ln.Addr().String())
+		near, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { near.Close() })
+		s, err := socketOf(near.(stream))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return far, s
+	}
+	cl, near := end()
+	_, h := end()
+	c, err := newConn(e, near.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.sock[host] = h
+	c.state = relaying
+	h.shut = true
+	io.WriteString(cl, "hello")
+	waitFor(t, "the flow to read and stop", func() bool {
+		newFlow(c, client).run()
+		return len(c.kept) > 0
+	})
+	if string(c.kept) != "hello" || h.written != 0 {
+		t.Errorf("kept %q, and %d bytes went to the old host", c.kept, h.written)
+	}
 }

@@ -251,8 +251,9 @@ func (r *Relay) Refuse() Waiting { return r.engine.refuse() }
 
 // Fence ends the connections of epochs before the given one: it lets them
 // finish for grace, resets the rest, and returns when none is left, or when ctx
-// ends. Connections over which no byte has passed lose their host at once;
-// their clients wait for the next Open.
+// ends. With a negative grace it lets them live and returns at once.
+// Connections over which no byte has passed lose their host in any case; their
+// clients wait for the next Open.
 func (r *Relay) Fence(ctx context.Context, before uint64, grace time.Duration) Fenced {
 	return r.engine.fence(ctx, before, grace)
 }

@@ -274,6 +274,35 @@ func TestFenceAndMove(t *testing.T) {
 	}
 }
 
+// With a negative grace a fence resets nobody, but what has no host yet, or no
+// byte, still goes to the next one.
+func TestFenceThatKeeps(t *testing.T) {
+	quiet := newHost(t, func(c *net.TCPConn) { io.Copy(c, c) })
+	second := newHost(t, greet("two"))
+	r := start(t, Config{})
+	r.open(1, quiet.addr)
+	busy, moved := r.dial(), r.dial()
+	io.WriteString(busy, "x")
+	readSome(t, busy, 1)
+	waitFor(t, "both connections", func() bool { return r.Stats().Live == 2 })
+	r.Hold()
+	waitFor(t, "the one without a byte to be moved", func() bool {
+		f := r.Fence(t.Context(), 2, -1)
+		if f.Reset != 0 || f.Finished != 0 {
+			t.Fatalf("Fence: %+v, want nobody reset", f)
+		}
+		return f.Moved == 1
+	})
+	r.open(2, second.addr)
+	if got := readSome(t, moved, 3); got != "two" {
+		t.Errorf("the moved client got %q, want two", got)
+	}
+	io.WriteString(busy, "y")
+	if got := readSome(t, busy, 1); got != "y" {
+		t.Errorf("the kept connection echoes %q", got)
+	}
+}
+
 func TestHoldThenRefuseThenOpen(t *testing.T) {
 	h := newHost(t, greet("x"))
 	r := start(t, Config{})

@@ -160,8 +160,8 @@ func TestSmallSegmentsToSlowReader(t *testing.T) {
 	t.Parallel()
 	r, hosts := startPairs(t, Config{})
 	client, host := r.pair(hosts)
-	host.SetReadBuffer(16 << 10)
-	data := randomBytes(6 << 20)
+	host.SetReadBuffer(32 << 10)
+	data := randomBytes(3 << 20)
 	var sent sync.WaitGroup
 	sent.Go(func() {
 		defer client.CloseWrite()
@@ -368,7 +368,7 @@ func TestResetBehindMovingBytes(t *testing.T) {
 	r, hosts := startPairs(t, Config{Loops: 2})
 	data := randomBytes(1 << 20)
 	var wg sync.WaitGroup
-	for k := range 200 {
+	for k := range 120 {
 		client, host := r.pair(hosts)
 		a, b := client, host
 		if k%2 == 0 {
@@ -377,7 +377,7 @@ func TestResetBehindMovingBytes(t *testing.T) {
 		wg.Go(func() {
 			defer b.Close()
 			var read sync.WaitGroup
-			sent := data[:200_000+k*4000]
+			sent := data[:200_000+k*6000]
 			read.Go(func() { wantReset(t, fmt.Sprint("connection ", k), b, sent) })
 			a.Write(sent)
 			acked(t, a)

@@ -438,7 +438,7 @@ func TestHoldNegative(t *testing.T) {
 	var s suspicions
 	r := start(t, Config{Hold: -1, Suspect: s.add})
 	r.open(1, closed(t))
-	wantReset(t, "a client that may not wait", r.dial(), nil)
+	r.wantTurnedAway("a client that may not wait", "127.0.0.1")
 	waitFor(t, "the count", func() bool { return r.Stats().Expired == 1 })
 	if !errors.Is(s.last(), syscall.ECONNREFUSED) {
 		t.Errorf("suspected for %v, want refused", s.last())
@@ -634,7 +634,7 @@ func TestDrain(t *testing.T) {
 	waitFor(t, "connects to be refused", func() bool {
 		c, err := net.Dial("tcp", r.addr)
 		if err == nil {
-			c.Close()
+			reset(c.(*net.TCPConn)) // just before
 		}
 		return errors.Is(err, syscall.ECONNREFUSED)
 	})
