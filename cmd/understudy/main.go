@@ -31,6 +31,10 @@ const (
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	line, err := parseLine(args)
 	if err != nil {
+		// The values that were understood may be wrong as well.
+		if _, _, wrong := line.settings(0); line.verb.settings && !errors.Is(wrong, config.ErrNothing) {
+			err = errors.Join(err, wrong)
+		}
 		return usage(stderr, err)
 	}
 	switch {
