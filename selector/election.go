@@ -10,13 +10,15 @@ func (m *Machine) selectAgain() {
 }
 
 // startRound asks every host anew, all at the same time. A host that is down,
-// or again did not pass in the round before, is not waited for.
+// or again did not pass in the round before, is not waited for, unless it did
+// not accept connections then and does now: it is on its way back.
 func (m *Machine) startRound(again bool) {
 	m.retryAt, m.chooseBy = time.Time{}, time.Time{}
 	m.roundBy = m.now.Add(m.longest)
 	for i := range m.hosts {
 		h := &m.hosts[i]
 		h.knownDown = h.state() == Down || again && h.standing() != passed
+		h.deaf = h.tracks[0].state == Down
 		m.ask(h, again)
 	}
 }
@@ -97,7 +99,7 @@ func (m *Machine) choose() {
 		}
 		if standing == none {
 			pending = true
-			awaited = awaited || !h.knownDown
+			awaited = awaited || !h.knownDown || h.deaf && h.tracks[0].answer == passed
 		}
 	}
 	if best < 0 {

@@ -50,6 +50,7 @@ type host struct {
 
 	aside     bool // a trigger failed: not chosen before the next timed round
 	knownDown bool // when the round began, so nobody waits for it
+	deaf      bool // it did not accept connections then
 	refusing  bool // a cheap check failed since the scripts were last asked
 }
 

@@ -57,6 +57,13 @@ func TestLifeOfARelay(t *testing.T) {
 			want:  "1.051s switch 1 start >b | 1.051s open 1 b",
 		},
 		{
+			name:  "when all were away, a preferred host that is on its way back is waited for by one timeout",
+			cfg:   Config{Checks: []Check{tcp, script}},
+			hosts: []string{"a: refused; 10.15s stuck", "b: refused; 10.15s up"},
+			end:   15 * time.Second,
+			want:  "1ms nobody, 1s | 1.002s nobody, 2s | 3.003s nobody, 4s | 7.004s nobody, 8s | 11.254s switch 1 start >b | 11.254s open 1 b",
+		},
+		{
 			name:  "a host must pass every check",
 			cfg:   Config{Checks: []Check{tcp, pong, script}},
 			hosts: []string{"a: unwell", "b: sick", "c: up"},

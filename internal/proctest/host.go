@@ -96,7 +96,7 @@ func (h *Host) Stop() {
 	h.signal(syscall.SIGSTOP)
 	stat := fmt.Sprintf("/proc/%d/stat", h.child.Process.Pid)
 	Until(h.tb, "host "+h.Name+" stands still", func() bool {
-		text, err := os.ReadFile(stat)
+		text, err := os.ReadFile(stat)                 //nolint:gosec // of our own child
 		_, state, _ := strings.Cut(string(text), ") ") // see proc_pid_stat(5)
 		return err != nil || strings.HasPrefix(state, "T")
 	})
