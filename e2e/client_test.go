@@ -1,0 +1,80 @@
+//go:build linux
+
+package e2e
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"understudy/internal/proctest"
+)
+
+// client is one connection of a test. Everything on it fails after 30s.
+type client struct {
+	*net.TCPConn
+	t *testing.T
+}
+
+// dial connects and closes the connection at the end of the test.
+func dial(t *testing.T, addr string) client {
+	t.Helper()
+	conn, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return client{conn.(*net.TCPConn), t}
+}
+
+// send sends text.
+func (c client) send(text string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// want reads as many bytes as text has, and checks that they are text.
+func (c client) want(text string) {
+	c.t.Helper()
+	got := make([]byte, len(text))
+	if n, err := io.ReadFull(c, got); string(got) != text {
+		c.t.Errorf("read %q, %v, want %q", got[:n], err, text)
+	}
+}
+
+// wantReset checks that the connection ends with a reset, and not as if all
+// had been said.
+func (c client) wantReset() {
+	c.t.Helper()
+	if rest, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
+		c.t.Errorf("read %d bytes and then %v, want a reset", len(rest), err)
+	}
+}
+
+// countLog counts the records that contain all texts.
+func countLog(u *proctest.Understudy, texts ...string) int {
+	n := 0
+lines:
+	for line := range strings.Lines(u.Log()) {
+		for _, text := range texts {
+			if !strings.Contains(line, text) {
+				continue lines
+			}
+		}
+		n++
+	}
+	return n
+}
+
+// isTimeout says whether a deadline passed.
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

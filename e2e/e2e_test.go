@@ -1,0 +1,304 @@
+//go:build linux
+
+// Package e2e holds the whole-program tests: the program as it is built,
+// hosts that are processes, real sockets, real scripts, and clients that come
+// at a steady rate while something breaks. Each test breaks one thing, says
+// what its clients saw, and ends with the same look at the process: nothing is
+// left behind and a fresh client is served.
+//
+// Figures are printed (go test -v). The bounds that tests fail on are those of
+// a busy machine with two processors, and wider than what is promised.
+// UNDERSTUDY_RUNS=20 repeats what is worth repeating that many times, and
+// UNDERSTUDY_OUTAGE=1m makes the long outage that long.
+package e2e
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"understudy/internal/proctest"
+)
+
+const (
+	// perSecond is how many clients come each second.
+	perSecond = 200
+
+	// patience is how long a client waits for its greeting. One who is not
+	// served by then, or is refused or reset before, is lost.
+	patience = 20 * time.Second
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.parallel").Value.String() == flag.Lookup("test.parallel").DefValue {
+		// Most of the time is waiting, so tests need not wait for each other.
+		_ = flag.Set("test.parallel", "6")
+	}
+	os.Exit(proctest.Main(m, nil))
+}
+
+// runs is how often a test repeats what must hold each time.
+func runs(t *testing.T, usual int) int {
+	t.Helper()
+	if text := os.Getenv("UNDERSTUDY_RUNS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			t.Fatalf("UNDERSTUDY_RUNS=%q is not a number of runs", text)
+		}
+		return n
+	}
+	if testing.Short() {
+		return 1
+	}
+	return usual
+}
+
+// program is the path of the program under test.
+func program(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv(programVariable); path != "" {
+		return path
+	}
+	return proctest.Build(t)
+}
+
+// programVariable names the program that was built already, for a test that
+// runs again in a namespace of its own.
+const programVariable = "UNDERSTUDY_PROGRAM"
+
+// start starts the program.
+func start(t *testing.T, args ...string) *proctest.Understudy {
+	t.Helper()
+	return proctest.StartCommand(t, proctest.BinaryCommand(program(t), nil, args...))
+}
+
+// freeAddr is an address on loopback that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(proctest.FreePort(t, "127.0.0.1")))
+}
+
+// script writes an executable shell script and returns its path.
+func script(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "script.sh")
+	writeScript(t, path, text)
+	return path
+}
+
+// writeScript puts a script at path in one step, so that nobody sees half of
+// it, nor a file that is open for writing.
+func writeScript(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path+"~", []byte("#!/bin/bash\n"+text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+"~", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lines returns the lines of a file; none if it does not exist.
+func lines(path string) []string {
+	text, _ := os.ReadFile(path)
+	return strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")[:strings.Count(string(text), "\n")]
+}
+
+// show is the program in front of two hosts, a and b, with a trigger that
+// records its runs.
+type show struct {
+	*proctest.Understudy
+	t      *testing.T
+	a, b   *proctest.Host
+	c      *proctest.Host // only of openThree
+	addr   string
+	record string // a line for each run of the trigger
+	first  look
+}
+
+// recording is a trigger that appends what it was told to path.
+func recording(path string) string {
+	return `echo "$UNDERSTUDY_EVENT relay=$UNDERSTUDY_RELAY epoch=$UNDERSTUDY_EPOCH old=$UNDERSTUDY_OLD new=$UNDERSTUDY_NEW args=$#:$1" >>` + path + "\n"
+}
+
+// open starts hosts a and b, and the program in front of them with args, and
+// waits until a answers.
+func open(t *testing.T, args ...string) *show {
+	t.Helper()
+	s := newShow(t)
+	s.begin(args...)
+	return s
+}
+
+// openThree is open with a third host, c, and a trigger that goes on with more.
+func openThree(t *testing.T, more string, args ...string) *show {
+	t.Helper()
+	s := newShow(t)
+	s.c = (&proctest.Host{Name: "c"}).Start(t)
+	s.begin(append(args, "--hosts", s.c.Addr(), "--on-failover", script(t, recording(s.record)+more))...)
+	return s
+}
+
+// newShow starts hosts a and b.
+func newShow(t *testing.T) *show {
+	t.Helper()
+	return &show{
+		t:      t,
+		a:      (&proctest.Host{Name: "a"}).Start(t),
+		b:      (&proctest.Host{Name: "b"}).Start(t),
+		addr:   freeAddr(t),
+		record: filepath.Join(t.TempDir(), "record"),
+	}
+}
+
+// begin starts the program in front of a and b, and waits until a answers.
+func (s *show) begin(args ...string) {
+	s.t.Helper()
+	s.Understudy = start(s.t, append([]string{
+		"--bind", s.addr, "--hosts", s.a.Addr() + "," + s.b.Addr(), "--on-failover", script(s.t, recording(s.record)),
+	}, args...)...)
+	s.awaitGreeting("a")
+	s.first = s.look()
+}
+
+// awaitGreeting waits until a host answers through the relay.
+func (s *show) awaitGreeting(host string) {
+	s.t.Helper()
+	awaitGreeting(s.t, s.Understudy, s.addr, host)
+}
+
+func awaitGreeting(t *testing.T, u *proctest.Understudy, addr, host string) {
+	t.Helper()
+	u.Until(host+" answers", func() bool {
+		who, err := proctest.Greeting(addr, patience)
+		return err == nil && who == host
+	})
+}
+
+// load starts the clients and waits until some are served.
+func (s *show) load() *proctest.Load {
+	s.t.Helper()
+	return load(s.t, s.Understudy, s.addr)
+}
+
+func load(t *testing.T, u *proctest.Understudy, addr string) *proctest.Load {
+	t.Helper()
+	l := proctest.StartLoad(t, addr, perSecond, patience)
+	u.Until("clients are served", func() bool { return l.Served() >= perSecond/4 })
+	return l
+}
+
+// finish lets some more clients be served and reports on all.
+func finish(u *proctest.Understudy, l *proctest.Load) proctest.Report {
+	served := l.Served()
+	u.Until("more clients are served", func() bool { return l.Served() >= served+perSecond/2 })
+	return l.Stop()
+}
+
+// wantTriggers checks that the trigger ran for these elections, once each.
+func (s *show) wantTriggers(want ...string) {
+	s.t.Helper()
+	if got := lines(s.record); strings.Join(got, "\n") != strings.Join(want, "\n") {
+		s.t.Errorf("the trigger was told:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// told is what the trigger is told of an election.
+func told(event string, epoch int, before, elect string) string {
+	return fmt.Sprintf("%s relay=main epoch=%d old=%s new=%s args=1:%s", event, epoch, before, elect, elect)
+}
+
+// started and failedOver are the elections that most tests see.
+func (s *show) started() string    { return told("start", 1, "", s.a.Addr()) }
+func (s *show) failedOver() string { return told("failover", 2, s.a.Addr(), s.b.Addr()) }
+
+// wantNoLoss checks that every client was served, and those who came after
+// the fault by the new host.
+//
+// One who came before the fault may have been greeted already, and is rightly
+// reset with the connections of its epoch if it still holds on then. So the
+// resets of clients who came before are not held against the program if the
+// machine gave the clients no time to leave. (Where the greeting's host has
+// ended its stream before, a reset shows as EPIPE.)
+func wantNoLoss(t *testing.T, r proctest.Report, fault time.Time, host string) {
+	t.Helper()
+	lost := slices.DeleteFunc(r.Lost(), func(c proctest.Conn) bool {
+		reset := errors.Is(c.Err, syscall.ECONNRESET) || errors.Is(c.Err, syscall.EPIPE)
+		return reset && c.Start.Before(fault) && r.Stall > 50*time.Millisecond
+	})
+	if len(lost) > 0 {
+		t.Errorf("%d clients lost; the first came %v after the fault: %v", len(lost), lost[0].Start.Sub(fault), lost[0].Err)
+	}
+	for _, c := range r.Conns {
+		if c.Err == nil && c.Start.After(fault) && c.Host != host {
+			t.Errorf("a client that came %v after the fault was served by %s, want %s", c.Start.Sub(fault), c.Host, host)
+			return
+		}
+	}
+}
+
+// wantWithin checks a time that a busy machine may stretch.
+func wantWithin(t *testing.T, what string, got, limit time.Duration) {
+	t.Helper()
+	if got > limit {
+		t.Errorf("%s took %v, want %v at most", what, got, limit)
+	}
+}
+
+// elections counts the elections that the log tells of.
+func elections(u *proctest.Understudy) int { return strings.Count(u.Log(), "host elected") }
+
+// end ends the program with TERM and checks how it went.
+func (s *show) end() map[string]int {
+	s.t.Helper()
+	return end(s.t, s.Understudy)
+}
+
+// end ends the program with TERM, and checks that it says so and that its
+// counts add up.
+func end(t *testing.T, u *proctest.Understudy) map[string]int {
+	t.Helper()
+	terminate(t, u)
+	return counts(t, u)
+}
+
+// terminate ends the program with TERM.
+func terminate(t *testing.T, u *proctest.Understudy) {
+	t.Helper()
+	u.Signal(syscall.SIGTERM)
+	if code := u.Exit(); code != 0 {
+		t.Errorf("exit status %d, want 0", code)
+	}
+}
+
+var count = regexp.MustCompile(`(\w+)=(\d+)`)
+
+// counts reads the counting line at the end of the log, and checks that
+// accepted is the sum of the others.
+func counts(t *testing.T, u *proctest.Understudy) map[string]int {
+	t.Helper()
+	_, line, ok := strings.Cut(u.Log(), "understudy: ended: relay=")
+	if !ok {
+		t.Fatal("no counting line at the end of the log")
+	}
+	line, _, _ = strings.Cut(line, "\n")
+	n := map[string]int{}
+	for _, m := range count.FindAllStringSubmatch(line, -1) {
+		n[m[1]], _ = strconv.Atoi(m[2])
+	}
+	if sum := n["live"] + n["finished"] + n["reset"] + n["fenced"] + n["expired"] + n["gone"]; n["accepted"] != sum {
+		t.Errorf("accepted=%d, and the others are %d together: %s", n["accepted"], sum, line)
+	}
+	return n
+}

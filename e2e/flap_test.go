@@ -1,0 +1,131 @@
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"understudy/internal/proctest"
+)
+
+// F08: the primary goes down and comes back, again and again. Its clients are
+// moved once. With failback they return once it has been up for long enough,
+// and not before.
+func TestFlappingPrimary(t *testing.T) {
+	t.Parallel()
+	const flaps, half = 4, time.Second // instead of 3s, with checks three times as often
+	for _, tt := range []struct {
+		name     string
+		args     []string
+		failback bool
+	}{
+		{"sticky", nil, false},
+		{"failback", []string{"--failback", "3s"}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, append([]string{"--interval", "333ms"}, tt.args...)...)
+			clients := s.load()
+			start := strings.Count(s.Log(), "\n")
+			for range flaps {
+				s.a.Kill()
+				time.Sleep(half)
+				s.a.Restart()
+				time.Sleep(half)
+			}
+			if n := elections(s.Understudy); n != 2 {
+				t.Errorf("%d elections after %d flaps, want 2", n, flaps)
+			}
+			if n := strings.Count(s.Log(), "\n") - start; n > 10*flaps {
+				t.Errorf("%d lines of log in %d flaps", n, flaps)
+			}
+			want, at := []string{s.started(), s.failedOver()}, "b"
+			if tt.failback {
+				want, at = append(want, told("failback", 3, s.b.Addr(), s.a.Addr())), "a"
+				s.awaitGreeting("a")
+			}
+			report := finish(s.Understudy, clients)
+			t.Log(report)
+			if lost := report.Lost(); len(lost) > 0 {
+				t.Errorf("%d clients lost, first: %v", len(lost), lost[0].Err)
+			}
+			s.wantTriggers(want...)
+			s.lookAgain(at)
+			s.end()
+		})
+	}
+}
+
+// outage is how long all hosts are away.
+func outage(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("UNDERSTUDY_OUTAGE")
+	if text == "" {
+		return 12 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("UNDERSTUDY_OUTAGE: %v", err)
+	}
+	return d
+}
+
+// F09: all hosts are away. The program costs nothing, says little, sends its
+// clients away in time, and is back as soon as a host is.
+func TestAllHostsAway(t *testing.T) {
+	t.Parallel()
+	away := outage(t)
+	s := open(t, "--hold", "2s")
+	// Those who have waited for longer than hold, or come after it, are lost.
+	clients := proctest.StartLoad(t, s.addr, 50, patience)
+	s.Until("clients are served", func() bool { return clients.Served() > 20 })
+	before := strings.Count(s.Log(), "\n")
+	s.b.Kill()
+	s.a.Kill()
+	killed := time.Now()
+	s.WaitLog("clients are refused")
+	refused := time.Now()
+	report := clients.Stop()
+	t.Log(report)
+	for _, c := range report.Conns {
+		if c.Start.After(killed) && c.Latency > 4*time.Second {
+			t.Errorf("a client waited for %v, hold is 2s", c.Latency)
+			break
+		}
+	}
+	if took := refused.Sub(killed); took < 2*time.Second || took > 5*time.Second {
+		t.Errorf("clients were refused after %v, want 2s and little more", took)
+	}
+
+	used := processorTime(t, s.PID())
+	begin := time.Now()
+	time.Sleep(time.Until(killed.Add(away)))
+	used = processorTime(t, s.PID()) - used
+	t.Logf("in %v without a host: %v of processor time", time.Since(begin), used)
+	if limit := time.Since(begin) / 50; used > max(limit, 50*time.Millisecond) {
+		t.Errorf("%v of processor time in %v, want 2%% at most", used, time.Since(begin))
+	}
+	steps := 2 // at once, and what is under way
+	for wait, sum := time.Second, time.Duration(0); sum < away; wait *= 2 {
+		steps, sum = steps+1, sum+min(wait, time.Minute)
+	}
+	if n := countLog(s.Understudy, "no host is usable"); n == 0 || n > steps {
+		t.Errorf("%d records that no host is usable in %v, want one for each of %d steps at most", n, away, steps)
+	}
+	if n := strings.Count(s.Log(), "\n") - before; n > steps+10 {
+		t.Errorf("%d lines of log in %v", n, away)
+	}
+
+	s.a.Restart()
+	opened := time.Now()
+	s.awaitGreeting("a")
+	t.Logf("the first client was served %v after the port opened (goal: 300ms)", time.Since(opened))
+	wantWithin(t, "the first client after the port opened", time.Since(opened), 2*time.Second)
+	s.wantTriggers(s.started(), told("reselect", 2, s.a.Addr(), s.a.Addr()))
+	s.b.Restart()
+	s.lookAgain("a")
+	s.end()
+}
