@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime"
 	"testing"
 )
 
@@ -145,43 +144,5 @@ func BenchmarkConnect(b *testing.B) {
 				reset(c.(*net.TCPConn)) // or the ports run out
 			}
 		})
-	}
-}
-
-// Nothing is allocated for a message, small or large. Not in parallel: the
-// count is that of the whole process.
-func TestMessagesAllocateNothing(t *testing.T) {
-	r, hosts := startPairs(t, Config{})
-	for _, size := range []int{64, 200 << 10} {
-		client, host := r.pair(hosts)
-		done := answer(host, size)
-		message := make([]byte, size)
-		send := make(chan struct{})
-		go func() {
-			for range send {
-				client.Write(message)
-			}
-		}()
-		back := make([]byte, size)
-		exchange := func(times int) {
-			for range times {
-				send <- struct{}{}
-				if _, err := io.ReadFull(client, back); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		exchange(50) // buffers and pipes are made
-		const times = 500
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		exchange(times)
-		runtime.ReadMemStats(&after)
-		if n := after.Mallocs - before.Mallocs; n > times/10 {
-			t.Errorf("%d messages of %d bytes: %d allocations, want none", times, size, n)
-		}
-		close(send)
-		client.Close()
-		<-done
 	}
 }

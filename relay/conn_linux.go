@@ -70,10 +70,12 @@ type conn struct {
 	ready      [2]uint8 // by side
 }
 
-// exchanged says whether a byte has passed either way. Until then a connection
-// is as good as still connecting: it can be made anew to another host and
-// nothing is lost.
-func (c *conn) exchanged() bool { return c.moved[client]|c.moved[host] != 0 }
+// exchanged says whether a byte, or the end of the host's stream, has passed.
+// Until then a connection is as good as still connecting: it can be made anew to
+// another host and nothing is lost.
+func (c *conn) exchanged() bool {
+	return c.moved[client]|c.moved[host] != 0 || c.half[host].flags&passedOn != 0
+}
 
 func (c *conn) broken(s side) bool { return c.ready[s]&failed != 0 }
 

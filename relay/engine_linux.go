@@ -116,7 +116,7 @@ func (e *engine) run(ctx context.Context) error {
 	close(e.started)
 
 	<-ctx.Done()
-	e.stopAccepting()
+	e.stopAccepting() //nolint:contextcheck // ctx has ended; look-ups end with Run
 	if cut := e.drain(); cut > 0 {
 		e.log.Warn("drain cut connections", "count", cut, "drain-timeout", e.cfg.DrainTimeout)
 	}

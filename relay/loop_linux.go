@@ -300,8 +300,8 @@ func (l *loop) handle(ev *unix.EpollEvent) {
 
 // serve moves what can be moved and looks whether the connection is over.
 func (l *loop) serve(i int32, c *conn) {
-	more := l.pump(i, c, client)
-	if l.pump(i, c, host) {
+	more := l.pump(c, client)
+	if l.pump(c, host) {
 		more = true
 	}
 	if c.exchanged() {

@@ -41,18 +41,22 @@ const (
 	// pipe holds 32 KiB, so without a bound a pipe would hold megabytes.
 	spliceChunk = 256 << 10
 
+	// keepSmall is the most that a buffer holds for a peer that takes nothing,
+	// while there are pipes.
+	keepSmall = 8 << 10
+
 	// spliceWorth is the least that one splice must bring to go on that way:
 	// below, two system calls for each piece cost more than the copy.
 	spliceWorth = 16 << 10
 )
 
-// pump moves bytes of connection i from side s to the other one until the
+// pump moves bytes of a connection from side s to the other one until the
 // source is drained, the destination is full, or the turn is over; only then it
 // returns true.
 //
 // Invariant: when it returns false, either an event will come that makes more
 // possible, or the direction is over (ended, or its destination has failed).
-func (l *loop) pump(i int32, c *conn, s side) (more bool) {
+func (l *loop) pump(c *conn, s side) (more bool) {
 	h := &c.half[s]
 	o := s.other()
 	for left := turn; left > 0; {
@@ -155,9 +159,26 @@ func (l *loop) pumpCopied(c *conn, s side) (n int, again bool) {
 	if look != 0 {
 		c.ready[s] |= readable
 	} else {
-		h.store = l.buffers.keep(l.scratch[sent:n]) + 1
+		l.keep(c, s, l.scratch[sent:n])
 	}
 	return n, false
+}
+
+// keep stores what side s has given and the other side did not take. Much of it
+// goes into a pipe, so that a peer that is stuck holds little memory of this
+// process.
+func (l *loop) keep(c *conn, s side, rest []byte) {
+	if len(rest) > keepSmall {
+		if i, ok := l.pipes.take(l.clock); ok {
+			p := &l.pipes.all[i]
+			if p.n = write(p.w, rest); p.n == len(rest) {
+				c.half[s].store = -i - 1
+				return
+			}
+			l.pipes.put(i)
+		}
+	}
+	c.half[s].store = l.buffers.keep(rest) + 1
 }
 
 // pumpSpliced moves one piece through a pipe. An EAGAIN or an end of stream is

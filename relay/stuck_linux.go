@@ -30,7 +30,7 @@ func (l *loop) full(c *conn, o side) {
 
 // watchStuck looks at every peer that takes nothing and reports whether there
 // are any.
-func (l *loop) watchStuck() (any bool) {
+func (l *loop) watchStuck() (found bool) {
 	limit := l.engine.cfg.UserTimeout
 	l.each(func(i int32, c *conn) {
 		for s := client; s <= host && c.state == relaying; s++ {
@@ -45,7 +45,7 @@ func (l *loop) watchStuck() (any bool) {
 			if err != nil {
 				continue // a unix socket
 			}
-			any = true
+			found = true
 			silent := time.Duration(info.Last_ack_recv) * time.Millisecond
 			switch {
 			case !spared && silent < limit/2:
@@ -56,7 +56,7 @@ func (l *loop) watchStuck() (any bool) {
 			}
 		}
 	})
-	return any
+	return found
 }
 
 // probeSlack is how long an answer to a probe may be under way.

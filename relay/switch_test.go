@@ -25,11 +25,15 @@ type suspicions struct {
 	err error // the last one
 }
 
+// add is a Config.Suspect. That a connect took its time is no news on a busy
+// machine, and counts only as the last one.
 func (s *suspicions) add(epoch uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.all = append(s.all, fmt.Sprintf("epoch %d: %v", epoch, err))
 	s.err = err
+	if !errors.Is(err, errSlow) {
+		s.all = append(s.all, fmt.Sprintf("epoch %d: %v", epoch, err))
+	}
 }
 
 func (s *suspicions) list() []string {
@@ -163,9 +167,9 @@ func TestFenceWithGrace(t *testing.T) {
 			client.CloseWrite()
 		})
 		wg.Go(func() {
-			for rest := data; len(rest) > 0; rest = rest[min(8<<10, len(rest)):] {
-				host.Write(rest[:min(8<<10, len(rest))])
-				time.Sleep(4 * time.Millisecond)
+			for rest := data; len(rest) > 0; rest = rest[min(20<<10, len(rest)):] {
+				host.Write(rest[:min(20<<10, len(rest))])
+				time.Sleep(100 * time.Millisecond)
 			}
 			host.CloseWrite()
 		})
@@ -173,7 +177,7 @@ func TestFenceWithGrace(t *testing.T) {
 		wg.Go(func() { wantReset(t, "a transfer that never ends", late, nil) })
 	}
 	r.Hold()
-	const grace = 3 * time.Second
+	const grace = 5 * time.Second
 	begin := time.Now()
 	f := r.Fence(t.Context(), 2, grace)
 	if took := time.Since(begin); took < grace {
@@ -399,11 +403,8 @@ func TestBlackHole(t *testing.T) {
 	if got := readSome(t, c, 3); got != "two" {
 		t.Errorf("got %q", got)
 	}
-	before := len(s.list())
 	time.Sleep(300 * time.Millisecond)
-	if all := s.list(); len(all) != before {
-		t.Errorf("suspected %q", all)
-	}
+	s.none(t)
 }
 
 func TestConnectTimeout(t *testing.T) {
@@ -423,14 +424,18 @@ func TestConnectTimeout(t *testing.T) {
 // are given up.
 func TestClientLeavesDuringConnect(t *testing.T) {
 	t.Parallel()
-	r := start(t, Config{ConnectTimeout: 20 * time.Second, Hold: 20 * time.Second})
+	r := start(t, Config{ConnectTimeout: time.Hour, Hold: time.Hour})
 	r.open(1, stuffed(t))
 	early, late := r.dial(), r.dial()
 	reset(early) // perhaps before it is accepted
 	waitFor(t, "it to be connecting", func() bool { return r.Stats().Live >= 1 })
 	time.Sleep(50 * time.Millisecond)
 	reset(late)
+	begin := time.Now()
 	waitFor(t, "both to be gone", func() bool { s := r.Stats(); return s.Gone == s.Accepted && s.Live == 0 })
+	if took := time.Since(begin); took > 10*time.Second { // the kernel gives up the connect after 20
+		t.Errorf("noticed after %s", took)
+	}
 }
 
 func TestHoldNegative(t *testing.T) {

@@ -39,6 +39,21 @@ func send(fd int32, p []byte, flags int) (int, unix.Errno) {
 	}
 }
 
+// write puts p into an empty pipe and returns how much of it went in; see
+// write(2).
+func write(fd int32, p []byte) int {
+	for {
+		n, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		switch e {
+		case 0:
+			return int(n)
+		case unix.EINTR:
+		default:
+			return 0
+		}
+	}
+}
+
 // splice moves up to n bytes between a pipe and a socket without copying them
 // to user space; see splice(2). Never SPLICE_F_MORE: it holds the last segment
 // of an answer back for up to 200 ms.

@@ -61,7 +61,7 @@ func readMarked(c *net.TCPConn) (all []byte, mark int, err error) {
 		var failed error
 		err := raw.Read(func(fd uintptr) bool {
 			if n, _, failed = unix.Recvfrom(int(fd), b[:1], unix.MSG_PEEK); failed != nil || n == 0 {
-				return failed != unix.EAGAIN //nolint:errorlint // x/sys/unix returns bare Errno values
+				return failed != unix.EAGAIN
 			}
 			if at, err := unix.IoctlGetInt(int(fd), unix.SIOCATMARK); err == nil && at != 0 {
 				mark = len(all)

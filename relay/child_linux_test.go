@@ -1,3 +1,5 @@
+//go:build !portable
+
 package relay
 
 import (
@@ -14,7 +16,16 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) {
+	if spec, ok := os.LookupEnv(childEnv); ok {
+		os.Exit(runChild(spec))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A relay in a process of its own, so that descriptors, processor time and
 // memory are the relay's and nobody else's. The test program starts itself with
