@@ -269,14 +269,16 @@ func TestStuckLog(t *testing.T) {
 func TestStoppedProgram(t *testing.T) {
 	t.Parallel()
 	// One failure would be enough, and a check is under way at any moment.
-	s := open(t, "--fall", "1", "--check-host", script(t, "sleep 0.3\n"+readingCheck), "--check-interval", "100ms", "--check-timeout", "2s")
+	// It may take long, because all clients of the pause come at once after it.
+	patient := strings.Replace(readingCheck, "-t 0.25", "-t 2.5", 1)
+	s := open(t, "--fall", "1", "--check-host", script(t, "sleep 0.3\n"+patient), "--check-interval", "100ms", "--check-timeout", "3s")
 	clients := s.load()
 	s.Signal(syscall.SIGSTOP)
 	time.Sleep(4 * time.Second)
 	s.Signal(syscall.SIGCONT)
 	went := time.Now()
 	report := finish(s.Understudy, clients)
-	time.Sleep(time.Until(went.Add(3 * time.Second))) // a check timeout and the burst
+	time.Sleep(time.Until(went.Add(4 * time.Second))) // a check timeout and the burst
 	t.Log(report)
 	s.WaitLog("the program was stalled, all hosts are checked again")
 	wantNoLoss(t, report, time.Time{}, "a")
