@@ -447,15 +447,20 @@ func (l *loop) acceptFrom(ln *listener) {
 		if l.engine.gate.Load() == nil {
 			return
 		}
-		if l.engine.live.Load() >= l.engine.limit {
+		// The place is taken first: other loops accept at the same time.
+		if l.engine.live.Add(1) > l.engine.limit {
+			l.engine.live.Add(-1)
 			l.engine.full(l.engine.limit)
 			l.pause(tick)
 			return
 		}
 		fd, e := accept4(ln.fd)
-		switch e {
-		case 0:
+		if e == 0 {
 			l.admit(fd)
+			continue
+		}
+		l.engine.live.Add(-1)
+		switch e {
 		case errAgain:
 			return
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
@@ -477,17 +482,14 @@ func (l *loop) admit(fd int32) {
 	if !l.engine.allowed(fd) {
 		disconnect(fd)
 		closeFd(fd)
+		l.engine.live.Add(-1)
 		l.mu.Lock()
 		l.counts.Denied++
 		l.mu.Unlock()
 		return
 	}
 	if to := l.engine.idlest(l); to != l {
-		l.engine.live.Add(1) // on its way
-		to.post(func() {
-			l.engine.live.Add(-1)
-			to.adopt(fd)
-		})
+		to.post(func() { to.adopt(fd) })
 		return
 	}
 	l.adopt(fd)
@@ -499,7 +501,6 @@ func (l *loop) adopt(fd int32) {
 	c.fd[client] = fd
 	c.since = l.now
 	l.live.Add(1)
-	l.engine.live.Add(1)
 	if l.engine.cfg.AcceptProxy {
 		c.state = greeting
 		c.due = l.now + int64(l.engine.cfg.ConnectTimeout)

@@ -288,7 +288,13 @@ func TestDescriptorLimitLeavesRoom(t *testing.T) {
 	for range limit + 40 {
 		conns = append(conns, c.dial())
 	}
-	waitFor(t, "as many as fit", func() bool { return c.report().Stats.Live == limit })
+	waitFor(t, "as many as fit", func() bool {
+		n := c.report().Stats.Live
+		if n > limit {
+			t.Fatalf("%d connections, the limit is %d", n, limit)
+		}
+		return n == limit
+	})
 	c.wantIdle("full")
 	// Busy ones borrow pipes, and still leave 32 descriptors.
 	var wg sync.WaitGroup

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"testing"
@@ -167,22 +166,6 @@ func TestUrgentByteInBulk(t *testing.T) {
 		}
 	}
 	wg.Wait()
-}
-
-// Many urgent bytes, one after the other, each read before the next.
-func TestManyUrgentBytes(t *testing.T) {
-	t.Parallel()
-	r, hosts := startPairs(t, Config{})
-	client, host := r.pair(hosts)
-	inline(t, host)
-	for k := range 300 {
-		io.WriteString(client, "ab")
-		sendUrgent(t, client, '!')
-		io.WriteString(client, "c")
-		if got := readSome(t, host, 4); got != "ab!c" {
-			t.Fatalf("round %d: got %q", k, got)
-		}
-	}
 }
 
 // What a connection may look like otherwise: small segments, a small window,
