@@ -104,7 +104,9 @@ func TestSwitchInTheMiddleOfTransfers(t *testing.T) {
 	var old atomic.Int64
 	first := newHost(t, func(c *net.TCPConn) {
 		n := old.Add(1) - 1
+		wrote := make(chan struct{})
 		go func() {
+			defer close(wrote)
 			b := randomBytes(4 << 10)
 			for {
 				if _, err := c.Write(b); err != nil {
@@ -119,6 +121,7 @@ func TestSwitchInTheMiddleOfTransfers(t *testing.T) {
 		if _, err := io.Copy(io.Discard, c); isReset(err) {
 			hostSaw[n].Store(true)
 		}
+		<-wrote
 		old.Add(-1)
 	})
 	r.open(1, first.addr)
