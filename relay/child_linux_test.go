@@ -20,6 +20,8 @@ import (
 	"go.uber.org/goleak"
 )
 
+const portableEngine = false
+
 func TestMain(m *testing.M) {
 	if spec, ok := os.LookupEnv(childEnv); ok {
 		os.Exit(runChild(spec))

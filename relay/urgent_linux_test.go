@@ -81,6 +81,9 @@ func inline(tb testing.TB, c *net.TCPConn) {
 }
 
 func TestUrgentByte(t *testing.T) {
+	if portableEngine {
+		t.Skip("SKIP: the portable engine is woken for ordinary bytes only and may come too late for an urgent one")
+	}
 	t.Parallel()
 	const size = 64 << 10
 	data := randomBytes(size)
@@ -129,6 +132,9 @@ func TestUrgentByte(t *testing.T) {
 // In the middle of bulk. The ordinary bytes all arrive; a reader that does not
 // ask for urgent bytes inline, as most, does not see them.
 func TestUrgentByteInBulk(t *testing.T) {
+	if portableEngine {
+		t.Skip("SKIP: the portable engine is woken for ordinary bytes only and may come too late for an urgent one")
+	}
 	t.Parallel()
 	r, hosts := startPairs(t, Config{})
 	data := randomBytes(4 << 20)
