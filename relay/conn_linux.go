@@ -24,6 +24,7 @@ const (
 	failed  // reset, timed out, broken
 	watched // registered with the loop's epoll
 	looped  // (of a host) an ephemeral loopback port: the connect may meet itself
+	guarded // (of a host) the kernel watches it; see guard_linux.go
 )
 
 // half is one direction: from the socket of its index to the other one.

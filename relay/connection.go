@@ -109,10 +109,12 @@ var (
 // moves those over which no byte has passed, resets the others if it is told
 // to, and says how many are left. It lets them finish for grace first, or, if
 // that is negative, for ever. When ctx ends, what is left then lives on.
-func fenceWith(ctx context.Context, grace time.Duration, pass func(reset bool) (left, cut, moved int)) Fenced {
+func fenceWith(ctx context.Context, grace time.Duration, pass func(reset bool, patience time.Duration) (left, cut, moved int)) Fenced {
 	var f Fenced
 	look := func(reset bool) int {
-		left, cut, moved := pass(reset)
+		// Who is moved waits for as long as others may finish, too, before its
+		// own wait begins.
+		left, cut, moved := pass(reset, max(grace, 0))
 		f.Reset += cut
 		f.Moved += moved
 		return left

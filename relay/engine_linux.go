@@ -62,7 +62,7 @@ func newEngine(cfg Config) *engine {
 		cfg:        cfg,
 		log:        cfg.Logger,
 		debug:      cfg.Logger.IsDebug(),
-		limit:      connectionLimit(cfg.MaxConnections),
+		limit:      connectionLimit(cfg.MaxConnections, cfg.Reserve),
 		started:    make(chan struct{}),
 		over:       make(chan struct{}),
 		cutting:    make(chan struct{}),
@@ -291,10 +291,10 @@ func (e *engine) refuse() Waiting {
 }
 
 func (e *engine) fence(ctx context.Context, before uint64, grace time.Duration) Fenced {
-	return fenceWith(ctx, grace, func(reset bool) (left, cut, moved int) {
+	return fenceWith(ctx, grace, func(reset bool, patience time.Duration) (left, cut, moved int) {
 		var mu sync.Mutex
 		e.everywhere(func(l *loop) {
-			a, b, c := l.fence(before, reset)
+			a, b, c := l.fence(before, reset, patience)
 			mu.Lock()
 			defer mu.Unlock()
 			left += a
@@ -375,7 +375,7 @@ func (e *engine) prepare(fd int32, family int) unix.Errno {
 	if family == unix.AF_UNIX {
 		return 0
 	}
-	tune(fd, e.cfg.UserTimeout)
+	quicken(fd)
 	src := e.cfg.Source
 	if !src.IsValid() || src.Unmap().Is4() != (family == unix.AF_INET) {
 		return 0

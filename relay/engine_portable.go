@@ -71,7 +71,7 @@ func newEngine(cfg Config) *engine {
 		cfg:     cfg,
 		log:     cfg.Logger,
 		debug:   cfg.Logger.IsDebug(),
-		limit:   connectionLimit(cfg.MaxConnections),
+		limit:   connectionLimit(cfg.MaxConnections, cfg.Reserve),
 		opened:  make(chan struct{}),
 		started: make(chan struct{}),
 		over:    make(chan struct{}),
@@ -249,9 +249,9 @@ func (e *engine) refuse() Waiting {
 }
 
 func (e *engine) fence(ctx context.Context, before uint64, grace time.Duration) Fenced {
-	return fenceWith(ctx, grace, func(reset bool) (left, cut, moved int) {
+	return fenceWith(ctx, grace, func(reset bool, patience time.Duration) (left, cut, moved int) {
 		for _, c := range e.all() {
-			switch c.fence(before, reset) {
+			switch c.fence(before, reset, patience) {
 			case fencedNot:
 			case fencedLeft:
 				left++

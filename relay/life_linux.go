@@ -208,6 +208,7 @@ func (l *loop) begin(i int32, c *conn) {
 		c.half[client].store = l.buffers.keep(l.proxyHeader(i, c)) + 1
 		c.half[client].flags |= header
 	}
+	l.unguard()
 	l.watch(i, c)
 	l.serve(i, c)
 }
@@ -376,8 +377,9 @@ func (l *loop) drop(i int32, c *conn, reset bool) {
 }
 
 // fence ends, or with reset false only counts, the connections of epochs before
-// the given one. Those over which no byte has passed lose their host and wait.
-func (l *loop) fence(before uint64, reset bool) (left, cut, moved int) {
+// the given one. Those over which no byte has passed lose their host and wait,
+// patience longer than others.
+func (l *loop) fence(before uint64, reset bool, patience time.Duration) (left, cut, moved int) {
 	l.tell()
 	l.each(func(i int32, c *conn) {
 		if c.epoch >= before {
@@ -387,13 +389,13 @@ func (l *loop) fence(before uint64, reset bool) (left, cut, moved int) {
 		case free, greeting, waiting:
 		case resolving, connecting:
 			moved++
-			c.since = l.now
+			c.since = l.now + int64(patience)
 			l.redial(i, c, l.now)
 		case relaying:
 			switch {
 			case !c.exchanged() && !c.broken(client):
 				moved++
-				c.since = l.now
+				c.since = l.now + int64(patience)
 				l.redial(i, c, l.now)
 			case reset:
 				cut++

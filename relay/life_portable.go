@@ -55,6 +55,8 @@ type conn struct {
 	passed  [2]bool            // by the same: its end has been passed on
 	doubted bool               // a host's end before any byte was not believed, once
 
+	patience time.Duration // how much longer than Hold a client waits that a fence has moved
+
 	// Only the goroutine that serves the connection knows these.
 	kept    []byte        // read from the client and taken by no host
 	proxied *proxyHeader  // what the client's PROXY header said
@@ -132,7 +134,7 @@ func (c *conn) connect() bool {
 	e := c.engine
 	unwatch := c.watchClient()
 	defer unwatch()
-	begin := time.Now().Add(-c.waited)
+	begin := time.Now().Add(c.takePatience() - c.waited)
 	g, opened := e.current()
 	var delay time.Duration
 	if c.tries > 0 && g != nil && g.epoch == c.epoch { // this host has failed us before
@@ -155,7 +157,7 @@ func (c *conn) connect() bool {
 		case dialOver:
 			return false
 		case dialTaken:
-			begin, c.tries, delay = time.Now(), 0, 0
+			begin, c.tries, delay = time.Now().Add(c.takePatience()), 0, 0
 		case dialFailed:
 			if IsLocal(err) {
 				e.local("connect", err)
@@ -166,6 +168,15 @@ func (c *conn) connect() bool {
 			delay = retryDelay(c.tries)
 		}
 	}
+}
+
+// takePatience is how much longer than Hold the client waits now.
+func (c *conn) takePatience() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := c.patience
+	c.patience = 0
+	return d
 }
 
 // await lets the client wait for at most d, until the gate is opened, or until
@@ -434,7 +445,7 @@ const (
 
 // fence takes a connection of an epoch before the given one away from its host,
 // if no byte has passed over it; otherwise it ends it, if reset is true.
-func (c *conn) fence(before uint64, reset bool) fencedHow {
+func (c *conn) fence(before uint64, reset bool, patience time.Duration) fencedHow {
 	c.mu.Lock()
 	if c.over || c.epoch >= before {
 		c.mu.Unlock()
@@ -446,12 +457,14 @@ func (c *conn) fence(before uint64, reset bool) fencedHow {
 		return fencedNot
 	case connecting:
 		c.taken = true
+		c.patience = patience
 		c.state = waiting
 		c.halt()
 		c.mu.Unlock()
 		return fencedMoved
 	case relaying:
 		if c.takeLocked() {
+			c.patience = patience
 			c.mu.Unlock()
 			return fencedMoved
 		}

@@ -48,7 +48,9 @@ func (ln *listener) listen(userTimeout time.Duration) error {
 		// refuses that unless all of them have SO_REUSEADDR. While we do not
 		// listen we go without: nobody else can bind the address then.
 		setsockopt(ln.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-		tune(ln.fd, userTimeout)
+		quicken(ln.fd)
+		guard(ln.fd)
+		setUserTimeout(ln.fd, userTimeout)
 	}
 	if err := unix.Listen(int(ln.fd), backlog); err != nil {
 		return fmt.Errorf("listen on %s: %w", ln.addr, wrap("listen", err))
@@ -101,18 +103,6 @@ func (ln *listener) queued() int {
 		return 0
 	}
 	return int(info.Unacked)
-}
-
-// tune sets what every relayed TCP socket has.
-func tune(fd int32, userTimeout time.Duration) {
-	setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	setsockopt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
-	setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepIdle)
-	setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepInterval)
-	setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepCount)
-	if userTimeout > 0 {
-		setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond))
-	}
 }
 
 // bind claims every address of the settings, or none.

@@ -58,6 +58,8 @@ type loop struct {
 	trimmed  int64     // when unused pipes were last closed
 	stuck    bool      // a peer may take nothing at present
 	looked   int64     // when such peers were last looked at
+	young    bool      // a host is not watched by the kernel yet
+	guarded  int64     // when that began
 	paused   int64     // accepting is paused until then; 0 when it is not
 	taking   bool      // the listeners are in epoll
 	rest     time.Duration
@@ -196,6 +198,9 @@ func (l *loop) patience() int {
 	}
 	if l.stuck {
 		atMost(l.stuckTick())
+	}
+	if l.young {
+		atMost(l.guardTick())
 	}
 	if l.engine.cfg.IdleTimeout > 0 && l.used > 0 {
 		atMost(l.idleTick())
@@ -363,6 +368,9 @@ func (l *loop) passTime() {
 	if l.stuck && l.now-l.looked >= int64(l.stuckTick()) {
 		l.looked = l.now
 		l.stuck = l.watchStuck()
+	}
+	if l.young && l.now-l.guarded >= int64(l.guardTick()) {
+		l.guardAll()
 	}
 	if d := l.engine.cfg.IdleTimeout; d > 0 && l.now-l.idled >= int64(l.idleTick()) {
 		l.idled = l.now

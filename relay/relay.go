@@ -79,8 +79,13 @@ type Config struct {
 
 	// MaxConnections limits the connections that are open at one time; those
 	// who come then wait in the kernel's queue. Zero, the default, is what the
-	// descriptor limit allows: (limit - 64) / 2.
+	// descriptor limit allows: (limit - 64 - Reserve) / 2.
 	MaxConnections int
+
+	// Reserve is how many descriptors the process needs for other things, and
+	// so are not for connections, beyond the 64 that are always left. A quarter
+	// of the limit is reserved at most. Defaults to none.
+	Reserve int
 
 	// SendProxy is the version of the PROXY protocol header that each host is
 	// sent first. Zero, the default, sends none.
@@ -98,8 +103,8 @@ type Config struct {
 	// Addr, the default, leaves it to the system.
 	Source netip.Addr
 
-	// Loops is the number of event loops, each a thread. Defaults to half the
-	// processors, at least one.
+	// Loops is the number of event loops, each a thread. Defaults to
+	// [DefaultLoops].
 	Loops int
 
 	// Spin lets a loop poll for a few microseconds before it sleeps, which
@@ -203,7 +208,7 @@ func (cfg Config) withDefaults() Config {
 		cfg.DrainTimeout = DefaultDrainTimeout
 	}
 	if cfg.Loops <= 0 {
-		cfg.Loops = max(1, runtime.NumCPU()/2)
+		cfg.Loops = DefaultLoops()
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
@@ -211,6 +216,15 @@ func (cfg Config) withDefaults() Config {
 	cfg.Logger = cfg.Logger.Named("relay").With("relay", cfg.Name)
 	return cfg
 }
+
+// processors is how many this process may use, which the Go runtime finds out
+// from its affinity, its control group and GOMAXPROCS. It is asked before
+// anybody raises the number.
+var processors = runtime.GOMAXPROCS(0)
+
+// DefaultLoops is one event loop for each processor that this process may use,
+// 16 at most: no link is faster than so many loops.
+func DefaultLoops() int { return min(processors, 16) }
 
 // Bind claims every address, so that a busy one is an error before anything
 // else has happened. Connects are refused until [Relay.Open]. The addresses are

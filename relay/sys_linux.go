@@ -122,7 +122,8 @@ func closeFd(fd int32) {
 // setsockopt sets an integer option; see setsockopt(2). The options set here
 // cannot fail on a socket of the right family, and none is worth a connection.
 func setsockopt(fd int32, level, name, value int) {
-	_ = unix.SetsockoptInt(int(fd), level, name, value)
+	v := int32(value)
+	_, _, _ = unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(unsafe.Pointer(&v)), unsafe.Sizeof(v), 0)
 }
 
 // socketError takes the pending error of a socket (SO_ERROR).
