@@ -34,6 +34,7 @@ type settings struct {
 	understudy  string   // its program; "" builds it
 	variants    []string // further runs of it, "name=flags"
 	out, json   string   // files; "" writes none
+	again       string   // file with the samples of an earlier run; "" measures
 }
 
 // account is a user that proxies run as.
@@ -353,6 +354,48 @@ func (d *driver) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(d.progress, format+"\n", args...) // nobody to tell
 }
 
+// record is what -json writes.
+type record struct {
+	Machine machine `json:"machine"`
+	Seconds float64 `json:"seconds"` // of each window
+	Rate    float64 `json:"openLoopRate"`
+	Samples results `json:"samples"`
+}
+
+// reportAgain makes the report of an earlier run.
+func reportAgain(s settings, stdout io.Writer) error {
+	raw, err := os.ReadFile(s.again)
+	if err != nil {
+		return err
+	}
+	var was record
+	if err := json.Unmarshal(raw, &was); err != nil {
+		return fmt.Errorf("%s: %w", s.again, err)
+	}
+	d := &driver{settings: s, results: was.Samples}
+	d.length, d.rate = time.Duration(was.Seconds*float64(time.Second)), was.Rate
+	seen := map[string]bool{}
+	first := func(kind, name string) bool { // of its kind, in the order in which they were measured
+		known := seen[kind+name]
+		seen[kind+name] = true
+		return !known
+	}
+	for _, sample := range was.Samples {
+		if first("peer", sample.Peer) {
+			d.peers = append(d.peers, peer{name: sample.Peer})
+		}
+		if first("user", sample.User) {
+			d.accounts = append(d.accounts, account{name: sample.User})
+		}
+	}
+	for _, f := range figures() {
+		if slices.ContainsFunc(was.Samples, func(s sample) bool { return s.Figure == f.id }) {
+			d.figures = append(d.figures, f)
+		}
+	}
+	return d.report(was.Machine, stdout)
+}
+
 // report writes the tables to stdout and to the files that were asked for.
 // It returns errFailed when a trial failed.
 func (d *driver) report(about machine, stdout io.Writer) error {
@@ -366,12 +409,7 @@ func (d *driver) report(about machine, stdout io.Writer) error {
 		err = errors.Join(err, os.WriteFile(d.out, []byte(b.String()), 0o644)) //nolint:gosec // G306: a document
 	}
 	if d.json != "" {
-		raw, jsonErr := json.MarshalIndent(struct {
-			Machine machine `json:"machine"`
-			Seconds float64 `json:"seconds"` // of each window
-			Rate    float64 `json:"openLoopRate"`
-			Samples results `json:"samples"`
-		}{about, d.length.Seconds(), d.rate, d.results}, "", "\t")
+		raw, jsonErr := json.MarshalIndent(record{about, d.length.Seconds(), d.rate, d.results}, "", "\t")
 		err = errors.Join(err, jsonErr, os.WriteFile(d.json, raw, 0o644)) //nolint:gosec // G306: a document
 	}
 	if _, failed := d.results.remarks(); len(failed) > 0 {
@@ -403,7 +441,7 @@ func (d *driver) markdown(w *strings.Builder, about machine) {
 			fmt.Fprintf(w, "- noise: *direct*, which is the same in every round, spreads by ±%.0f %% in the middle of its figures (proxies as %s) and by ±%.0f %% in the worst, %s\n", 100*median, a.name, 100*worst, figure)
 		}
 	}
-	w.WriteString("\nA cell: median, ± half the distance between the least and the greatest round, ratio to *direct* (d), ratio to HAProxy with two threads (h).\n")
+	w.WriteString("\nA cell: median, ± half the distance between the least and the greatest round, ratio to *direct* (d), ratio to HAProxy with two threads (h); ratios are medians of those in each round.\n")
 	for _, a := range d.accounts {
 		fmt.Fprintf(w, "\n## Proxies as %s\n\n", a.name)
 		t := matrix(d.results, a.name, headings, names)
@@ -411,7 +449,7 @@ func (d *driver) markdown(w *strings.Builder, about machine) {
 	}
 	for _, a := range d.accounts {
 		t, unmet := verdicts(d.results, a.name)
-		fmt.Fprintf(w, "\n## Targets, as %s\n\nUnderstudy against what each line names, by medians; a line is met when it is against every one. Of what was measured, %d lines are not.\n\n", a.name, unmet)
+		fmt.Fprintf(w, "\n## Targets, as %s\n\nUnderstudy against what each line names, by medians of the ratios in each round; a line is met when it is against every one. Of what was measured, %d lines are not.\n\n", a.name, unmet)
 		_ = t.print(w)
 	}
 	skipped, failed := d.results.remarks()

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"understudy/bench/netns"
 )
 
 func idleFigure(n int) figure {
@@ -83,13 +85,17 @@ func (t *trial) holdings() (holdings, error) {
 	if err != nil {
 		return holdings{}, err
 	}
+	parked, err := parkedPages()
+	if err != nil {
+		return holdings{}, err
+	}
 	tcp, err := sockstat("mem")
 	if err != nil {
 		return holdings{}, err
 	}
 	h := holdings{
 		kernel: (kib[4] + kib[5] + kib[6]) << 10,
-		system: (kib[0] - kib[1] - kib[2] - kib[3]) << 10,
+		system: (kib[0]-kib[1]-kib[2]-kib[3])<<10 - parked*int64(os.Getpagesize()),
 		tcp:    tcp * int64(os.Getpagesize()),
 	}
 	if t.way.proxy == nil {
@@ -98,6 +104,27 @@ func (t *trial) holdings() (holdings, error) {
 	u, err := t.way.proxy.usage()
 	h.process, h.descriptors = u.resident, int64(u.descriptors)
 	return h, err
+}
+
+// parkedPages is how many free pages each processor keeps for itself. The kernel
+// does not count them as free (MemFree), and after much was freed at once keeps
+// hundreds of MB there; see "pagesets" in /proc/zoneinfo.
+func parkedPages() (int64, error) {
+	text, err := os.ReadFile("/proc/zoneinfo")
+	if err != nil {
+		return 0, err
+	}
+	pages := int64(0)
+	for l := range strings.Lines(string(text)) {
+		if count, ok := strings.CutPrefix(strings.TrimSpace(l), "count:"); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(count), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("/proc/zoneinfo: %w", err)
+			}
+			pages += n
+		}
+	}
+	return pages, nil
 }
 
 func (h holdings) minus(o holdings) holdings {
@@ -143,7 +170,7 @@ func sockstat(key string) (int64, error) {
 // would be freed while we look at it. In the machine's own namespace there is
 // no telling whose they are, and it does not wait.
 func awaitTimeWait(ctx context.Context) error {
-	for inside() {
+	for netns.Inside() {
 		n, err := sockstat("tw")
 		if err != nil || n < 200 {
 			return err

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/bench/netns"
 )
 
 // machine is what the figures were measured on, as far as it matters.
@@ -42,7 +44,7 @@ func describe(ctx context.Context, list []peer, descriptors uint64) machine {
 		Go:          runtime.Version(),
 		Clock:       line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
 		Congestion:  congestionControl(),
-		Namespace:   inside(),
+		Namespace:   netns.Inside(),
 		Descriptors: descriptors,
 		Load:        line("/proc/loadavg"),
 		Versions:    map[string]string{},

@@ -22,6 +22,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"understudy/bench/netns"
 )
 
 // The words that make this program one of its own children.
@@ -50,15 +52,18 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case err != nil:
 		return 2 // parse has said why
 	}
-	if os.Getuid() == 0 && !inside() {
-		code, err := inNamespace(context.Background())
+	if s.again != "" {
+		return fail(stderr, reportAgain(s, stdout))
+	}
+	if os.Getuid() == 0 && !netns.Inside() {
+		code, err := netns.Rerun(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
 		if err == nil {
 			return code
 		}
 		_, _ = fmt.Fprintf(stderr, "bench: no network namespace of its own, the machine's is used: %v\n", err)
 	}
-	if inside() {
-		if err := prepareNamespace(); err != nil {
+	if netns.Inside() {
+		if err := netns.Prepare(); err != nil {
 			return fail(stderr, fmt.Errorf("network namespace: %w", err))
 		}
 	}
@@ -126,6 +131,7 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	})
 	flags.StringVar(&s.out, "out", "", "write the report to `FILE` too")
 	flags.StringVar(&s.json, "json", "", "write every sample to `FILE`")
+	flags.StringVar(&s.again, "again", "", "measure nothing: make the report of the samples in `FILE`, which -json wrote")
 	quick := flags.Bool("quick", false, "one round of 0.2 s each: shows that everything runs, measures nothing")
 	if err := flags.Parse(args); err != nil {
 		return s, err

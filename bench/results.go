@@ -1,5 +1,10 @@
 package main
 
+import (
+	"maps"
+	"slices"
+)
+
 // direct is the name of the peer that is no proxy.
 const direct = "direct"
 
@@ -29,6 +34,42 @@ func (r results) summary(user, figure, peer, metric string) summary {
 		}
 	}
 	return summarize(values)
+}
+
+// of is one metric of one peer in one figure, as one user.
+type of struct{ user, figure, peer, metric string }
+
+// rounds is what was measured of it, by round.
+func (r results) rounds(o of) map[int]float64 {
+	values := map[int]float64{}
+	for _, s := range r {
+		if v, ok := s.Values[o.metric]; ok && s.User == o.user && s.Figure == o.figure && s.Peer == o.peer {
+			values[s.Round] = v
+		}
+	}
+	return values
+}
+
+// ratio is the median over the rounds of x over base in the same round. What the
+// machine did in a round (a neighbour, another clock frequency) did it to both,
+// and is not in the ratio. It is ok only if most rounds measured both, and both
+// above zero: the difference of two looks at a system's memory can be negative,
+// and a ratio to that means nothing.
+func (r results) ratio(x, base of) (median float64, ok bool) {
+	ratios := quotients(r.rounds(x), r.rounds(base))
+	s := summarize(slices.Collect(maps.Values(ratios)))
+	return s.Median, 2*s.N > max(len(r.rounds(x)), len(r.rounds(base)))
+}
+
+// quotients divides what was measured in the same round.
+func quotients(x, base map[int]float64) map[int]float64 {
+	all := map[int]float64{}
+	for round, v := range x {
+		if b := base[round]; b > 0 && v >= 0 {
+			all[round] = v / b
+		}
+	}
+	return all
 }
 
 // state is "" when every sample that there is has values, and otherwise the

@@ -92,14 +92,4 @@ func (s summary) spread() float64 {
 	return (s.Max - s.Min) / 2 / abs(s.Median)
 }
 
-// ratio is s over base by their medians; ok is false when either was not
-// measured or is not above zero: the difference of two looks at a system's
-// memory can be negative, and a ratio to that means nothing.
-func ratio(s, base summary) (r float64, ok bool) {
-	if s.N == 0 || base.N == 0 || s.Median < 0 || base.Median <= 0 {
-		return 0, false
-	}
-	return s.Median / base.Median, true
-}
-
 func abs(x float64) float64 { return max(x, -x) }

@@ -82,15 +82,3 @@ func TestSummarize(t *testing.T) {
 		}
 	}
 }
-
-func TestRatioNeedsTwoMeasuredValues(t *testing.T) {
-	one := func(x float64) summary { return summarize([]float64{x}) }
-	if r, ok := ratio(one(3), one(2)); r != 1.5 || !ok {
-		t.Errorf("ratio(3, 2) = %v, %v, want 1.5, true", r, ok)
-	}
-	for _, pair := range [][2]summary{{{}, one(2)}, {one(2), {}}, {one(2), one(0)}, {one(2), one(-1)}, {one(-2), one(1)}} {
-		if r, ok := ratio(pair[0], pair[1]); ok {
-			t.Errorf("ratio(%+v, %+v) = %v, want none", pair[0], pair[1], r)
-		}
-	}
-}

@@ -116,7 +116,7 @@ func cell(r results, user, figure, peer, key string) string {
 		if peer == base.peer {
 			continue
 		}
-		if x, ok := ratio(s, r.summary(user, figure, base.peer, key)); ok {
+		if x, ok := r.ratio(of{user, figure, peer, key}, of{user, figure, base.peer, key}); ok {
 			parts = append(parts, number(x)+base.mark)
 		}
 	}

@@ -40,14 +40,36 @@ func TestMatrix(t *testing.T) {
 	// The p50 of nginx would be "**FAILED**" as well: a failure is never
 	// hidden because a metric has no other value.
 	want := strings.Join([]string{
-		"| figure    | metric     | direct          | haproxy-2       | iocopy  | nginx-2                      | understudy            |",
-		"|-----------|------------|-----------------|-----------------|---------|------------------------------|-----------------------|",
-		"| echo 64 B | messages/s | 100k ±10% 2.00h | 50.0k ±2% 0.50d | skipped | 60.0k 0.60d 1.20h **FAILED** | 75.0k ±0% 0.75d 1.50h |",
-		"|           | p50, µs    | –               | –               | skipped | **FAILED**                   | –                     |",
+		"| figure    | metric     | direct          | haproxy-2       | iocopy  | nginx-2          | understudy            |",
+		"|-----------|------------|-----------------|-----------------|---------|------------------|-----------------------|",
+		"| echo 64 B | messages/s | 100k ±10% 2.00h | 50.0k ±2% 0.50d | skipped | 60.0k **FAILED** | 75.0k ±0% 0.75d 1.50h |",
+		"|           | p50, µs    | –               | –               | skipped | **FAILED**       | –                     |",
 		"",
 	}, "\n")
 	if b.String() != want {
 		t.Errorf("matrix prints\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
+func TestRatiosAreOfTheSameRound(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		x, base []float64
+		want    float64
+		ok      bool
+	}{
+		{"the machine was twice as fast in the second round", []float64{30, 60, 30}, []float64{20, 40, 20}, 1.5, true},
+		{"and for one of them it was not the same one", []float64{30, 60, 60}, []float64{20, 40, 20}, 1.5, true},
+		{"one round only", []float64{3}, []float64{2}, 1.5, true},
+		{"nothing to compare with", []float64{3}, nil, 0, false},
+		{"nothing to compare", nil, []float64{3}, 0, false},
+		{"mostly not above zero", []float64{3, 3, 3}, []float64{2, 0, -1}, 0, false},
+		{"mostly negative", []float64{-3, 3, -3}, []float64{2, 2, 2}, 0, false},
+	} {
+		r := runOf("root", "f", rate, map[string][]float64{subject: tt.x, direct: tt.base})
+		if got, ok := r.ratio(of{"root", "f", subject, rate}, of{"root", "f", direct, rate}); ok != tt.ok || ok && got != tt.want {
+			t.Errorf("%s: ratio %v, %v, want %v, %v", tt.name, got, ok, tt.want, tt.ok)
+		}
 	}
 }
 

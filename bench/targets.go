@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -74,7 +76,7 @@ func relative(what, figure, metric string, to opponents, must, aim limit) target
 	return target{what + " ÷ " + to.name, must, aim, func(r results, user string) []finding {
 		var found []finding
 		for _, base := range to.peers {
-			if x, ok := ratio(r.summary(user, figure, subject, metric), r.summary(user, figure, base, metric)); ok {
+			if x, ok := r.ratio(of{user, figure, subject, metric}, of{user, figure, base, metric}); ok {
 				found = append(found, finding{"÷ " + base, x})
 			}
 		}
@@ -109,14 +111,16 @@ func difference(what, figure, metric, from string, must, aim limit) target {
 // few with the same ratio of each base.
 func growth(what, few, many string, must limit) target {
 	return target{what, must, limit{}, func(r results, user string) []finding {
-		own, ok := ratio(r.summary(user, many, subject, processor), r.summary(user, few, subject, processor))
-		if !ok {
-			return nil
+		grown := func(peer string) map[int]float64 {
+			return quotients(r.rounds(of{user, many, peer, processor}), r.rounds(of{user, few, peer, processor}))
 		}
+		median := func(m map[int]float64) float64 { return summarize(slices.Collect(maps.Values(m))).Median }
+		own := grown(subject)
 		var found []finding
 		for _, base := range haproxy.peers {
-			if its, ok := ratio(r.summary(user, many, base, processor), r.summary(user, few, base, processor)); ok {
-				found = append(found, finding{fmt.Sprintf("(%s ÷ %s of %s)", number(own), number(its), base), own / its})
+			its := grown(base)
+			if both := quotients(own, its); len(both) > 0 {
+				found = append(found, finding{fmt.Sprintf("(%s ÷ %s of %s)", number(median(own)), number(median(its)), base), median(both)})
 			}
 		}
 		return found
@@ -126,7 +130,7 @@ func growth(what, few, many string, must limit) target {
 // unprivileged compares a user's run with root's.
 func unprivileged(what, figure, metric string, must, aim limit) target {
 	return target{what, must, aim, func(r results, user string) []finding {
-		if x, ok := ratio(r.summary(user, figure, subject, metric), r.summary("root", figure, subject, metric)); ok && user != "root" {
+		if x, ok := r.ratio(of{user, figure, subject, metric}, of{"root", figure, subject, metric}); ok && user != "root" {
 			return []finding{{"÷ root", x}}
 		}
 		return nil

@@ -3,6 +3,7 @@ package proctest
 import (
 	"errors"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -58,5 +59,16 @@ func TestHostIsKilledStoppedAndComesBack(t *testing.T) {
 	})
 	if r := load.Stop(); len(r.Lost()) == 0 || r.By()["a"] == 0 {
 		t.Errorf("the report does not say who was lost and who was served: %v", r)
+	}
+}
+
+// Two test binaries at the same time are never given the same port.
+func TestFreePortIsNobodyElses(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED: only Linux has abstract sockets")
+	}
+	port := FreePort(t, "127.0.0.1")
+	if reserve(t, port) {
+		t.Errorf("port %d can be taken once more", port)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -81,7 +82,8 @@ var ports struct {
 }
 
 // FreePort returns a port below 32768 that nobody listens on at ip, and that
-// this process has not been given before.
+// neither this process has been given before nor, until the test ends, another
+// one that runs tests at the same time.
 func FreePort(tb testing.TB, ip string) int {
 	tb.Helper()
 	ports.Lock()
@@ -91,7 +93,7 @@ func FreePort(tb testing.TB, ip string) int {
 	}
 	for range 1000 {
 		port := 10000 + rand.IntN(22000) //nolint:gosec // any port will do
-		if ports.taken[port] {
+		if ports.taken[port] || !reserve(tb, port) {
 			continue
 		}
 		l, err := listen(ip, port)
@@ -104,6 +106,22 @@ func FreePort(tb testing.TB, ip string) int {
 	}
 	tb.Fatal("no free port")
 	return 0
+}
+
+// reserve keeps a port from the other processes that run tests, by a name that
+// ends with this one, whatever ends it: an abstract socket (unix(7)).
+func reserve(tb testing.TB, port int) bool {
+	tb.Helper()
+	if runtime.GOOS != "linux" {
+		return true
+	}
+	var config net.ListenConfig
+	l, err := config.Listen(context.Background(), "unix", "@understudy-test-port-"+strconv.Itoa(port))
+	if err != nil {
+		return false
+	}
+	tb.Cleanup(func() { l.Close() })
+	return true
 }
 
 func listen(ip string, port int) (net.Listener, error) {

@@ -48,8 +48,10 @@ func BinaryCommand(path string, env []string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// environment is what the program runs with. Tests run at the same time, so
+// there is no control socket unless more names one.
 func environment(more []string) []string {
-	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, more...)
+	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "CONTROL=off"}, more...)
 }
 
 var build struct {
