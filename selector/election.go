@@ -1,10 +1,13 @@
 package selector
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // selectAgain begins an election: what was known before is not enough.
 func (m *Machine) selectAgain() {
-	m.planned = -1
+	m.plan = noPlan
 	m.enter(Selecting)
 	m.startRound(false)
 }
@@ -87,12 +90,20 @@ func (m *Machine) answered(h *host, k int, ok bool) {
 // operator prefers can be expected to answer.
 func (m *Machine) choose() {
 	best, pending, awaited := -1, false, false
-	for i := range m.hosts {
+	for _, i := range m.inOrder() {
 		h := &m.hosts[i]
-		if h.aside {
+		if m.barred(i) != "" {
 			continue
 		}
 		standing := h.standing()
+		if standing == passed && m.guarded(h) {
+			// It has failed too often to be chosen before another one, and is
+			// better than none.
+			if best < 0 {
+				best = i
+			}
+			continue
+		}
 		if standing == passed {
 			best = i
 			break
@@ -127,7 +138,11 @@ func (m *Machine) choose() {
 	}
 	switch m.elect {
 	case -1:
-		m.electHost(best, Start, "first usable host at the start")
+		reason := "first usable host at the start"
+		if best == m.prefer {
+			reason = "it was elected before the start"
+		}
+		m.electHost(best, Start, reason)
 	case best:
 		m.electHost(best, Reselect, m.cause)
 	default:
@@ -141,9 +156,8 @@ func (m *Machine) roundFailed() {
 	m.retryAt = m.now.Add(wait)
 	m.backoff = min(2*wait, m.cfg.MaxBackoff)
 	fact := RoundFailed{Wait: wait}
-	for i := range m.hosts {
-		h := &m.hosts[i]
-		fact.Hosts = append(fact.Hosts, Refusal{Host: h.name, Reason: h.whyNot(m.cfg.Checks)})
+	for i, h := range m.hosts {
+		fact.Hosts = append(fact.Hosts, Refusal{Host: h.name, Reason: m.whyNot(i)})
 	}
 	m.do(fact)
 }
@@ -162,37 +176,121 @@ func (m *Machine) electHost(i int, kind Kind, reason string) {
 	}
 	m.noteState(h, 0, nil)
 	m.epoch++
-	m.elect, m.gone, m.planned = i, false, -1
+	if kind == Switchover || kind == Failback {
+		m.prefer, m.back = m.elect, true
+	}
+	m.elect, m.gone, m.plan, m.stayed = i, false, noPlan, false
 	m.retryAt, m.chooseBy = time.Time{}, time.Time{}
 	m.enter(Switching)
 	m.do(Switch{Epoch: m.epoch, Host: h.name, Old: old, Kind: kind, Reason: reason})
 }
 
-// failback returns to a preferred host that was up for long enough and still
-// passes when it is asked now.
-func (m *Machine) failback() {
-	if m.cfg.Failback == 0 {
+// pursue makes the change of primary that is planned once its host passes, and
+// plans a failback when one is due.
+func (m *Machine) pursue() {
+	if m.plan.host < 0 {
+		m.planFailback()
 		return
 	}
-	if m.planned >= 0 {
-		h := &m.hosts[m.planned]
-		switch h.standing() {
-		case none:
-			return
-		case passed:
-			m.shut()
-			m.electHost(m.planned, Failback, h.name+" has been up for "+m.cfg.Failback.String())
-			return
-		case failed:
-			m.do(Declined{Host: h.name, Kind: Failback, Reason: h.whyNot(m.cfg.Checks)})
-			h.upSince = m.now
-			m.planned = -1
+	h := &m.hosts[m.plan.host]
+	switch standing := h.standing(); {
+	case standing == passed:
+		p := m.plan
+		m.shut()
+		m.holdUntil = m.holdUntil.Add(p.drain)
+		m.electHost(p.host, p.kind, p.reason)
+	case standing == failed:
+		m.unplan(m.whyFailed(m.plan.host))
+		m.planFailback() // one may have become due meanwhile
+	case !m.now.Before(m.plan.by):
+		m.unplan("it did not answer in time")
+		m.planFailback()
+	}
+}
+
+// unplan gives up what is planned. A failback is tried again when the host has
+// been up for as long once more.
+func (m *Machine) unplan(reason string) {
+	if m.plan.host < 0 {
+		return
+	}
+	h := &m.hosts[m.plan.host]
+	if m.plan.kind == Failback {
+		h.upSince = m.now
+	}
+	m.do(Declined{Host: h.name, Kind: m.plan.kind, Reason: reason})
+	m.plan = noPlan
+}
+
+// propose plans to make host i primary.
+func (m *Machine) propose(i int, kind Kind, reason string) {
+	m.plan = plan{host: i, kind: kind, reason: reason, by: m.now.Add(m.longest + m.cfg.Checks[0].Timeout)}
+	m.ask(&m.hosts[i], false)
+}
+
+// move plans what an operator asked for, or says why not.
+func (m *Machine) move(ev Move) {
+	i := slices.Index(m.cfg.Hosts, ev.Host)
+	if ev.Host == "" {
+		i = m.nextUp()
+	}
+	why := ""
+	switch {
+	case m.phase != Serving:
+		why = "there is no primary now: an election is under way"
+	case i < 0 && ev.Host == "":
+		why = "every other host is down or drained"
+	case i < 0:
+		why = "there is no such host"
+	case i == m.elect:
+		why = "it is primary already"
+	case m.hosts[i].drained:
+		why = "it is drained"
+	case m.plan.host >= 0 && m.plan.kind == Switchover:
+		why = "another switchover is under way"
+	}
+	if why != "" {
+		m.do(Declined{Host: ev.Host, Kind: Switchover, Reason: why})
+		return
+	}
+	m.propose(i, Switchover, ev.Reason)
+	m.plan.drain = ev.Drain
+}
+
+// nextUp is the host that would most likely take over now; -1 when every other
+// one is down. It is asked before anything happens, so one that is not known yet
+// will do where none is known to be up.
+func (m *Machine) nextUp() int {
+	best, rank := -1, 0
+	for i := range m.hosts {
+		h := &m.hosts[i]
+		fit := 0
+		switch {
+		case i == m.elect || h.drained || h.state() == Down:
+		case h.state() == Unknown:
+			fit = 1
+		case m.guarded(h):
+			fit = 2
+		default:
+			fit = 3
 		}
+		if fit > rank {
+			best, rank = i, fit
+		}
+	}
+	return best
+}
+
+// planFailback plans the return to a preferred host that was up for long
+// enough.
+func (m *Machine) planFailback() {
+	if m.cfg.Failback == 0 || m.frozen {
+		return
 	}
 	for i := range m.hosts[:m.elect] {
 		if at, ok := m.failbackAt(i); ok && !m.now.Before(at) {
-			m.planned = i
-			m.ask(&m.hosts[i], false)
+			m.propose(i, Failback, m.hosts[i].name+" has been up for "+m.cfg.Failback.String())
+			m.plan.drain = m.cfg.Drain
 			return
 		}
 	}
@@ -202,8 +300,8 @@ func (m *Machine) failback() {
 // over again.
 func (m *Machine) failbackAt(i int) (time.Time, bool) {
 	h := &m.hosts[i]
-	if h.state() != Up || h.suspected() {
+	if h.state() != Up || h.suspected() || h.drained || m.frozen {
 		return time.Time{}, false
 	}
-	return h.upSince.Add(m.cfg.Failback), true
+	return h.upSince.Add(max(m.cfg.Failback, m.penalty(h))), true
 }

@@ -3,7 +3,7 @@ package selector
 import "time"
 
 // Event is what a Machine is told: a [Tick], a [Result], an [Ended], a
-// [Suspicion] or a [Switched].
+// [Suspicion], a [Switched], a [Move] or [Locks].
 type Event interface{ event() }
 
 // Tick says that time has passed and nothing else happened.
@@ -52,7 +52,34 @@ type Switched struct {
 	Err   error
 }
 
+// Move asks to make Host primary on purpose, or, with an empty Host, the first
+// other one that is not down. The host is asked now; if it does not pass, or cannot
+// be asked, the answer is [Declined] and nothing changes. Otherwise it is a
+// [Switch] of the kind [Switchover], and if that fails the old primary comes
+// first in the election that follows.
+type Move struct {
+	Host   string
+	Reason string // one line
+
+	// Drain is how long earlier connections may take to finish, which clients
+	// wait for beyond Hold.
+	Drain time.Duration
+}
+
+// Locks are the operator's, in place of those before.
+type Locks struct {
+	// Drained names hosts that are not elected. A primary that is drained
+	// stays until it is lost.
+	Drained []string
+
+	// Frozen forbids every change that nobody asked for: a primary that is
+	// down stays, and where there is none only the last one is elected.
+	Frozen bool
+}
+
 func (Tick) event()      {}
+func (Move) event()      {}
+func (Locks) event()     {}
 func (Result) event()    {}
 func (Ended) event()     {}
 func (Suspicion) event() {}
@@ -123,6 +150,13 @@ type Lost struct {
 	After  time.Duration // since the first doubt; zero if one result decided
 }
 
+// Stayed is the fact that the primary is down and stays primary, because the
+// relay is frozen.
+type Stayed struct {
+	Host   string
+	Reason string // one line
+}
+
 // RoundFailed is the fact that no host is usable. It is told once for each
 // step of the back-off.
 type RoundFailed struct {
@@ -133,10 +167,10 @@ type RoundFailed struct {
 // Refusal says why one host was not chosen.
 type Refusal struct{ Host, Reason string }
 
-// Declined is the fact that a planned change did not happen because the host
-// did not pass its checks. The primary stays.
+// Declined is the fact that a planned change did not happen, because the host
+// did not pass its checks or may not be elected. The primary stays.
 type Declined struct {
-	Host   string
+	Host   string // empty when a Move named none
 	Kind   Kind
 	Reason string
 }
@@ -154,6 +188,7 @@ func (HostChanged) action() {}
 func (Suspected) action()   {}
 func (Cleared) action()     {}
 func (Lost) action()        {}
+func (Stayed) action()      {}
 func (RoundFailed) action() {}
 func (Declined) action()    {}
 func (Stalled) action()     {}
@@ -163,8 +198,9 @@ type Kind string
 
 // The kinds of election.
 const (
-	Start    Kind = "start"    // the first one
-	Failover Kind = "failover" // nobody asked for it
-	Failback Kind = "failback" // the return to a preferred host
-	Reselect Kind = "reselect" // the same host again
+	Start      Kind = "start"      // the first one
+	Failover   Kind = "failover"   // nobody asked for it
+	Switchover Kind = "switchover" // an operator asked for it
+	Failback   Kind = "failback"   // the return to a preferred host
+	Reselect   Kind = "reselect"   // the same host again
 )

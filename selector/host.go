@@ -48,6 +48,10 @@ type host struct {
 	changed time.Time // real: since when it is in that state
 	upSince time.Time // when it became up; kept only while it is
 
+	wasUp    bool        // since it was last down
+	failures []time.Time // when it went down, the last few
+	drained  bool        // by the operator
+
 	aside     bool // a trigger failed: not chosen before the next timed round
 	knownDown bool // when the round began, so nobody waits for it
 	deaf      bool // it did not accept connections then
@@ -130,19 +134,6 @@ func (h *host) suspected() bool {
 // down returns the index of the check that is down; -1 when none is.
 func (h *host) down() int {
 	return slices.IndexFunc(h.tracks, func(t track) bool { return t.state == Down })
-}
-
-// whyNot says why the host was not chosen.
-func (h *host) whyNot(checks []Check) string {
-	if h.aside {
-		return "put aside, a trigger failed"
-	}
-	for i := range h.tracks {
-		if t := &h.tracks[i]; t.answer == failed {
-			return checks[i].Name + ": " + oneLine(t.last.Err)
-		}
-	}
-	return "no answer"
 }
 
 func oneLine(err error) string {
@@ -296,8 +287,12 @@ func (m *Machine) noteState(h *host, k int, err error) {
 	}
 	from := h.seen
 	h.seen, h.changed = to, m.real
-	if to == Up {
-		h.upSince = m.now
+	switch {
+	case to == Up:
+		h.upSince, h.wasUp = m.now, true
+	case to == Down && h.wasUp:
+		h.wasUp = false
+		m.noteFailure(h)
 	}
 	for i := range h.tracks {
 		h.tracks[i].toldAt = time.Time{} // what comes now is news again

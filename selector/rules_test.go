@@ -398,6 +398,18 @@ func TestWhateverHappens(t *testing.T) {
 				}
 				return d, nil
 			}
+			for range r.IntN(8) {
+				at := time.Duration(r.Int64N(int64(storm)))
+				switch host := fmt.Sprintf("h%d", r.IntN(len(hosts))); r.IntN(3) {
+				case 0:
+					w.later(at, Move{Host: host})
+				case 1:
+					w.later(at, Locks{Drained: []string{host}})
+				case 2:
+					w.later(at, Locks{Frozen: r.IntN(2) == 0})
+				}
+			}
+			w.later(storm, Locks{})
 			w.play(storm + 3*time.Minute)
 			if w.primary == "" {
 				t.Errorf("nobody is primary %v after all hosts are well:\n%s", w.now-storm, strings.Join(w.story, "\n"))

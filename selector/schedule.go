@@ -40,12 +40,16 @@ func (m *Machine) schedule() {
 			m.wakeBy(m.roundBy, true)
 		}
 	case Serving:
-		if m.cfg.Failback > 0 && m.planned < 0 {
+		m.wakeBy(m.plan.by, m.plan.host >= 0)
+		if m.cfg.Failback > 0 && m.plan.host < 0 {
 			for i := range m.hosts[:m.elect] {
 				m.wakeBy(m.failbackAt(i))
 			}
 		}
 	case Switching:
+	}
+	if !m.wake.After(m.now) {
+		m.wake = m.now.Add(time.Millisecond) // what is due now was looked at in this Step
 	}
 }
 

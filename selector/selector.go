@@ -15,6 +15,7 @@ package selector
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -51,6 +52,22 @@ type Config struct {
 	// Failback is how long a host that is preferred to the primary must have
 	// been up before it takes over again. Zero, the default, is never.
 	Failback time.Duration
+
+	// Drain is how long earlier connections may finish in a failback, which
+	// clients wait for beyond Hold. For a [Move] it says so itself.
+	Drain time.Duration
+
+	// Epoch is the epoch of the last election before this machine, which the
+	// first one here follows. Zero, the default, is none.
+	Epoch uint64
+
+	// Prefer is the host that was primary before this machine. It comes first
+	// in the first election, whatever the order. Empty, the default, or a name
+	// that is not among Hosts is none.
+	Prefer string
+
+	// Locks are those that hold from the start.
+	Locks Locks
 }
 
 // Check is one question that is asked of every host.
@@ -97,6 +114,15 @@ const (
 
 	// quiet is how long a suspicion of the same check is not told again.
 	quiet = 10 * time.Second
+
+	// guardWindow is how long a failure of a host is remembered.
+	guardWindow = 10 * time.Minute
+
+	// guardFirst is how long a host that failed twice within guardWindow must
+	// have been up before it is chosen again while another one is usable. It
+	// doubles with each further failure, up to guardMost.
+	guardFirst = 10 * time.Second
+	guardMost  = 5 * time.Minute
 )
 
 func (c Config) validate() error {
@@ -136,6 +162,7 @@ func (c Config) validate() error {
 	notNegative("fast-interval", c.FastInterval)
 	notNegative("max-backoff", c.MaxBackoff)
 	notNegative("failback", c.Failback)
+	notNegative("drain", c.Drain)
 	return errors.Join(errs...)
 }
 
@@ -218,6 +245,14 @@ type Machine struct {
 	elect int  // the host of the last election, -1 before the first
 	gone  bool // elect went down while it was switched to
 
+	// prefer comes before the operator's order: the primary before a restart,
+	// or before a planned change that is not done yet. -1 for none.
+	prefer int
+	back   bool // in the latter case: a trigger that fails for it is no reason to leave it
+
+	frozen bool // no automatic change
+	stayed bool // a primary that is down stays because of that, and it was told
+
 	gate      gate
 	holdUntil time.Time // when held turns to refused
 
@@ -227,12 +262,23 @@ type Machine struct {
 	roundBy  time.Time // when a round is over although somebody has not answered
 	chooseBy time.Time // when a host that passed need not wait any more; zero when none passed
 
-	planned int // the preferred host that is asked before a failback, -1 for none
+	plan plan
 
 	nextID  uint64
 	flights map[uint64]place
 	actions []Action
 }
+
+// plan is a change of primary that waits for the answers of its host.
+type plan struct {
+	host   int // -1 for none
+	kind   Kind
+	reason string
+	drain  time.Duration // is added to the hold
+	by     time.Time     // it is not waited for longer
+}
+
+var noPlan = plan{host: -1}
 
 // place is where a check in flight belongs.
 type place struct{ host, check int }
@@ -247,8 +293,10 @@ func New(cfg Config) (*Machine, error) {
 	m := &Machine{
 		cfg:     cfg,
 		hosts:   make([]host, len(cfg.Hosts)),
+		epoch:   cfg.Epoch,
 		elect:   -1,
-		planned: -1,
+		prefer:  slices.Index(cfg.Hosts, cfg.Prefer),
+		plan:    noPlan,
 		backoff: firstBackoff,
 		cause:   "the relay starts",
 		nextID:  1,
@@ -265,6 +313,7 @@ func New(cfg Config) (*Machine, error) {
 	for i := range m.hosts {
 		m.hosts[i] = host{name: cfg.Hosts[i], tracks: make([]track, len(cfg.Checks))}
 	}
+	m.lock(cfg.Locks)
 	return m, nil
 }
 
@@ -299,6 +348,10 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 		}
 	case Switched:
 		m.switched(ev)
+	case Locks:
+		m.lock(ev)
+	case Move:
+		m.move(ev)
 	}
 
 	m.judge()
@@ -335,11 +388,17 @@ func (m *Machine) overslept(behind time.Duration) {
 func (m *Machine) decide() {
 	switch m.phase {
 	case Serving:
-		if h := &m.hosts[m.elect]; h.state() == Down {
+		h := &m.hosts[m.elect]
+		down := h.state() == Down
+		if down && !m.frozen {
 			m.lose(h)
-		} else {
-			m.failback()
+			break
 		}
+		if down && !m.stayed {
+			m.do(Stayed{Host: h.name, Reason: m.whyDown(h)})
+		}
+		m.stayed = down
+		m.pursue()
 	case Switching:
 		if m.hosts[m.elect].state() == Down {
 			m.gone = true // its triggers run to their end; then see switched
@@ -357,17 +416,22 @@ func (m *Machine) decide() {
 
 // lose ends the reign of the primary h.
 func (m *Machine) lose(h *host) {
-	k := h.down()
-	t := &h.tracks[k]
-	m.cause = h.name + " is down: " + m.cfg.Checks[k].Name + ": " + oneLine(t.last.Err)
+	m.cause = m.whyDown(h)
 	lost := Lost{Host: h.name, Epoch: m.epoch, Reason: m.cause}
-	if !t.doubted.IsZero() {
+	if t := &h.tracks[h.down()]; !t.doubted.IsZero() {
 		lost.After = m.now.Sub(t.doubted)
 	}
 	m.do(lost)
+	m.unplan("the primary was lost meanwhile")
 	m.backoff = firstBackoff
 	m.shut()
 	m.selectAgain()
+}
+
+// whyDown says why h, which is down, is.
+func (m *Machine) whyDown(h *host) string {
+	k := h.down()
+	return h.name + " is down: " + m.cfg.Checks[k].Name + ": " + oneLine(h.tracks[k].last.Err)
 }
 
 // shut keeps clients out until the next Open.
@@ -387,8 +451,11 @@ func (m *Machine) switched(ev Switched) {
 		return
 	}
 	h := &m.hosts[m.elect]
+	// The old primary was good enough until an operator wanted another one.
+	// When not even its triggers work, to have nobody would be worse.
+	returned := m.back && m.elect == m.prefer
 	switch {
-	case ev.Err != nil:
+	case ev.Err != nil && !returned:
 		h.aside = true
 		h.upSince = m.now // a failback is not tried again at once
 		m.cause = h.name + " was put aside: " + oneLine(ev.Err)
@@ -400,6 +467,7 @@ func (m *Machine) switched(ev Switched) {
 		for i := range m.hosts {
 			m.hosts[i].aside = false
 		}
+		m.prefer, m.back = -1, false
 		m.gate = open
 		m.enter(Serving)
 		m.do(Open{Epoch: m.epoch, Host: h.name})

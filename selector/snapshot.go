@@ -11,16 +11,24 @@ type Snapshot struct {
 	Primary string    // empty unless Serving
 	Elect   string    // the host of the last election; empty before the first
 	RetryAt time.Time // the next round; zero unless a failed one is waited out
-	Hosts   []Host    // in the operator's order
+	Frozen  bool
+	Planned string // the host that a planned change asks at present, or empty
+	Hosts   []Host // in the operator's order
 }
 
 // Host is what is known of one host.
 type Host struct {
-	Name   string
-	State  State
-	Since  time.Time // when it came into that state; zero when it never left Unknown
-	Aside  bool      // a trigger failed for it in this election
-	Checks []Record  // in the order of Config.Checks
+	Name  string
+	State State
+	Since time.Time // when it came into that state; zero when it never left Unknown
+	Aside bool      // a trigger failed for it in this election
+
+	Drained  bool
+	Failures int           // in the last ten minutes
+	Penalty  time.Duration // how long it must have been up because of those; mostly zero
+	Guarded  bool          // and it has not been up for that long
+
+	Checks []Record // in the order of Config.Checks
 }
 
 // Record is what is known of one check of one host.
@@ -45,19 +53,26 @@ type Outcome struct {
 
 // Snapshot returns what the machine knows now.
 func (m *Machine) Snapshot() Snapshot {
-	s := Snapshot{Phase: m.phase, Since: m.since, Epoch: m.epoch, Hosts: make([]Host, len(m.hosts))}
+	s := Snapshot{Phase: m.phase, Since: m.since, Epoch: m.epoch, Frozen: m.frozen, Hosts: make([]Host, len(m.hosts))}
 	if m.elect >= 0 {
 		s.Elect = m.hosts[m.elect].name
 		if m.phase == Serving {
 			s.Primary = s.Elect
 		}
 	}
+	if m.plan.host >= 0 {
+		s.Planned = m.hosts[m.plan.host].name
+	}
 	if m.phase == Selecting && !m.retryAt.IsZero() {
 		s.RetryAt = m.retryAt.Add(m.lost)
 	}
 	for i := range m.hosts {
 		h := &m.hosts[i]
-		s.Hosts[i] = Host{Name: h.name, State: h.state(), Since: h.changed, Aside: h.aside, Checks: make([]Record, len(h.tracks))}
+		s.Hosts[i] = Host{
+			Name: h.name, State: h.state(), Since: h.changed, Aside: h.aside,
+			Drained: h.drained, Failures: m.recentFailures(h), Penalty: m.penalty(h), Guarded: m.guarded(h),
+			Checks: make([]Record, len(h.tracks)),
+		}
 		for k := range h.tracks {
 			t := &h.tracks[k]
 			s.Hosts[i].Checks[k] = Record{

@@ -146,6 +146,8 @@ func (w *world) outcome(host, check string, timeout time.Duration) (time.Duratio
 		switch kind {
 		case "sick":
 			return scriptTime, fail(errScript)
+		case "mute": // it waits for its turn, for hours
+			return 24 * time.Hour, Result{OK: true}
 		case "stuck", "undead": // and 2s until it is killed, or for ever
 			return timeout, Result{Running: true, Err: errTimeout}
 		case "late10s", "late15s": // it waits for its turn
@@ -319,7 +321,13 @@ func (w *world) act(a Action) {
 	case RoundFailed:
 		w.tell("nobody, %v", a.Wait)
 	case Declined:
-		w.tell("declined %s", a.Host)
+		if a.Kind == Switchover {
+			w.tell("declined %s: %s", a.Host, a.Reason)
+		} else {
+			w.tell("declined %s", a.Host)
+		}
+	case Stayed:
+		w.tell("%s stays", a.Host)
 	case Stalled:
 		w.tell("stalled %v", a.For)
 	case HostChanged:
