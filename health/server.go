@@ -18,6 +18,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
+// MaxConnections is the default of [ServerConfig.MaxConnections].
+const MaxConnections = 512
+
 // maxHead is how many bytes a request may take up to its blank line; more is
 // answered 431.
 const maxHead = 16 << 10
@@ -83,7 +86,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	cfg.RequestTimeout = cmp.Or(cfg.RequestTimeout, 10*time.Second)
 	cfg.AnswerTimeout = cmp.Or(cfg.AnswerTimeout, 10*time.Second)
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, 30*time.Second)
-	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, 512)
+	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, MaxConnections)
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
