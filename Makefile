@@ -79,5 +79,9 @@ cross: ## vet for other systems and machines
 bench: ## compare with HAProxy and nginx (about 80 minutes; BENCH=-quick tries it)
 	$(GO) build -o bin/bench ./bench && bin/bench $(BENCH)
 
+.PHONY: bench-failover
+bench-failover: ## break hosts behind all three, write docs/failover.md (25 minutes; root; BENCH=-quick tries it)
+	$(GO) build -o bin/bench-failover ./bench/failover && bin/bench-failover $(or $(BENCH),-out docs/failover.md)
+
 .PHONY: check
 check: lint test cross ## what to run before a commit

@@ -28,7 +28,16 @@ type Settings struct {
 
 	HTTP HTTP
 	Log  Log
+
+	Control  string // path of the control socket, ControlAuto or ControlOff
+	StateDir string // empty: nothing is remembered across restarts
 }
+
+// What [Settings.Control] says instead of a path.
+const (
+	ControlAuto = "auto" // the program chooses the place
+	ControlOff  = "off"  // there is no control socket
+)
 
 // Relay is one listening service, its hosts and its rules. Every duration is
 // positive unless its comment says otherwise.
@@ -75,6 +84,9 @@ type Fence struct {
 	Drain time.Duration // they may finish for that long before they are reset; zero resets at once
 }
 
+// StatusPath is where flags are told.
+const StatusPath = "/status"
+
 // HTTP is the verdict listener.
 type HTTP struct {
 	Listen      string        // address:port, or empty for none
@@ -82,6 +94,7 @@ type HTTP struct {
 	PingPaths   []string      // each begins with a slash; one that ends in a slash matches all below
 	PingTimeout time.Duration // at most 9s
 	FailStatus  string        // status of a failing verdict: "auto", "keep", or a number from 400 to 599
+	StatusDir   string        // flag files for /status, or empty for none
 }
 
 // Log says what is logged, how and where.
@@ -262,14 +275,19 @@ func (d *draft) checkTogether() {
 		d.problems = append(d.problems, fmt.Errorf("%s (or %s): needed to say where to listen", d.name("port"), d.name("bind")))
 	case listens && !relays:
 		d.problems = append(d.problems, fmt.Errorf("%s: needed to say where to relay to", d.name("hosts")))
-	case !listens && !relays && !answers && len(d.problems) == 0:
+	case !listens && !relays && !answers && !d.given("lport") && !d.given("status-dir") && len(d.problems) == 0:
 		d.problems = append(d.problems, ErrNothing)
 	}
-	if answers && !relays && !listens && !d.given("lport") {
-		d.problem(d.name("http"), errors.New("has nothing to answer for: give --lport or hosts to relay to"))
+	if answers && !relays && !listens && !d.given("lport") && !d.given("status-dir") {
+		d.problem(d.name("http"), errors.New("has nothing to answer for: give --lport, --status-dir or hosts to relay to"))
 	}
-	if d.given("lport") && !answers {
-		d.problem(d.name("lport"), errors.New("needs --http, the address to answer on"))
+	for _, flag := range []string{"lport", "status-dir"} {
+		if d.given(flag) && !answers {
+			d.problem(d.name(flag), errors.New("needs --http, the address to answer on"))
+		}
+	}
+	if d.given("status-dir") && slices.Contains(d.settings.HTTP.PingPaths, StatusPath) {
+		d.problem(d.name("ping-path"), fmt.Errorf("%s is answered from the flags in %s", StatusPath, d.name("status-dir")))
 	}
 	if src := d.relay.Source; src.IsValid() {
 		for _, host := range d.relay.Hosts {

@@ -45,6 +45,8 @@ func TestDefaults(t *testing.T) {
 		}},
 		HTTP: HTTP{PingPaths: []string{"/ping"}, PingTimeout: 2 * time.Second, FailStatus: "auto"},
 		Log:  Log{Level: "info"},
+
+		Control: ControlAuto,
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -64,6 +66,7 @@ func TestEverySettingReachesItsField(t *testing.T) {
 		"connect-timeout=7s", "idle-timeout=8s", "user-timeout=0", "drain-timeout=9s", "send-proxy=v2", "source=::1",
 		"loops=3", "spin=off", "http=:9001", "lport=3001,3000", "ping-path=/a,/b/", "ping-timeout=3s", "fail-status=503",
 		"log-level=debug", "log-format=json", "log-output=stdout",
+		"status-dir=/d", "control=/run/c", "state-dir=/var/s",
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -82,8 +85,10 @@ func TestEverySettingReachesItsField(t *testing.T) {
 			Allow:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 			Source: netip.MustParseAddr("::1"), Loops: 3,
 		}},
-		HTTP: HTTP{Listen: ":9001", LPorts: []int{3001, 3000}, PingPaths: []string{"/a", "/b/"}, PingTimeout: 3 * time.Second, FailStatus: "503"},
+		HTTP: HTTP{Listen: ":9001", LPorts: []int{3001, 3000}, PingPaths: []string{"/a", "/b/"}, PingTimeout: 3 * time.Second, FailStatus: "503", StatusDir: "/d"},
 		Log:  Log{Level: "debug", JSON: true, Stdout: true},
+
+		Control: "/run/c", StateDir: "/var/s",
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)

@@ -373,6 +373,14 @@ func urlTarget(text string) (string, error) {
 // path accepts any path; whoever uses it says what is wrong with the file.
 func path(text string) (string, error) { return text, nil }
 
+// controlPath is the path of the control socket, or a word.
+func controlPath(text string) (string, error) {
+	if text == ControlAuto || text == ControlOff {
+		return text, nil
+	}
+	return text, checkUnixPath(text)
+}
+
 func fence(text string) (Fence, error) {
 	if text == "now" {
 		return Fence{}, nil

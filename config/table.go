@@ -35,6 +35,7 @@ const (
 	switching   = "Switching"
 	connections = "Connections"
 	answering   = "Health verdicts over HTTP"
+	operating   = "Operating"
 	logs        = "Logs"
 )
 
@@ -134,7 +135,7 @@ var table = environmentNames([]Setting{
 		Help:  "local address that hosts are connected from",
 		parse: one(ipAddress, func(d *draft, v addrValue) { d.relay.Source = v })},
 	{Flag: "loops", Default: "auto", Group: connections, Value: "N",
-		Help:  "number of event loops; auto is half the processors",
+		Help:  "number of event loops; auto is one for each processor, 16 at most",
 		parse: one(numberOr("auto", 1, 1024), func(d *draft, n int) { d.relay.Loops = n })},
 	{Flag: "spin", Default: "auto", Group: connections, Value: "WHEN",
 		Help:  "let an event loop poll for some microseconds before it sleeps: auto or off",
@@ -155,6 +156,17 @@ var table = environmentNames([]Setting{
 	{Flag: "fail-status", Default: "auto", Group: answering, Value: "STATUS",
 		Help:  "status of a failing verdict: auto (never a 2xx), keep, or a number from 400 to 599",
 		parse: one(failStatus, func(d *draft, v string) { d.settings.HTTP.FailStatus = v })},
+
+	{Flag: "status-dir", Group: answering, Value: "DIR",
+		Help:  "answer /status?SERVICE=&PORT=&VIP= from flag files in this directory",
+		parse: one(path, func(d *draft, v string) { d.settings.HTTP.StatusDir = v })},
+
+	{Flag: "control", Default: "auto", Group: operating, Value: "PATH",
+		Help:  "unix socket for the commands that look into a running process; auto finds a place, off has none",
+		parse: one(controlPath, func(d *draft, v string) { d.settings.Control = v })},
+	{Flag: "state-dir", Group: operating, Value: "DIR",
+		Help:  "remember primary, epoch, locks and incidents in this directory across restarts",
+		parse: one(path, func(d *draft, v string) { d.settings.StateDir = v })},
 
 	{Flag: "log-level", Default: "info", Group: logs, Value: "LEVEL",
 		Help: "trace, debug, info, warn, error or off",

@@ -26,15 +26,14 @@ type job struct {
 func (c *Conductor) job(a selector.StartCheck) job {
 	j := job{id: a.ID, host: a.Host, check: c.cfg.Checks[a.Check]}
 	if j.check.Script != "" {
-		j.env = c.occasion(a.Host).Env()
+		j.env = c.occasion(c.machine.Snapshot(), a.Host).Env()
 	}
 	return j
 }
 
 // occasion is what a check script is told: the election that would make its
 // host primary.
-func (c *Conductor) occasion(host string) hooks.Occasion {
-	now := c.machine.Snapshot()
+func (c *Conductor) occasion(now selector.Snapshot, host string) hooks.Occasion {
 	o := hooks.Occasion{
 		Event:  hooks.EventFailover,
 		Relay:  c.cfg.Name,
@@ -66,14 +65,20 @@ func (c *Conductor) check(ctx context.Context, j job) {
 // checkByScript runs j's script. The machine hears the outcome when it is
 // known, and that the script is gone when it is.
 func (c *Conductor) checkByScript(ctx context.Context, j job) {
-	res := c.cfg.Scripts.Run(ctx, hooks.Script{
+	script := hooks.Script{
 		Kind:    hooks.Check,
 		Path:    j.check.Script,
 		Args:    []string{j.host},
 		Env:     j.env,
 		Timeout: j.check.Timeout,
 		Fields:  []any{"relay", c.cfg.Name, "host", j.host},
-	})
+	}
+	free, err := c.turn(ctx, script)
+	if err != nil {
+		return // nobody listens any more
+	}
+	defer free()
+	res := c.cfg.Scripts.Run(ctx, script)
 	c.checked(ctx, j, health.Result{
 		OK: res.OK(), Local: res.Local, Phase: health.Script, Err: res.Err, Latency: res.Took,
 	}, true)
@@ -95,6 +100,9 @@ func (c *Conductor) checkByScript(ctx context.Context, j job) {
 func (c *Conductor) checked(ctx context.Context, j job, res health.Result, running bool) {
 	if !res.OK {
 		c.log.Debug("check failed", "host", j.host, "check", j.check.Name, "phase", string(res.Phase), "local", res.Local, "latency", res.Latency, "error", res.Err)
+	}
+	if !res.Local {
+		c.evidence.note(j.host, j.check.Name, string(res.Phase), res.OK, res.Err)
 	}
 	c.report(ctx, selector.Result{
 		ID: j.id, OK: res.OK, Local: res.Local, Running: running,

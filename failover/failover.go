@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,6 +85,13 @@ type Config struct {
 	// over again. Zero, the default, is never.
 	Failback time.Duration
 
+	// Keeper keeps primary, epoch, locks and incidents across restarts. Nil,
+	// the default, forgets them. The caller closes it after Run.
+	Keeper *Keeper
+
+	// Stats counts the relay's clients, for the incident record. May be nil.
+	Stats func() relay.Stats
+
 	// Logger defaults to one that discards.
 	Logger hclog.Logger
 }
@@ -138,6 +146,14 @@ type Fence struct {
 	Drain time.Duration
 }
 
+// grace is what [Gate] calls it: negative for ever.
+func (f Fence) grace() time.Duration {
+	if f.Keep {
+		return -1
+	}
+	return f.Drain
+}
+
 const (
 	defaultTriggerTimeout = 30 * time.Second
 
@@ -151,18 +167,34 @@ type Conductor struct {
 	cfg Config
 	log hclog.Logger
 
-	machine  *selector.Machine // owned by Run
-	snapshot atomic.Pointer[selector.Snapshot]
+	machine    *selector.Machine // owned by Run
+	status     atomic.Pointer[Status]
+	prediction Prediction
+	record     record
+	evidence   evidence
 
 	suspicions chan selector.Suspicion
+	firstBytes chan firstByte
 	events     chan selector.Event
-	tasks      sync.WaitGroup // checks and the switch
+	requests   chan request
+	over       chan struct{}             // closed when Run has returned
+	turns      sync.Map                  // by host: a place for one run of its check script
+	drill      atomic.Pointer[rehearsal] // the one under way; nil when there is none
+	tasks      sync.WaitGroup            // checks and the switch
 
 	// The following belong to Run's own goroutine.
 	shutAt  time.Time      // since when clients are kept out; zero while they pass, and before the first Open
 	opening *selector.Open // an Open that has not succeeded
 	openAt  time.Time      // when to try it next; zero at once
 	alarmed bool           // nobody is usable, and that was said
+
+	locks     locks
+	relocked  bool        // they have changed, and the machine does not know
+	asked     *switchover // what an operator waits for; nil for nothing
+	answers   []func()    // to operators, after what they ask for is published
+	elected   Status      // Reason, Event and Elected of the last election
+	goodDrill time.Time
+	scribe    scribe
 }
 
 // New returns a Conductor, or an error that names every invalid field of cfg.
@@ -174,12 +206,18 @@ func New(cfg Config) (*Conductor, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
-	if cfg.Triggers.Timeout == 0 {
-		cfg.Triggers.Timeout = defaultTriggerTimeout
+	cfg = cfg.withDefaults()
+	var kept memory
+	if cfg.Keeper != nil {
+		kept = cfg.Keeper.loaded
 	}
+	held, _ := kept.Locks.at(time.Now())
+	held = held.anchored()
 	rules := selector.Config{
 		Hosts: cfg.Hosts, Rise: cfg.Rise, Fall: cfg.Fall, FastInterval: cfg.FastInterval,
 		Hold: cfg.Hold, MaxBackoff: cfg.MaxBackoff, Failback: cfg.Failback,
+		Drain: max(cfg.Fence.grace(), 0),
+		Epoch: kept.Epoch, Prefer: kept.Primary, Locks: held.rules(),
 	}
 	for _, k := range cfg.Checks {
 		rules.Checks = append(rules.Checks, selector.Check{
@@ -190,22 +228,62 @@ func New(cfg Config) (*Conductor, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The machine has the defaults of the checks; those who run them need the
-	// same.
-	checks := machine.Checks()
-	cfg.Checks = append([]Check(nil), cfg.Checks...)
-	for i := range cfg.Checks {
-		cfg.Checks[i].Interval, cfg.Checks[i].Timeout = checks[i].Interval, checks[i].Timeout
-	}
 	c := &Conductor{
 		cfg:        cfg,
 		log:        cfg.Logger.Named("failover").With("relay", cfg.Name),
 		machine:    machine,
+		prediction: Predict(cfg),
 		suspicions: make(chan selector.Suspicion, 1),
+		firstBytes: make(chan firstByte, 1),
 		events:     make(chan selector.Event),
+		requests:   make(chan request),
+		over:       make(chan struct{}),
+		locks:      held,
+		goodDrill:  kept.GoodDrill,
+		scribe:     scribe{nextID: 1, doubted: map[string]time.Time{}},
+	}
+	for _, i := range kept.Incidents {
+		if !i.Done {
+			i.Done = true
+			if i.Outcome == UnderWay {
+				i.Outcome = Interrupted
+			}
+		}
+		c.record.put(i)
+		c.scribe.nextID = max(c.scribe.nextID, i.ID+1)
 	}
 	c.publish()
 	return c, nil
+}
+
+// withDefaults fills the defaults in, those of the checks too: whoever runs
+// them needs the same as the machine.
+func (cfg Config) withDefaults() Config {
+	set := func(d *time.Duration, to time.Duration) {
+		if *d == 0 {
+			*d = to
+		}
+	}
+	set(&cfg.Triggers.Timeout, defaultTriggerTimeout)
+	set(&cfg.FastInterval, 100*time.Millisecond)
+	set(&cfg.Hold, 10*time.Second)
+	if cfg.Rise == 0 {
+		cfg.Rise = 2
+	}
+	if cfg.Fall == 0 {
+		cfg.Fall = 3
+	}
+	cfg.Checks = slices.Clone(cfg.Checks)
+	for i := range cfg.Checks {
+		k := &cfg.Checks[i]
+		if k.Script != "" {
+			set(&k.Interval, 2*time.Second)
+			set(&k.Timeout, 5*time.Second)
+		}
+		set(&k.Interval, time.Second)
+		set(&k.Timeout, time.Second)
+	}
+	return cfg
 }
 
 func (cfg Config) validate() error {
@@ -247,46 +325,131 @@ func (c *Conductor) Suspect(epoch uint64, err error) {
 	}
 }
 
-// Snapshot returns what is known now, and takes no lock. Nobody may change it.
-// It names a primary only while clients are let through to it.
-func (c *Conductor) Snapshot() selector.Snapshot { return *c.snapshot.Load() }
+// Snapshot returns what the machine knows now, and takes no lock. Nobody may
+// change it. It names a primary only while clients are let through to it.
+func (c *Conductor) Snapshot() selector.Snapshot { return c.status.Load().Snapshot }
 
 func (c *Conductor) publish() {
-	s := c.machine.Snapshot()
+	s := c.elected
+	s.Snapshot = c.machine.Snapshot()
 	if c.opening != nil {
 		s.Primary = ""
 	}
-	c.snapshot.Store(&s)
+	s.Relay, s.Locks, s.GoodDrill, s.Kept = c.cfg.Name, c.locks, c.goodDrill, c.cfg.Keeper != nil
+	c.status.Store(&s)
+}
+
+// remember has the disk know what is known now. It returns nil when nothing is
+// kept.
+func (c *Conductor) remember() *saving {
+	if c.cfg.Keeper == nil {
+		return nil
+	}
+	now := c.machine.Snapshot()
+	incidents, _ := c.record.all()
+	primary := now.Elect
+	if primary == "" {
+		primary = c.cfg.Keeper.loaded.Primary // nobody was elected yet
+	}
+	return c.cfg.Keeper.save(memory{
+		Relay: c.cfg.Name, Primary: primary, Epoch: now.Epoch, Locks: c.locks,
+		GoodDrill: c.goodDrill, Incidents: incidents,
+	})
 }
 
 // Run conducts until ctx ends. It returns nil when every check, trigger and
-// goroutine that it started is gone.
+// goroutine that it started is gone. It can be called once.
 func (c *Conductor) Run(ctx context.Context) error {
 	defer c.tasks.Wait()
+	defer close(c.over)
+	defer c.finish(Interrupted, "the program ended")
+	c.logPrediction()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		var ev selector.Event = selector.Tick{}
+		var done chan struct{}
 		select {
 		case <-ctx.Done():
 			return nil
 		case ev = <-c.events:
 		case ev = <-c.suspicions:
+		case r := <-c.requests:
+			ev, done = r.do(), r.done
+		case b := <-c.firstBytes:
+			c.noteFirstByte(b)
+			continue
 		case <-timer.C:
 		}
 		if ctx.Err() != nil {
 			return nil // what came may be no more than a sign of that
 		}
-		for _, a := range c.machine.Step(time.Now(), ev) {
-			c.act(ctx, a)
-		}
+		c.step(ctx, ev)
 		c.reopen()
+		nextEnd := c.expire(time.Now())
+		if c.relocked {
+			c.relocked = false
+			c.step(ctx, c.locks.rules())
+		}
+		if at := c.scribe.closeAt; !at.IsZero() && !time.Now().Before(at) {
+			c.finish(Open, "")
+		}
 		c.publish()
+		for _, answer := range c.answers {
+			answer()
+		}
+		c.answers = nil
+		if done != nil {
+			close(done)
+		}
+
 		wake := time.Until(c.machine.Wake())
 		if c.opening != nil {
 			wake = min(wake, time.Until(c.openAt))
 		}
+		for _, at := range []time.Time{nextEnd, c.scribe.closeAt} {
+			if !at.IsZero() {
+				wake = min(wake, time.Until(at))
+			}
+		}
 		timer.Reset(max(wake, 0))
+	}
+}
+
+// step tells the machine what happened and does what it wants.
+func (c *Conductor) step(ctx context.Context, ev selector.Event) {
+	for _, a := range c.machine.Step(time.Now(), ev) {
+		c.act(ctx, a)
+	}
+}
+
+// logPrediction says at the start what the settings promise.
+func (c *Conductor) logPrediction() {
+	fields := []any{}
+	for _, k := range c.prediction.Cases {
+		if k.Traffic {
+			continue // the other one is the worst case
+		}
+		bound := "never noticed"
+		if !k.Never {
+			bound = k.total.String()
+		}
+		fields = append(fields, string(k.Failure), bound)
+	}
+	c.log.Info("worst case of a failover", fields...)
+	for _, w := range c.prediction.Warnings {
+		// No warning here: the defaults of trigger-timeout and hold are a pair
+		// of this kind, and somebody may want them so.
+		c.log.Info("settings work against each other", "reason", w)
+	}
+}
+
+// reportRequest has f run on Run's goroutine, unless ctx has ended and nobody
+// listens any more.
+func (c *Conductor) reportRequest(ctx context.Context, f func() selector.Event) {
+	select {
+	case c.requests <- request{do: f}:
+	case <-ctx.Done():
 	}
 }
 

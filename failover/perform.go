@@ -9,29 +9,37 @@ import (
 	"understudy/selector"
 )
 
-// perform fences the earlier epochs and runs the triggers of s. The error
-// means that the host must not become primary. It runs beside the machine,
+// performed is what was done for one election.
+type performed struct {
+	epoch    uint64
+	fence    *FenceRun
+	triggers []TriggerRun
+	err      error // the host must not become primary
+}
+
+// perform fences the earlier epochs, with what they get to finish in, and runs
+// the triggers of s, once its epoch has been saved. It runs beside the machine,
 // which goes on checking the hosts.
-func (c *Conductor) perform(ctx context.Context, s selector.Switch) error {
+func (c *Conductor) perform(ctx context.Context, s selector.Switch, grace time.Duration, saved *saving) (did performed) {
+	did.epoch = s.Epoch
 	// Not With: it would sort the keys, and these records are read in a row
 	// with the others.
 	said := func(fields ...any) []any {
 		return append([]any{"host", s.Host, "epoch", s.Epoch}, fields...)
 	}
-	grace := c.cfg.Fence.Drain
-	if c.cfg.Fence.Keep {
-		grace = -1
-	}
 	start := time.Now()
 	ended := c.cfg.Gate.Fence(ctx, s.Epoch, grace)
-	if ctx.Err() != nil {
-		return ctx.Err()
+	did.fence = &FenceRun{Finished: ended.Finished, Reset: ended.Reset, Moved: ended.Moved, Seconds: time.Since(start).Seconds()}
+	_ = saved.wait(savePatience) // the keeper has logged what went wrong
+	if did.err = ctx.Err(); did.err != nil {
+		return did
 	}
 	if s.Kind != selector.Start { // nobody has been there yet
 		c.log.Info("earlier connections fenced", said("finished", ended.Finished, "reset", ended.Reset, "moved", ended.Moved, "took", since(start))...)
 	}
+	c.endDrill()
 	if c.cfg.Triggers.Path == "" {
-		return nil
+		return did
 	}
 	scripts, warnings, err := hooks.List(c.cfg.Triggers.Path)
 	for _, w := range warnings {
@@ -40,7 +48,8 @@ func (c *Conductor) perform(ctx context.Context, s selector.Switch) error {
 	if err != nil {
 		c.log.Warn("triggers not found", said("error", err)...)
 		if c.cfg.Triggers.Abort {
-			return err
+			did.err = err
+			return did
 		}
 	}
 	env := hooks.Occasion{
@@ -60,8 +69,13 @@ func (c *Conductor) perform(ctx context.Context, s selector.Switch) error {
 			Timeout: c.cfg.Triggers.Timeout,
 			Fields:  []any{"relay", c.cfg.Name, "host", s.Host},
 		})
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if did.err = ctx.Err(); did.err != nil {
+			return did
+		}
+		if len(did.triggers) < triggersKept {
+			did.triggers = append(did.triggers, TriggerRun{
+				Script: script, Status: ending(res), Failed: !res.OK(), Seconds: res.Took.Seconds(), Output: res.Output,
+			})
 		}
 		took := res.Took.Round(100 * time.Microsecond)
 		if res.OK() {
@@ -70,8 +84,21 @@ func (c *Conductor) perform(ctx context.Context, s selector.Switch) error {
 		}
 		c.log.Warn("trigger failed", said("script", script, "took", took, "error", res.Err)...)
 		if c.cfg.Triggers.Abort {
-			return fmt.Errorf("trigger failed: %w", res.Err)
+			did.err = fmt.Errorf("trigger failed: %w", res.Err)
+			return did
 		}
 	}
-	return nil
+	return did
+}
+
+// ending says in a word or two how a script ended.
+func ending(res hooks.Result) string {
+	switch res.End {
+	case hooks.Exited:
+		return fmt.Sprintf("exit status %d", res.Code)
+	case hooks.Signalled:
+		return "signal " + res.Signal.String()
+	case hooks.NotStarted, hooks.TimedOut, hooks.Cancelled:
+	}
+	return res.End.String()
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"understudy/config"
+	"understudy/control"
 	"understudy/failover"
 	"understudy/health"
 	"understudy/relay"
@@ -14,21 +16,22 @@ import (
 // conduct makes one relay and the conductor that decides over it. Each needs
 // the other: the relay reports connects that failed, the conductor opens and
 // shuts the relay. The relay reports nothing before it is opened.
-func (s *service) conduct(name string, cfg config.Relay, sockets []int) (conducted, error) {
-	c := conducted{name: name}
-	var err error
+func (s *service) conduct(name string, cfg config.Relay, p process) (c conducted, err error) {
+	c.name = name
 	c.relay, err = relay.New(relay.Config{
 		Name:           name,
 		Listen:         cfg.Listen,
-		Sockets:        sockets,
+		Sockets:        p.sockets,
 		Resolve:        s.resolver.Resolve,
 		Suspect:        func(epoch uint64, err error) { c.conductor.Suspect(epoch, err) },
+		FirstByte:      func(epoch uint64) { c.conductor.FirstByte(epoch) },
 		Hold:           orNever(cfg.Hold),
 		ConnectTimeout: cfg.ConnectTimeout,
 		IdleTimeout:    cfg.IdleTimeout,
 		UserTimeout:    orNever(cfg.UserTimeout),
 		DrainTimeout:   orNever(cfg.DrainTimeout),
 		MaxConnections: cfg.MaxConnections,
+		Reserve:        verdictDescriptors(p.settings.HTTP),
 		SendProxy:      relay.ProxyVersion(cfg.SendProxy),
 		AcceptProxy:    cfg.AcceptProxy,
 		Allow:          cfg.Allow,
@@ -40,41 +43,63 @@ func (s *service) conduct(name string, cfg config.Relay, sockets []int) (conduct
 	if err != nil {
 		return c, err
 	}
-	checks, err := s.checks(cfg)
+	rules, err := rulesOf(name, cfg, s.resolver.Resolve)
 	if err != nil {
 		return c, err
 	}
-	c.conductor, err = failover.New(failover.Config{
+	if dir := p.settings.StateDir; dir != "" {
+		c.keeper, err = failover.OpenKeeper(dir, name, s.log.Named("state"))
+		if err != nil {
+			// Clients are served without a memory as well.
+			s.log.Error("nothing is remembered across restarts", "relay", name, "error", err)
+		}
+	}
+	rules.Gate, rules.Scripts, rules.Stats = c.relay, s.runner, c.relay.Stats
+	rules.Keeper, rules.Logger = c.keeper, s.log
+	c.conductor, err = failover.New(rules)
+	return c, err
+}
+
+// verdictDescriptors is how many descriptors the verdict listener can use: for
+// its clients, and for the ports that a ping is replayed to.
+func verdictDescriptors(cfg config.HTTP) int {
+	if cfg.Listen == "" {
+		return 0
+	}
+	return health.MaxConnections + 16*len(cfg.LPorts)
+}
+
+// rulesOf turns the settings of a relay into those of its conductor, as far as
+// they need no running part.
+func rulesOf(name string, cfg config.Relay, resolve health.ResolveFunc) (failover.Config, error) {
+	checks, err := checksOf(cfg, resolve)
+	return failover.Config{
 		Name:         name,
 		Hosts:        cfg.Hosts,
-		Gate:         c.relay,
 		Checks:       checks,
 		Triggers:     failover.Triggers{Path: cfg.OnFailover, Timeout: cfg.TriggerTimeout, Abort: cfg.TriggerAbort},
 		Fence:        failover.Fence{Keep: cfg.Fence.Keep, Drain: cfg.Fence.Drain},
-		Scripts:      s.runner,
 		Rise:         cfg.Rise,
 		Fall:         cfg.Fall,
 		FastInterval: min(cfg.FastInterval, cfg.Interval), // a suspicion never slows the checks down
 		Hold:         orNever(cfg.Hold),
 		MaxBackoff:   cfg.MaxBackoff,
 		Failback:     cfg.Failback,
-		Logger:       s.log,
-	})
-	return c, err
+	}, err
 }
 
-// checks lists the questions that every host of a relay is asked: does it
+// checksOf lists the questions that every host of a relay is asked: does it
 // accept connections, do its HTTP ports say pong, does the script agree.
-func (s *service) checks(cfg config.Relay) ([]failover.Check, error) {
+func checksOf(cfg config.Relay, resolve health.ResolveFunc) ([]failover.Check, error) {
 	checks := []failover.Check{
-		{Name: "tcp", Run: health.TCP(s.resolver.Resolve), Interval: cfg.Interval, Timeout: cfg.Timeout},
+		{Name: "tcp", Run: health.TCP(resolve), Interval: cfg.Interval, Timeout: cfg.Timeout},
 	}
 	for _, port := range cfg.PongPorts {
 		pong, err := health.HTTP(health.HTTPConfig{
 			Port:    port,
 			Path:    cfg.PongPath,
 			Expect:  health.Expect{Status: []string{"200"}, Body: "pong"},
-			Resolve: s.resolver.Resolve,
+			Resolve: resolve,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("pong check: %w", err)
@@ -89,6 +114,41 @@ func (s *service) checks(cfg config.Relay) ([]failover.Check, error) {
 		})
 	}
 	return checks, nil
+}
+
+// newControl makes the control socket of a service; at is the setting.
+func newControl(at string, s *service) *control.Server {
+	cfg := control.Config{Path: controlPath(at), Version: versionText(), Logger: s.log}
+	for _, c := range s.relays {
+		cfg.Relays = append(cfg.Relays, control.Relay{Conductor: c.conductor, Relay: c.relay})
+	}
+	return control.NewServer(cfg)
+}
+
+// controlPath is the control socket that the setting means.
+func controlPath(setting string) string {
+	if setting == config.ControlAuto {
+		return control.DefaultPath()
+	}
+	return setting
+}
+
+// bindControl claims the control socket. Without one that nobody chose, or that
+// another process serves already, the program goes on: clients come first.
+func (s *service) bindControl(at string) error {
+	if s.control == nil {
+		return nil
+	}
+	err := s.control.Bind()
+	if err == nil {
+		return nil
+	}
+	if at != config.ControlAuto && !errors.Is(err, control.ErrTaken) {
+		return err
+	}
+	s.log.Warn("no control socket: status, switch and the like will not work for this process; --control chooses another path", "error", err)
+	s.control = nil
+	return nil
 }
 
 // withoutPrimary names the relays that have no primary now. It takes no lock.

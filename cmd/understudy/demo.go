@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"understudy/config"
+	"understudy/control"
 )
 
 const (
@@ -128,6 +129,10 @@ func (d *demonstration) given(line line) (config.Given, error) {
 // invite says what there is and what to try.
 func (d *demonstration) invite(b bound) {
 	relay := b.relays[0].(*net.TCPAddr)
+	operate := ""
+	if b.control != "" {
+		operate = "\n    " + operateCommand(b.control) + "   who is primary, and why? switch, drill and events work too"
+	}
 	fmt.Fprintf(d.out, `
   The relay listens on %[1]s, the verdict on http://%[2]s/ping.
   Behind the relay are host 1 (%[3]s) and host 2 (%[4]s); host 1 is preferred.
@@ -135,13 +140,23 @@ func (d *demonstration) invite(b bound) {
   Try, in another terminal:
     curl http://%[1]s/          who answers?
     curl -i http://%[2]s/ping   is there a primary?
-    nc %[5]s %[6]d                   stay connected, and see it end
+    nc %[5]s %[6]d                   stay connected, and see it end%[9]s
 
   Then take a host away, and bring it back, with 1 or 2 and Enter here,
   or with kill -9 %[7]d (host 1) or kill -9 %[8]d (host 2) there.
   Ctrl-C ends it all.
 
-`, relay, b.http, d.hosts[0].addr, d.hosts[1].addr, relay.IP, relay.Port, d.hosts[0].pid(), d.hosts[1].pid())
+`, relay, b.http, d.hosts[0].addr, d.hosts[1].addr, relay.IP, relay.Port, d.hosts[0].pid(), d.hosts[1].pid(), operate)
+}
+
+// operateCommand is what to enter in another terminal to look into this
+// process, whose control socket is at path.
+func operateCommand(path string) string {
+	command := os.Args[0]
+	if path != control.DefaultPath() {
+		command += " --control " + path
+	}
+	return command + " status"
 }
 
 // keys kills or starts the host whose number is entered. Without a terminal

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -18,24 +19,79 @@ import (
 type verb struct {
 	name     string
 	args     string // arguments in the help
+	minArgs  int
 	maxArgs  int
 	summary  string
 	settings bool // takes the settings as flags
+	operates bool // takes those of them that say where the control socket is
+	flags    bool // takes those of them that say where flag files are
 	hidden   bool
+	group    string // heading in the help
+
+	// options makes the verb's own flags: a struct with tags of go-flags. Nil
+	// for none.
+	options func() any
 
 	run func(ctx context.Context, line line, stdout, stderr io.Writer) int
 }
 
+// The groups of verbs in the help.
+const (
+	running   = "Run"
+	looking   = "Look into a running understudy"
+	changing  = "Change what it does"
+	preparing = "Before it matters"
+	other     = "Beside that"
+)
+
 // verbs lists them in the order of the help. The first runs when none is given.
 func verbs() []verb {
 	return []verb{
-		{name: "run", summary: "run (what happens without a command)", settings: true, run: serveVerb},
-		{name: "demo", summary: "two small hosts, a relay and /ping, to try it all", settings: true, run: demo},
-		{name: "health", args: "[URL|PATH]", maxArgs: 1, summary: "ask for one verdict; exit 0 when it is good", settings: true, run: askHealth},
-		{name: "config", summary: "print every setting and where it came from", settings: true, run: printConfig},
-		{name: "version", summary: "print version, commit and Go version", run: printVersion},
+		{name: "run", group: running, summary: "run (what happens without a command)", settings: true, run: serveVerb},
+		{name: "demo", group: running, summary: "two small hosts, a relay and /ping, to try it all", settings: true, run: demo},
+
+		{name: "status", group: looking, summary: "what every relay and host does now", operates: true,
+			options: func() any { return new(statusOptions) }, run: showStatus},
+		{name: "why", group: looking, args: "[HOST]", maxArgs: 1, summary: "why this host is primary and that one is not", operates: true,
+			options: func() any { return new(showOptions) }, run: showWhy},
+		{name: "events", group: looking, summary: "the record of every election", operates: true,
+			options: func() any { return new(eventsOptions) }, run: showEvents},
+
+		{name: "switch", group: changing, args: "HOST", maxArgs: 1, minArgs: 1, summary: "make another host primary, without losing a client", operates: true,
+			options: func() any { return new(switchOptions) }, run: switchTo},
+		{name: "drain", group: changing, args: "HOST", maxArgs: 1, minArgs: 1, summary: "take a host out of the election", operates: true,
+			options: func() any { return new(lockOptions) }, run: lockHost},
+		{name: "ready", group: changing, args: "HOST", maxArgs: 1, minArgs: 1, summary: "put a host back into the election", operates: true,
+			options: func() any { return new(relayOptions) }, run: unlockHost},
+		{name: "freeze", group: changing, summary: "no change of primary until told otherwise", operates: true,
+			options: func() any { return new(lockOptions) }, run: lockHost},
+		{name: "unfreeze", group: changing, summary: "end a freeze", operates: true,
+			options: func() any { return new(relayOptions) }, run: unlockHost},
+
+		{name: "drill", group: preparing, args: "[HOST]", maxArgs: 1, summary: "rehearse: who would take over, and would it work", operates: true,
+			options: func() any { return new(drillOptions) }, run: drill},
+		{name: "predict", group: preparing, summary: "how long a failover takes at worst, from the settings", settings: true,
+			options: func() any { return new(showOptions) }, run: predict},
+		{name: "check", group: preparing, summary: "validate the settings and try every check once", settings: true, run: checkAll},
+
+		{name: "config", group: other, summary: "print every setting and where it came from", settings: true, run: printConfig},
+		{name: "activate", group: other, args: "SERVICE[.PORT]", maxArgs: 1, minArgs: 1, summary: "switch a service on for those who ask /status",
+			flags: true, run: setFlag},
+		{name: "deactivate", group: other, args: "SERVICE[.PORT]", maxArgs: 1, minArgs: 1, summary: "switch a service off for those who ask /status",
+			flags: true, run: setFlag},
+		{name: "inactivate", args: "SERVICE[.PORT]", maxArgs: 1, minArgs: 1, summary: "another name for deactivate", hidden: true,
+			flags: true, run: setFlag},
+		{name: "health", group: other, args: "[URL|PATH]", maxArgs: 1, summary: "ask for one verdict; exit 0 when it is good", settings: true, run: askHealth},
+		{name: "version", group: other, summary: "print version, commit and Go version", run: printVersion},
+		{name: "help", group: other, args: "[COMMAND]", maxArgs: 1, summary: "show what a command does", run: showHelp},
+
 		{name: "demo-host", args: "NAME ADDR", maxArgs: 2, summary: "a host of the demo", hidden: true, run: demoHost},
 	}
+}
+
+// takes says whether a verb that takes no settings takes this one.
+func (v verb) takes(s config.Setting) bool {
+	return v.operates && s.Flag == "control" || v.flags && s.Flag == "status-dir"
 }
 
 // line is a command line, taken apart.
@@ -43,6 +99,7 @@ type line struct {
 	verb    verb
 	flags   map[string][]string // settings given as flags, by long name
 	args    []string            // arguments of the verb
+	options any                 // of the verb; what verb.options made
 	help    bool
 	version bool
 
@@ -68,8 +125,13 @@ func parseLine(args []string) (line, error) {
 	given := addSettings(p.Group)
 	_, err := p.AddGroup("General", "", &g)
 	known := verbs()
+	options := map[string]any{}
 	for _, v := range known {
-		c, err2 := p.AddCommand(v.name, v.summary, v.summary+".", &struct{}{})
+		options[v.name] = &struct{}{}
+		if v.options != nil {
+			options[v.name] = v.options()
+		}
+		c, err2 := p.AddCommand(v.name, v.summary, v.summary+".", options[v.name])
 		err = errors.Join(err, err2)
 		if err2 == nil {
 			c.Hidden = v.hidden
@@ -80,22 +142,25 @@ func parseLine(args []string) (line, error) {
 	}
 
 	var problems []error
-	p.UnknownOptionHandler = func(name string, _ flags.SplitArgument, rest []string) ([]string, error) {
-		takesValue, problem := unknownFlag(name)
+	p.UnknownOptionHandler = func(name string, given flags.SplitArgument, rest []string) ([]string, error) {
+		takesValue, problem := unknownFlag(name, flagsFor(p, known))
 		problems = append(problems, problem)
-		if takesValue && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+		_, hasValue := given.Value()
+		if takesValue && !hasValue && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
 			rest = rest[1:] // the value of the flag that was meant
 		}
 		return rest, nil
 	}
 	l := line{parser: p, verb: known[0], help: false}
-	l.args, err = parseAll(p, args)
+	l.args, err = parseAll(p, withNegatives(args))
 	if err != nil {
 		problems = append(problems, err)
 	}
 	l.help, l.version, l.flags = g.Help, g.Version, given()
+	l.options = options[l.verb.name]
 	if p.Active != nil {
 		l.verb = known[slices.IndexFunc(known, func(v verb) bool { return v.name == p.Active.Name })]
+		l.options = options[l.verb.name]
 	} else if len(l.args) > 0 {
 		problems = append(problems, unknownVerb(l.args[0], known))
 		l.args = nil
@@ -106,9 +171,16 @@ func parseLine(args []string) (line, error) {
 	if len(l.args) > l.verb.maxArgs {
 		problems = append(problems, fmt.Errorf("%s: unexpected argument %q", l.verb.name, l.args[l.verb.maxArgs]))
 	}
+	if len(l.args) < l.verb.minArgs {
+		needs := fmt.Sprintf("%s: needs %s", l.verb.name, l.verb.args)
+		if l.verb.operates {
+			needs += "; understudy status lists them"
+		}
+		problems = append(problems, errors.New(needs))
+	}
 	if !l.verb.settings {
 		for _, s := range config.Table() {
-			if _, ok := l.flags[s.Flag]; ok {
+			if _, ok := l.flags[s.Flag]; ok && !l.verb.takes(s) {
 				problems = append(problems, fmt.Errorf("--%s: has no meaning for %s", s.Flag, l.verb.name))
 			}
 		}
@@ -207,23 +279,55 @@ func parseAll(p *flags.Parser, args []string) (rest []string, all error) {
 	}
 }
 
+// withNegatives joins a negative number to the flag in front of it, which
+// go-flags would take for another flag: none of ours begins with a digit.
+func withNegatives(args []string) []string {
+	var all []string
+	for i, a := range args {
+		if a == "--" {
+			return append(all, args[i:]...)
+		}
+		last := len(all) - 1
+		if len(a) > 1 && a[0] == '-' && a[1] >= '0' && a[1] <= '9' && last >= 0 &&
+			strings.HasPrefix(all[last], "--") && !strings.Contains(all[last], "=") {
+			all[last] += "=" + a
+			continue
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+// flagsFor maps the flags that have a meaning for the verb that was parsed last
+// to whether they take a value.
+func flagsFor(p *flags.Parser, known []verb) map[string]bool {
+	v := known[0]
+	all := map[string]bool{"help": false, "version": false}
+	if p.Active != nil {
+		v = known[slices.IndexFunc(known, func(v verb) bool { return v.name == p.Active.Name })]
+		for _, o := range p.Active.Options() {
+			all[o.LongName] = o.Field().Type.Kind() != reflect.Bool
+		}
+	}
+	for _, s := range config.Table() {
+		if v.settings || v.takes(s) {
+			all[s.Flag] = !s.Switch()
+		}
+	}
+	return all
+}
+
 // unknownFlag says which flag was probably meant, and whether that one takes a
-// value.
-func unknownFlag(name string) (takesValue bool, problem error) {
+// value. All are those there are.
+func unknownFlag(name string, all map[string]bool) (takesValue bool, problem error) {
 	if len(name) == 1 {
 		return false, fmt.Errorf("unknown flag -%s", name)
 	}
-	table := config.Table()
-	words := []string{"help", "version"}
-	for _, s := range table {
-		words = append(words, s.Flag)
-	}
-	near := config.Nearest(name, words)
+	near := config.Nearest(name, slices.Sorted(maps.Keys(all)))
 	if near == "" {
 		return false, fmt.Errorf("unknown flag --%s", name)
 	}
-	i := slices.IndexFunc(table, func(s config.Setting) bool { return s.Flag == near })
-	return i >= 0 && !table[i].Switch(), fmt.Errorf("unknown flag --%s: did you mean --%s?", name, near)
+	return all[near], fmt.Errorf("unknown flag --%s: did you mean --%s?", name, near)
 }
 
 func unknownVerb(name string, known []verb) error {
@@ -239,22 +343,91 @@ func unknownVerb(name string, known []verb) error {
 	return fmt.Errorf("unknown command %q", name)
 }
 
+// usage reports every problem in err and where there is help for the verb.
+func (l line) usage(stderr io.Writer, err error) int {
+	if errors.Is(err, config.ErrNothing) {
+		return usage(stderr, err)
+	}
+	for problem := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(stderr, "understudy: %s\n", printable(problem))
+	}
+	command := "understudy"
+	if l.parser != nil && l.parser.Active != nil {
+		command += " " + l.verb.name
+	}
+	fmt.Fprintf(stderr, "Try '%s --help'.\n", command)
+	return exitUsage
+}
+
+// showHelp is the verb that does what --help does.
+func showHelp(_ context.Context, l line, stdout, stderr io.Writer) int {
+	asked, err := parseLine(slices.Concat(l.args, []string{"--help"}))
+	if err != nil {
+		return asked.usage(stderr, err)
+	}
+	asked.writeHelp(stdout)
+	return exitDone
+}
+
 // writeHelp writes the help for the verb of the line, or for the program.
 func (l line) writeHelp(w io.Writer) {
+	if l.parser.Active != nil {
+		l.verb.writeHelp(w)
+		return
+	}
 	p := l.parser
-	table := config.Table()
-	for _, s := range table {
-		// Only the help may know the variables: go-flags would read them, the
-		// empty ones too.
+	known := verbs()
+	for _, v := range known {
+		p.Find(v.name).Hidden = true // go-flags would sort them
+	}
+	p.Usage = "[flags] [command]"
+	showVariables(p)
+	var text strings.Builder
+	p.WriteHelp(&text)
+	// go-flags shows a list of the commands that are not hidden: an empty one.
+	fmt.Fprint(w, strings.Replace(text.String(), " []", "", 1))
+	group := ""
+	for _, v := range known {
+		if v.hidden {
+			continue
+		}
+		if v.group != group {
+			group = v.group
+			fmt.Fprintf(w, "\n%s:\n", group)
+		}
+		fmt.Fprintf(w, "  %-25s %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
+	}
+	fmt.Fprintln(w, "\n'understudy help COMMAND' shows the flags of a command.")
+}
+
+// writeHelp writes the help for one verb: its own flags first, and of the
+// settings those that it looks at.
+func (v verb) writeHelp(w io.Writer) {
+	p := flags.NewNamedParser("understudy "+v.name, flags.None)
+	p.Usage = strings.TrimSpace(v.args + " [flags]")
+	p.LongDescription = strings.ToUpper(v.summary[:1]) + v.summary[1:] + "."
+	var err error
+	if v.options != nil {
+		_, err = p.AddGroup("Flags", "", v.options())
+	}
+	addSettings(p.Group)
+	_, err2 := p.AddGroup("General", "", new(general))
+	if err = errors.Join(err, err2); err != nil {
+		panic(err) // the tables are wrong, whatever the command line
+	}
+	for _, s := range config.Table() {
+		// A health check asks about an address that it is given, or the one setting.
+		p.FindOptionByLongName(s.Flag).Hidden = !v.takes(s) && (!v.settings || v.maxArgs > 0)
+	}
+	p.FindOptionByLongName("version").Hidden = v.name != "version"
+	showVariables(p)
+	p.WriteHelp(w)
+}
+
+// showVariables adds the variables to the help. Only the help may know them:
+// go-flags would read them, the empty ones too.
+func showVariables(p *flags.Parser) {
+	for _, s := range config.Table() {
 		p.FindOptionByLongName(s.Flag).EnvDefaultKey = s.Env
 	}
-	if p.Active != nil && (!l.verb.settings || l.verb.maxArgs > 0) {
-		for _, s := range table {
-			p.Group.Find(s.Group).Hidden = true
-		}
-	}
-	if p.Active != nil && l.verb.args != "" {
-		p.Active.Name += " " + l.verb.args
-	}
-	p.WriteHelp(w)
 }

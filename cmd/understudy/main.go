@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		if _, _, wrong := line.settings(0); line.verb.settings && !errors.Is(wrong, config.ErrNothing) {
 			err = errors.Join(err, wrong)
 		}
-		return usage(stderr, err)
+		return line.usage(stderr, err)
 	}
 	switch {
 	case line.help:

@@ -16,6 +16,8 @@ import (
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
+
+	"understudy/relay"
 )
 
 // endings returns two contexts: the first ends with the first TERM or INT and
@@ -65,7 +67,7 @@ func endings(ctx context.Context, log hclog.Logger) (finish, hurry context.Conte
 // process. Loops is the number of event loops, zero for the relay's default.
 func prepareProcess(loops int, log hclog.Logger) {
 	if loops == 0 {
-		loops = max(runtime.NumCPU()/2, 1)
+		loops = relay.DefaultLoops()
 	}
 	// Each event loop keeps a processor of the Go scheduler while it works;
 	// checks, scripts and verdicts need some as well.

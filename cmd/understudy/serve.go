@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"understudy/config"
+	"understudy/control"
 	"understudy/failover"
 	"understudy/health"
 	"understudy/hooks"
@@ -46,6 +47,8 @@ type process struct {
 type bound struct {
 	relays []net.Addr
 	http   net.Addr // nil when there is none
+
+	control string // path of the control socket; empty when there is none
 }
 
 // serveVerb runs until it is asked to end.
@@ -82,7 +85,7 @@ func serve(ctx context.Context, p process) error {
 	if err != nil {
 		return err
 	}
-	b, err := s.bind() //nolint:contextcheck // it waits for nothing
+	b, err := s.bind(p.settings.Control) //nolint:contextcheck // it waits for nothing
 	if err == nil {
 		prepareProcess(s.loops, log)
 		log.Info("starting", "version", versionText(), "pid", os.Getpid(), "listen", b.String())
@@ -121,7 +124,8 @@ type service struct {
 	runner   *hooks.Runner
 	relays   []conducted
 	verdicts *health.VerdictLog
-	http     *health.Server // nil when there is none
+	http     *health.Server  // nil when there is none
+	control  *control.Server // nil when there is none
 }
 
 // conducted is a relay and what decides over it.
@@ -129,9 +133,11 @@ type conducted struct {
 	name      string
 	relay     *relay.Relay
 	conductor *failover.Conductor
+	keeper    *failover.Keeper // nil when nothing is remembered
 }
 
-// newService makes the parts and joins them. It opens nothing.
+// newService makes the parts and joins them. It opens nothing but the state
+// that is remembered.
 func newService(p process, log hclog.Logger) (*service, error) {
 	s := &service{
 		log:      log,
@@ -139,12 +145,12 @@ func newService(p process, log hclog.Logger) (*service, error) {
 		runner:   hooks.New(hooks.Config{Logger: log.Named("hooks")}),
 	}
 	for _, r := range p.settings.Relays {
-		c, err := s.conduct("main", r, p.sockets)
+		c, err := s.conduct("main", r, p)
+		s.relays = append(s.relays, c)
 		if err != nil {
 			s.close()
 			return nil, err
 		}
-		s.relays = append(s.relays, c)
 		s.loops += r.Loops
 	}
 	if p.settings.HTTP.Listen != "" {
@@ -153,13 +159,22 @@ func newService(p process, log hclog.Logger) (*service, error) {
 			return nil, err
 		}
 	}
+	if p.settings.Control != config.ControlOff {
+		s.control = newControl(p.settings.Control, s)
+	}
 	return s, nil
 }
 
 // close gives up what was made, for a service that has ended or never ran.
 func (s *service) close() {
 	for _, c := range s.relays {
-		c.relay.Close()
+		if c.relay != nil {
+			c.relay.Close()
+		}
+		c.keeper.Close()
+	}
+	if s.control != nil {
+		s.control.Close()
 	}
 	s.runner.Close()
 	s.resolver.Close()
@@ -168,26 +183,34 @@ func (s *service) close() {
 // answer makes the verdict listener.
 func (s *service) answer(p process) error {
 	cfg := p.settings.HTTP
-	s.verdicts = health.NewVerdictLog(p.stdout, p.stderr, p.settings.Log.JSON, s.log.Named("http"))
-	ping := health.PingConfig{Ports: cfg.LPorts, Timeout: cfg.PingTimeout, FailStatus: cfg.FailStatus, Log: s.verdicts}
-	if len(s.relays) > 0 {
-		ping.Relays = s.withoutPrimary
-	}
-	handler, err := health.NewPing(ping)
-	if err != nil {
-		return err
-	}
 	routes := map[string]http.Handler{}
-	for _, path := range cfg.PingPaths {
-		routes[path] = handler
+	if len(s.relays) > 0 || len(cfg.LPorts) > 0 {
+		s.verdicts = health.NewVerdictLog(p.stdout, p.stderr, p.settings.Log.JSON, s.log.Named("http"))
+		ping := health.PingConfig{Ports: cfg.LPorts, Timeout: cfg.PingTimeout, FailStatus: cfg.FailStatus, Log: s.verdicts}
+		if len(s.relays) > 0 {
+			ping.Relays = s.withoutPrimary
+		}
+		handler, err := health.NewPing(ping)
+		if err != nil {
+			return err
+		}
+		for _, path := range cfg.PingPaths {
+			routes[path] = handler
+		}
 	}
+	if cfg.StatusDir != "" {
+		routes[config.StatusPath] = health.NewStatus(health.StatusConfig{
+			Flags: health.Flags{Dir: cfg.StatusDir}, Logger: s.log.Named("http"),
+		})
+	}
+	var err error
 	s.http, err = health.NewServer(health.ServerConfig{Listen: cfg.Listen, Routes: routes, Logger: s.log})
 	return err
 }
 
 // bind binds every address. What was bound before one that fails is given up
 // by close.
-func (s *service) bind() (bound, error) {
+func (s *service) bind(controlAt string) (bound, error) {
 	var b bound
 	for _, c := range s.relays {
 		if err := c.relay.Bind(); err != nil {
@@ -201,7 +224,11 @@ func (s *service) bind() (bound, error) {
 		}
 		b.http = s.http.Addr()
 	}
-	return b, nil
+	err := s.bindControl(controlAt)
+	if s.control != nil {
+		b.control = controlPath(controlAt)
+	}
+	return b, err
 }
 
 // run runs all parts. When finish ends, or a part fails, the relays drain and
@@ -220,6 +247,9 @@ func (s *service) run(finish, hurry context.Context) error {
 	}
 	if s.http != nil {
 		lasting.start(stop, func() error { return s.http.Run(last) })
+	}
+	if s.control != nil {
+		lasting.start(stop, func() error { return s.control.Run(last) })
 	}
 	var logging group
 	logLast, stopLog := context.WithCancel(context.WithoutCancel(finish))

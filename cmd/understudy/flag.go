@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"understudy/health"
+)
+
+// setFlag is activate, deactivate and inactivate: it switches a service on or
+// off for those who ask /status. No process has to run.
+func setFlag(_ context.Context, l line, stdout, stderr io.Writer) int {
+	dir, err := l.statusDir()
+	if err != nil {
+		return usage(stderr, err)
+	}
+	name, flags := l.args[0], health.Flags{Dir: dir}
+	did, set := "activated", flags.Set
+	if l.verb.name != "activate" {
+		did, set = "deactivated", flags.Clear
+	}
+	switch err := set(name); {
+	case errors.Is(err, health.ErrFlagName):
+		return usage(stderr, fmt.Errorf("%s: %w", l.verb.name, err))
+	case errors.Is(err, fs.ErrNotExist):
+		fmt.Fprintf(stderr, "understudy: %s: %v: make the directory, or choose another with --status-dir or STATUS_DIR\n", l.verb.name, err)
+		return exitFailed
+	case err != nil:
+		fmt.Fprintf(stderr, "understudy: %s: %v\n", l.verb.name, err)
+		return exitFailed
+	}
+	fmt.Fprintf(stdout, "%s %s\n", name, did)
+	return exitDone
+}
+
+// statusDir is the directory of flags that the settings name. The other
+// settings do not matter here, right or wrong.
+func (l line) statusDir() (string, error) {
+	_, values, _ := l.settings(0)
+	for _, v := range values {
+		if v.Flag == "status-dir" && v.Text != "" {
+			return v.Text, nil
+		}
+	}
+	return "", fmt.Errorf("%s: needs --status-dir or STATUS_DIR, the directory of the flags", l.verb.name)
+}

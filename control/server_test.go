@@ -1,0 +1,301 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"understudy/failover"
+	"understudy/health"
+	"understudy/relay"
+	"understudy/selector"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// host is a listener that takes connections and says its name.
+func host(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintln(c, l.Addr())
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-done })
+	return l.Addr().String()
+}
+
+// process runs relays of those names, with two hosts each and a control socket.
+func process(t *testing.T, names ...string) (*Client, string, [2]string) {
+	t.Helper()
+	hosts := [2]string{host(t), host(t)}
+	ctx, cancel := context.WithCancel(t.Context())
+	path := filepath.Join(t.TempDir(), "control.sock")
+	cfg := Config{Path: path, Version: "test"}
+	var parts []func(context.Context) error
+	for _, name := range names {
+		var c *failover.Conductor
+		r, err := relay.New(relay.Config{
+			Name: name, Listen: []string{"127.0.0.1:0"}, Loops: 1,
+			FirstByte: func(epoch uint64) { c.FirstByte(epoch) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err = failover.New(failover.Config{
+			Name: name, Hosts: hosts[:], Gate: r, Stats: r.Stats,
+			Checks: []failover.Check{{Name: "tcp", Run: health.TCP(nil), Interval: 50 * time.Millisecond}},
+		})
+		if err == nil {
+			err = r.Bind()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Relays = append(cfg.Relays, Relay{c, r})
+		parts = append(parts, r.Run, c.Run)
+	}
+	s := NewServer(cfg)
+	if err := s.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	parts = append(parts, s.Run)
+	ended := make(chan error, len(parts))
+	for _, part := range parts {
+		go func() { ended <- part(ctx) }()
+	}
+	t.Cleanup(func() {
+		cancel()
+		for range parts {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := os.Lstat(path); err == nil {
+			t.Error("the socket is left behind")
+		}
+	})
+	c := NewClient(path)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		s, err := c.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ready := true
+		for _, r := range s.Relays {
+			ready = ready && r.Primary != "" && r.Hosts[1].State == "up"
+		}
+		if ready {
+			return c, path, hosts
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the relays are not ready: %+v", s)
+		}
+	}
+}
+
+func TestOrders(t *testing.T) {
+	c, _, hosts := process(t, "main")
+	s, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := s.Relays[0]
+	if r.Name != "main" || r.Primary != hosts[0] || r.State != "serving" || r.Epoch != 1 || !r.Hosts[0].Primary || s.PID != os.Getpid() || s.Version != "test" {
+		t.Errorf("status = %+v", s)
+	}
+	if last := r.Hosts[0].Checks[0].Last; last == nil || !last.OK || last.Seconds <= 0 {
+		t.Errorf("the last check of the primary is %+v", last)
+	}
+
+	var done failover.Switched
+	if err := c.Order(t.Context(), "switch", Order{Host: hosts[1], Reason: "a\nb", By: "ann"}, &done); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(failover.Switched{Host: hosts[1], Epoch: 2}, done); diff != "" {
+		t.Errorf("the answer to switch (-want +got):\n%s", diff)
+	}
+	list, err := c.Events(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	by := me.Username
+	if os.Getuid() == 0 {
+		by = "ann as root"
+	}
+	if i := list[len(list)-1]; i.Event != selector.Switchover || i.By != by || i.Reason != "switch by "+by+": a b" {
+		t.Errorf("the last incident is %+v, want a switchover by %q", i, by)
+	}
+
+	var k failover.Lock
+	if err := c.Order(t.Context(), "drain", Order{Host: hosts[0], Reason: "disk", ForSeconds: 3600}, &k); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Order(t.Context(), "freeze", Order{Reason: "audit"}, &k); err != nil {
+		t.Fatal(err)
+	}
+	s, err = c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = s.Relays[0]
+	if d := r.Hosts[0].Drained; d == nil || d.Reason != "disk" || d.Until.Sub(d.Since) != time.Hour {
+		t.Errorf("the lock of %s is %+v", hosts[0], d)
+	}
+	if r.Frozen == nil || r.Frozen.Reason != "audit" || r.Frozen.Host != "" {
+		t.Errorf("frozen is %+v", r.Frozen)
+	}
+	for _, verb := range []string{"unfreeze", "ready"} {
+		if err := c.Order(t.Context(), verb, Order{Host: hosts[0]}, &k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var drill failover.DrillReport
+	if err := c.Order(t.Context(), "drill", Order{}, &drill); err != nil || !drill.OK || drill.Heir != hosts[0] || drill.Host != hosts[1] {
+		t.Errorf("drill = %+v, %v, want %s to take over", drill, err, hosts[0])
+	}
+	p, err := c.Prediction(t.Context(), "main")
+	if err != nil || len(p.Cases) != 6 {
+		t.Errorf("prediction = %+v, %v", p, err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	c, path, hosts := process(t, "orders", "stock")
+	for name, tt := range map[string]struct {
+		verb  string
+		order Order
+		want  string
+	}{
+		"which relay":     {"switch", Order{Host: hosts[1]}, "relay: needed to say which is meant: orders, stock"},
+		"no such relay":   {"drain", Order{Relay: "order", Host: hosts[1]}, `there is no relay "order": there is orders, stock`},
+		"no host":         {"switch", Order{Relay: "stock"}, "host: needed to say who becomes primary"},
+		"no such host":    {"switch", Order{Relay: "stock", Host: "x:1"}, "x:1: there is no such host"},
+		"primary already": {"switch", Order{Relay: "stock", Host: hosts[0]}, hosts[0] + ": it is primary already"},
+		"negative drain":  {"switch", Order{Relay: "stock", Host: hosts[1], DrainSeconds: new(float64(-1))}, "drain_seconds: -1 is not from 0 to 316224000"},
+		"endless lock":    {"freeze", Order{Relay: "stock", ForSeconds: 1e300}, "for_seconds: 1e+300 is not from 0 to 316224000"},
+		"no such order":   {"explode", Order{}, "there is no POST /v1/explode"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := c.Order(t.Context(), tt.verb, tt.order, new(any))
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("error %v, want %s", err, tt.want)
+			}
+		})
+	}
+
+	// What curl would send.
+	web := http.Client{Transport: &http.Transport{
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) },
+		DisableKeepAlives: true,
+	}}
+	for name, tt := range map[string]struct {
+		method, target, body string
+		status               int
+	}{
+		"good":          {"POST", "/v1/freeze", `{"relay": "stock"}`, 200},
+		"no JSON":       {"POST", "/v1/freeze", `relay=stock`, 400},
+		"unknown key":   {"POST", "/v1/freeze", `{"relay": "stock", "for_secs": 5}`, 400},
+		"two orders":    {"POST", "/v1/freeze", `{"relay": "stock"}{}`, 400},
+		"too much":      {"POST", "/v1/freeze", `{"reason": "` + strings.Repeat("x", orderLimit) + `"}`, 400},
+		"wrong method":  {"GET", "/v1/freeze", "", 404},
+		"refused":       {"POST", "/v1/drain", `{"relay": "stock", "host": "x"}`, 409},
+		"unknown relay": {"GET", "/v1/events?relay=x", "", 404},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := http.NewRequestWithContext(t.Context(), tt.method, "http://understudy"+tt.target, strings.NewReader(tt.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := web.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			text, _ := io.ReadAll(res.Body)
+			if res.StatusCode != tt.status || !json.Valid(text) || tt.status != 200 && !bytes.Contains(text, []byte(`"error"`)) {
+				t.Errorf("status %s, body %s, want %d and JSON", res.Status, text, tt.status)
+			}
+		})
+	}
+}
+
+func TestFollow(t *testing.T) {
+	c, _, hosts := process(t, "main")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	// The record of the start is complete when its first byte has come, or the
+	// next election begins.
+	go func() {
+		_ = c.Order(ctx, "switch", Order{Host: hosts[1]}, new(any))
+		_ = c.Order(ctx, "switch", Order{Host: hosts[0]}, new(any))
+	}()
+	enough := errors.New("enough")
+	var seen []string
+	err := c.Follow(ctx, "", func(i failover.Incident) error {
+		seen = append(seen, fmt.Sprintf("%d %s %s %s %v", i.ID, i.Event, i.New, i.Outcome, i.Done))
+		if len(seen) == 2 {
+			return enough
+		}
+		return nil
+	})
+	want := []string{"1 start " + hosts[0] + " open true", "2 switchover " + hosts[1] + " open true"}
+	if diff := cmp.Diff(want, seen); diff != "" || !errors.Is(err, enough) {
+		t.Errorf("followed (-want +got):\n%s%v", diff, err)
+	}
+}
+
+func TestNobodyThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	_, err := NewClient(path).Status(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "no understudy is running here: nobody serves "+path) {
+		t.Errorf("error %v, want one that says that nobody is there", err)
+	}
+}
+
+func FuzzOrder(f *testing.F) {
+	f.Add(`{"relay": "main", "host": "a:1", "drain_seconds": 2.5, "for_seconds": 10, "reason": "x", "triggers": true}`)
+	f.Add(``)
+	f.Add(`{"drain_seconds": null}`)
+	f.Fuzz(func(t *testing.T, body string) {
+		o, err := readOrder(strings.NewReader(body))
+		if err != nil {
+			return
+		}
+		if strings.ContainsAny(o.Reason+o.By, "\n\r") || len(o.Reason) > 500 {
+			t.Errorf("the reason is not one short line: %q", o.Reason)
+		}
+		if d := seconds(o.ForSeconds); d < 0 {
+			t.Errorf("a lock that ends after %v", d)
+		}
+	})
+}
