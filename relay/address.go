@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,17 @@ func (a listenAddr) String() string {
 		return "unix:" + a.path
 	}
 	return net.JoinHostPort(a.host, strconv.Itoa(int(a.port)))
+}
+
+// setting is the address in the one form by which old and new settings are
+// compared: different spellings of a file's name are the same file.
+func (a listenAddr) setting() string {
+	if a.path != "" && a.path[0] != '@' {
+		if path, err := filepath.Abs(a.path); err == nil {
+			a.path = path
+		}
+	}
+	return a.String()
 }
 
 // parseListen reads "192.0.2.1:5432", "[::]:5432", ":5432" or "unix:/run/x.sock".

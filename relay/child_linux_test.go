@@ -174,6 +174,18 @@ func runChild(text string) int {
 				return fail(err)
 			}
 			fmt.Println("ok ")
+		case "switch": // as fast as can be
+			var epoch uint64
+			var to string
+			fmt.Sscan(rest, &epoch, &to)
+			begin := time.Now()
+			r.Hold()
+			fenced := r.Fence(ctx, epoch, 0)
+			took := time.Since(begin)
+			if _, err := r.Open(epoch, to); err != nil {
+				return fail(err)
+			}
+			fmt.Println("ok", fenced.Reset, took.Milliseconds())
 		case "report":
 			runtime.GC()
 			runtime.GC() // the first only moves a sync.Pool's content aside

@@ -16,10 +16,14 @@ import (
 // claim is a bound socket that does not listen: nobody else can have the
 // address, and connects to it are refused.
 type claim struct {
-	fd   int
-	path string // of a unix socket of our own
-	addr net.Addr
+	fd      int
+	path    string // of a unix socket of our own
+	addr    net.Addr
+	setting string // see [listenAddr.setting], or given
 }
+
+// given is the setting of a socket that somebody else made: no address reads so.
+const given = ""
 
 // claimAll claims every address of the settings, or none. The sockets that
 // somebody else made come first.
@@ -39,17 +43,27 @@ func claimAll(cfg Config) ([]claim, error) {
 		all = append(all, c)
 	}
 	for _, text := range cfg.Listen {
-		a, err := parseListen(text)
+		c, err := claimListed(text)
 		if err != nil {
 			return fail(err)
-		}
-		c, err := claimAddr(a)
-		if err != nil {
-			return fail(fmt.Errorf("listen on %s: %w", text, err))
 		}
 		all = append(all, c)
 	}
 	return all, nil
+}
+
+// claimListed claims one address of the settings.
+func claimListed(text string) (claim, error) {
+	a, err := parseListen(text)
+	if err != nil {
+		return claim{}, err
+	}
+	c, err := claimAddr(a)
+	if err != nil {
+		return claim{}, fmt.Errorf("listen on %s: %w", text, err)
+	}
+	c.setting = a.setting()
+	return c, nil
 }
 
 func claimAddr(a listenAddr) (claim, error) {

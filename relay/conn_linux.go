@@ -42,7 +42,6 @@ const (
 	passedOn             // and the other side has been told so with a FIN
 	splicing             // bytes go through a pipe
 	queued               // in the loop's queue for another turn
-	header               // the store holds our PROXY header, not the client's bytes
 	spared               // (of the socket) TCP_USER_TIMEOUT is off; see stuck_linux.go
 	doubted              // (of the client) a host's end before any byte was not believed, once
 )

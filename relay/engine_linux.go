@@ -21,20 +21,22 @@ import (
 // listening sockets and the gate, and nothing else on the way of a byte.
 type engine struct {
 	reports
-	cfg   Config
+	cfg   atomic.Pointer[settings]
 	log   hclog.Logger
-	debug bool
 	loops []*loop
 
-	gate  atomic.Pointer[gate] // nil while it is shut
-	live  atomic.Int64
-	limit int64
+	gate atomic.Pointer[gate] // nil while it is shut
+	live atomic.Int64
+
+	changing sync.Mutex // held while the settings are changed; taken before gating
+	bound    bool       // the addresses are claimed; guarded by changing
 
 	// gating is held while the gate is changed. Listeners are changed only
 	// then, and while no loop has them in its epoll.
 	gating    sync.Mutex
-	listeners []*listener
-	closed    bool // the addresses are given up; guarded by gating
+	listeners []*listener // replaced only while changing is held, too
+	listens   bool        // the gate is open, or holds; guarded by gating
+	closed    bool        // the addresses are given up; guarded by gating
 
 	started chan struct{} // closed when the loops run
 	over    chan struct{} // closed when they have ended
@@ -57,25 +59,28 @@ type gate struct {
 
 func newEngine(cfg Config) *engine {
 	ctx, stop := context.WithCancel(context.Background())
-	return &engine{
-		reports:    reports{cfg: &cfg},
-		cfg:        cfg,
+	e := &engine{
+		reports:    reports{fixed: &cfg},
 		log:        cfg.Logger,
-		debug:      cfg.Logger.IsDebug(),
-		limit:      connectionLimit(cfg.MaxConnections, cfg.Reserve),
 		started:    make(chan struct{}),
 		over:       make(chan struct{}),
 		cutting:    make(chan struct{}),
 		lookupCtx:  ctx,
 		lookupStop: stop,
 	}
+	e.cfg.Store(newSettings(cfg))
+	return e
 }
 
-func (e *engine) loopCount() int { return e.cfg.Loops }
+func (e *engine) loopCount() int { return e.cfg.Load().Loops }
 
 func (e *engine) unbind() {
 	e.gating.Lock()
 	defer e.gating.Unlock()
+	e.unbindLocked()
+}
+
+func (e *engine) unbindLocked() {
 	e.closed = true
 	for _, ln := range e.listeners {
 		ln.close()
@@ -83,6 +88,8 @@ func (e *engine) unbind() {
 }
 
 func (e *engine) addrs() []net.Addr {
+	e.gating.Lock()
+	defer e.gating.Unlock()
 	var all []net.Addr
 	for _, ln := range e.listeners {
 		all = append(all, ln.addr)
@@ -94,10 +101,10 @@ func (e *engine) addrs() []net.Addr {
 func (e *engine) run(ctx context.Context) error {
 	defer e.lookupStop()
 	// A loop that comes back from its sleep must find a processor slot.
-	if n := e.cfg.Loops + 2; runtime.GOMAXPROCS(0) < n {
+	if n := e.loopCount() + 2; runtime.GOMAXPROCS(0) < n {
 		runtime.GOMAXPROCS(n)
 	}
-	for range e.cfg.Loops {
+	for range e.loopCount() {
 		l, err := newLoop(e)
 		if err != nil {
 			for _, l := range e.loops {
@@ -105,7 +112,7 @@ func (e *engine) run(ctx context.Context) error {
 			}
 			close(e.over)
 			e.unbind()
-			return fmt.Errorf("relay %s: %w", e.cfg.Name, err)
+			return fmt.Errorf("relay %s: %w", e.cfg.Load().Name, err)
 		}
 		e.loops = append(e.loops, l)
 	}
@@ -118,7 +125,7 @@ func (e *engine) run(ctx context.Context) error {
 	<-ctx.Done()
 	e.stopAccepting() //nolint:contextcheck // ctx has ended; look-ups end with Run
 	if cut := e.drain(); cut > 0 {
-		e.log.Warn("drain cut connections", "count", cut, "drain-timeout", e.cfg.DrainTimeout)
+		e.log.Warn("drain cut connections", "count", cut, "drain-timeout", e.cfg.Load().DrainTimeout)
 	}
 	e.everywhere(func(l *loop) { l.finished = true })
 	wg.Wait()
@@ -134,21 +141,21 @@ func (e *engine) run(ctx context.Context) error {
 // stopAccepting lets in who is in the queue already, while there is a primary,
 // and gives the addresses up.
 func (e *engine) stopAccepting() {
-	e.everywhere(func(l *loop) {
+	e.gating.Lock()
+	defer e.gating.Unlock()
+	e.onLoops(func(l *loop) {
 		for _, ln := range e.listeners {
-			if ln.listening.Load() {
-				l.acceptFrom(ln)
-			}
+			l.acceptQueued(ln)
 		}
 		l.leave()
 	})
-	e.unbind()
+	e.unbindLocked()
 }
 
 // drain lets the open connections finish, for the drain timeout or until cut,
 // and resets the rest, whose number it returns.
 func (e *engine) drain() int {
-	timeout := time.NewTimer(max(e.cfg.DrainTimeout, 0))
+	timeout := time.NewTimer(max(e.cfg.Load().DrainTimeout, 0))
 	defer timeout.Stop()
 	poll := time.NewTicker(fencePoll)
 	defer poll.Stop()
@@ -183,8 +190,14 @@ func (e *engine) everywhere(f func(*loop)) {
 	case <-e.over:
 		return
 	}
+	e.onLoops(f)
+}
+
+// onLoops is everywhere for who need not wait for Run: before it there is no
+// loop.
+func (e *engine) onLoops(f func(*loop)) {
 	var wg sync.WaitGroup
-	for _, l := range e.loops {
+	for _, l := range e.running() {
 		wg.Go(func() { l.call(func() { f(l) }) })
 	}
 	wg.Wait()
@@ -202,10 +215,11 @@ func (e *engine) open(epoch uint64, to string) (Waiting, error) {
 	}
 	waited := e.waitingLocked()
 	for _, ln := range e.listeners {
-		if err := ln.listen(e.cfg.UserTimeout); err != nil {
+		if err := ln.listen(); err != nil {
 			return waited, err
 		}
 	}
+	e.listens = true
 	e.gate.Store(g)
 	e.everywhere(func(l *loop) {
 		l.tell()
@@ -276,6 +290,7 @@ func (e *engine) refuse() Waiting {
 	defer e.gating.Unlock()
 	waited := e.waitingLocked()
 	e.holdLocked()
+	e.listens = false
 	for _, ln := range e.listeners {
 		ln.refuse()
 	}
@@ -356,9 +371,9 @@ func (e *engine) waitingLocked() Waiting {
 // another goroutine.
 func (e *engine) lookup(g *gate, got func([]sockaddr, error)) {
 	e.lookups.Go(func() {
-		ctx, cancel := context.WithTimeout(e.lookupCtx, e.cfg.ConnectTimeout)
+		ctx, cancel := context.WithTimeout(e.lookupCtx, e.cfg.Load().ConnectTimeout)
 		defer cancel()
-		ips, err := e.cfg.Resolve(ctx, g.name)
+		ips, err := e.cfg.Load().Resolve(ctx, g.name)
 		if err == nil && len(ips) == 0 {
 			err = fmt.Errorf("resolve %s: no addresses", g.name)
 		}
@@ -376,7 +391,7 @@ func (e *engine) prepare(fd int32, family int) unix.Errno {
 		return 0
 	}
 	quicken(fd)
-	src := e.cfg.Source
+	src := e.cfg.Load().Source
 	if !src.IsValid() || src.Unmap().Is4() != (family == unix.AF_INET) {
 		return 0
 	}
@@ -389,14 +404,15 @@ func (e *engine) prepare(fd int32, family int) unix.Errno {
 
 // allowed says whether the client at the other end of fd may come in.
 func (e *engine) allowed(fd int32) bool {
-	if len(e.cfg.Allow) == 0 {
+	allow := e.cfg.Load().Allow
+	if len(allow) == 0 {
 		return true
 	}
 	a := peer(fd).Addr()
 	if !a.IsValid() {
 		return true // a unix socket has its file's mode
 	}
-	for _, p := range e.cfg.Allow {
+	for _, p := range allow {
 		if p.Contains(a) {
 			return true
 		}

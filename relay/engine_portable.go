@@ -32,19 +32,21 @@ import (
 //     takes nothing, too; macOS knows it in whole seconds, others not at all.
 type engine struct {
 	reports
-	cfg   Config
-	log   hclog.Logger
-	debug bool
-	limit int64
+	cfg atomic.Pointer[settings]
+	log hclog.Logger
 
 	gateMu sync.RWMutex  // guards the two below; taken before a conn's mu
 	gate   *gate         // nil while it is shut
 	opened chan struct{} // closed, and replaced, by each Open
 
+	changing sync.Mutex // held while the settings are changed; taken before gating
+	bound    bool       // the addresses are claimed; guarded by changing
+
 	// gating is held while the gate is changed, and the listeners with it.
 	gating    sync.Mutex
-	listeners []*listener
-	closed    bool // the addresses are given up; guarded by gating
+	listeners []*listener // replaced only while changing is held, too
+	listens   bool        // the gate is open, or holds; guarded by gating
+	closed    bool        // the addresses are given up; guarded by gating
 
 	started chan struct{} // closed when Run is under way
 	over    chan struct{} // closed when it is over
@@ -66,35 +68,60 @@ type gate struct {
 }
 
 func newEngine(cfg Config) *engine {
-	return &engine{
-		reports: reports{cfg: &cfg},
-		cfg:     cfg,
+	e := &engine{
+		reports: reports{fixed: &cfg},
 		log:     cfg.Logger,
-		debug:   cfg.Logger.IsDebug(),
-		limit:   connectionLimit(cfg.MaxConnections, cfg.Reserve),
 		opened:  make(chan struct{}),
 		started: make(chan struct{}),
 		over:    make(chan struct{}),
 		cutting: make(chan struct{}),
 		live:    make(map[*conn]struct{}),
 	}
+	e.cfg.Store(newSettings(cfg))
+	return e
 }
 
 // bind claims every address of the settings, or none.
 func (e *engine) bind() error {
-	claims, err := claimAll(e.cfg)
-	for k, c := range claims {
-		ln, err := newListener(e, c, k < len(e.cfg.Sockets))
-		if err != nil {
-			for _, c := range claims[k+1:] {
-				c.close()
-			}
-			e.unbind()
+	e.changing.Lock()
+	defer e.changing.Unlock()
+	claims, err := claimAll(e.cfg.Load().Config)
+	if err != nil {
+		return err
+	}
+	e.gating.Lock()
+	defer e.gating.Unlock()
+	for _, c := range claims {
+		e.listeners = append(e.listeners, newListener(e, c))
+	}
+	for _, ln := range e.listeners {
+		if err := ln.adopt(); err != nil {
+			e.unbindLocked()
 			return err
 		}
-		e.listeners = append(e.listeners, ln)
 	}
-	return err
+	e.bound = true
+	return nil
+}
+
+// apply replaces the listeners. Who is in the queue of one that goes is let in
+// first, while there is a primary. All else looks at the settings itself.
+func (e *engine) apply(c change) {
+	g, _ := e.current()
+	for _, ln := range c.gone {
+		ln.rest()
+		if g != nil {
+			e.acceptQueued(ln)
+		}
+		ln.close()
+	}
+	e.listeners = c.all
+	if g == nil {
+		return
+	}
+	for _, ln := range c.fresh {
+		ln.accept(e.admit)
+	}
 }
 
 func (e *engine) unbind() {
@@ -111,6 +138,8 @@ func (e *engine) unbindLocked() {
 }
 
 func (e *engine) addrs() []net.Addr {
+	e.gating.Lock()
+	defer e.gating.Unlock()
 	var all []net.Addr
 	for _, ln := range e.listeners {
 		all = append(all, ln.addr)
@@ -127,7 +156,7 @@ func (e *engine) run(ctx context.Context) error {
 	<-ctx.Done()
 	e.stopAccepting()
 	if cut := e.drain(); cut > 0 {
-		e.log.Warn("drain cut connections", "count", cut, "drain-timeout", e.cfg.DrainTimeout)
+		e.log.Warn("drain cut connections", "count", cut, "drain-timeout", e.cfg.Load().DrainTimeout)
 	}
 	e.running.Wait()
 	close(e.over)
@@ -153,7 +182,7 @@ func (e *engine) stopAccepting() {
 // drain lets the open connections finish, for the drain timeout or until cut,
 // and resets the rest, whose number it returns.
 func (e *engine) drain() int {
-	timeout := time.NewTimer(max(e.cfg.DrainTimeout, 0))
+	timeout := time.NewTimer(max(e.cfg.Load().DrainTimeout, 0))
 	defer timeout.Stop()
 	poll := time.NewTicker(fencePoll)
 	defer poll.Stop()
@@ -197,6 +226,7 @@ func (e *engine) open(epoch uint64, to string) (Waiting, error) {
 			return waited, fmt.Errorf("listen on %s: %w", ln.addr, err)
 		}
 	}
+	e.listens = true
 	e.gateMu.Lock()
 	e.gate = &gate{epoch: epoch, to: h}
 	close(e.opened)
@@ -235,6 +265,7 @@ func (e *engine) refuse() Waiting {
 	defer e.gating.Unlock()
 	waited := e.waitingLocked()
 	e.holdLocked()
+	e.listens = false
 	for _, ln := range e.listeners {
 		if err := ln.refuse(); err != nil {
 			e.log.Warn("address was lost", "address", ln.addr, "error", err)
@@ -328,7 +359,7 @@ func (e *engine) admit(s stream, stop <-chan struct{}) {
 	}
 	e.mu.Lock()
 	// Where there are several listeners, another may have taken the last place.
-	for int64(len(e.live)) >= e.limit {
+	for int64(len(e.live)) >= e.cfg.Load().limit {
 		e.mu.Unlock()
 		waits := sleep(tick, stop)
 		e.mu.Lock()
@@ -344,22 +375,26 @@ func (e *engine) admit(s stream, stop <-chan struct{}) {
 // awaitRoom waits until there may be another connection. It returns false when
 // stop is closed.
 func (e *engine) awaitRoom(stop <-chan struct{}) bool {
-	for int64(e.liveCount()) >= e.limit {
-		e.full(e.limit)
+	for {
+		limit := e.cfg.Load().limit
+		if int64(e.liveCount()) < limit {
+			return true
+		}
+		e.full(limit)
 		if !sleep(tick, stop) {
 			return false
 		}
 	}
-	return true
 }
 
 // allowed says whether a client may come in.
 func (e *engine) allowed(s stream) bool {
 	a := addrPortOf(s.RemoteAddr()).Addr()
-	if len(e.cfg.Allow) == 0 || !a.IsValid() { // a unix socket has its file's mode
+	allow := e.cfg.Load().Allow
+	if len(allow) == 0 || !a.IsValid() { // a unix socket has its file's mode
 		return true
 	}
-	for _, p := range e.cfg.Allow {
+	for _, p := range allow {
 		if p.Contains(a) {
 			return true
 		}
@@ -373,17 +408,13 @@ func (e *engine) allowed(s stream) bool {
 const watchEvery = 250 * time.Millisecond
 
 func (e *engine) watch() {
-	every := watchEvery
-	if d := e.cfg.IdleTimeout; d > 0 {
-		every = min(max(d/8, tick), every)
-	}
-	look := time.NewTicker(every)
-	defer look.Stop()
 	for {
-		select {
-		case <-e.over:
+		every := watchEvery
+		if d := e.cfg.Load().IdleTimeout; d > 0 {
+			every = min(max(d/8, tick), every)
+		}
+		if !sleep(every, e.over) {
 			return
-		case <-look.C:
 		}
 		now := time.Now()
 		for _, c := range e.all() {
@@ -413,7 +444,7 @@ func (e *engine) lookup(ctx context.Context, name string) (found []netip.Addr, e
 	}
 	got := make(chan answer, 1)
 	e.running.Go(func() {
-		found, err := e.cfg.Resolve(ctx, name)
+		found, err := e.cfg.Load().Resolve(ctx, name)
 		got <- answer{found, err}
 	})
 	select {

@@ -116,5 +116,8 @@ func FuzzParseListen(f *testing.F) {
 		if again, err := parseListen(a.String()); err != nil || again != a {
 			t.Errorf("parseListen(%q) is %+v, written %q, which is read as %+v, %v", in, a, a, again, err)
 		}
+		if same, err := parseListen(a.setting()); err != nil || same.setting() != a.setting() || a.setting() == given {
+			t.Errorf("parseListen(%q): the setting %q is read as %+v, %v", in, a.setting(), same, err)
+		}
 	})
 }

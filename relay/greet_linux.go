@@ -35,20 +35,23 @@ func (l *loop) greet(i int32, c *conn) {
 		}
 	default:
 		_, _ = recv(c.fd[client], l.scratch[:length], 0)
-		if l.engine.cfg.SendProxy != 0 {
-			l.proxied[i] = h
-		}
+		l.proxied[i] = h // for the host that is sent a header
 		c.since = l.now
 		l.letIn(i, c)
 	}
 }
 
-// proxyHeader is the header that the host of connection i is sent: what the
-// client's own header said, or the addresses of its connection.
-func (l *loop) proxyHeader(i int32, c *conn) []byte {
+// introduce sends a host the PROXY header, in front of all that the client has
+// sent: what the client's own header said, or the addresses of its connection. A
+// socket that has just been connected takes the little; one that does not is
+// broken.
+func (l *loop) introduce(i int32, c *conn, version ProxyVersion) {
 	h, ok := l.proxied[i]
 	if !ok {
 		h = proxyHeader{from: peer(c.fd[client]), to: boundTo(int(c.fd[client]))}
 	}
-	return h.append(nil, l.engine.cfg.SendProxy)
+	text := h.append(nil, version)
+	if n, e := send(c.fd[host], text, 0); e != 0 || n < len(text) {
+		c.fail(host)
+	}
 }

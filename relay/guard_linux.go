@@ -33,14 +33,12 @@ func guard(fd int32) {
 // setUserTimeout limits how long sent data may stay unacknowledged; see
 // TCP_USER_TIMEOUT in tcp(7). Zero leaves that to the system.
 func setUserTimeout(fd int32, limit time.Duration) {
-	if limit > 0 {
-		setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit/time.Millisecond))
-	}
+	setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit/time.Millisecond))
 }
 
 // guardTick is how long a host stays unwatched at most.
 func (l *loop) guardTick() time.Duration {
-	if d := l.engine.cfg.UserTimeout; d > 0 {
+	if d := l.cfg().UserTimeout; d > 0 {
 		return min(max(d/4, tick), guardAfter)
 	}
 	return guardAfter
@@ -63,8 +61,8 @@ func (l *loop) guardAll() {
 		}
 		c.ready[host] |= guarded
 		guard(c.fd[host])
-		if c.half[host].flags&spared == 0 {
-			setUserTimeout(c.fd[host], l.engine.cfg.UserTimeout)
+		if limit := l.cfg().UserTimeout; limit > 0 && c.half[host].flags&spared == 0 {
+			setUserTimeout(c.fd[host], limit)
 		}
 	})
 }

@@ -23,13 +23,13 @@ import (
 func (l *loop) dial(i int32, c *conn) {
 	g := l.engine.gate.Load()
 	if g == nil {
-		l.hold(i, c, l.now+int64(l.engine.cfg.Hold))
+		l.hold(i, c, l.now+int64(l.cfg().Hold))
 		return
 	}
 	c.epoch = g.epoch
 	c.address = 0
 	c.began = l.now
-	c.due = l.now + int64(l.engine.cfg.ConnectTimeout)
+	c.due = l.now + int64(l.cfg().ConnectTimeout)
 	l.pend(i, c)
 	if g.name == "" {
 		l.connect(i, c, g.addr[:])
@@ -87,7 +87,7 @@ func (l *loop) connect(i int32, c *conn, addrs []sockaddr) {
 		return
 	}
 	if int(c.address)+1 < len(addrs) {
-		c.due = min(l.now+int64(addressTimeout), c.began+int64(l.engine.cfg.ConnectTimeout))
+		c.due = min(l.now+int64(addressTimeout), c.began+int64(l.cfg().ConnectTimeout))
 	}
 }
 
@@ -125,7 +125,7 @@ func (l *loop) connectError(i int32, c *conn, addrs []sockaddr, err error) {
 	l.closeHost(c)
 	if int(c.address)+1 < len(addrs) {
 		c.address++
-		c.due = c.began + int64(l.engine.cfg.ConnectTimeout)
+		c.due = c.began + int64(l.cfg().ConnectTimeout)
 		l.connect(i, c, addrs)
 		return
 	}
@@ -162,7 +162,7 @@ func (l *loop) closeHost(c *conn) {
 // hold lets the client wait until due, or until the gate opens.
 func (l *loop) hold(i int32, c *conn, due int64) {
 	delete(l.lookups, i)
-	if l.engine.cfg.Hold < 0 {
+	if l.cfg().Hold < 0 {
 		l.end(i, c, outcomeExpired)
 		return
 	}
@@ -204,9 +204,8 @@ func (l *loop) begin(i int32, c *conn) {
 	// The client has most likely sent something by now, so it is read from at
 	// once; if it has not, that costs one call.
 	c.ready[client] |= readable | writable
-	if l.engine.cfg.SendProxy != 0 && c.half[client].store == 0 {
-		c.half[client].store = l.buffers.keep(l.proxyHeader(i, c)) + 1
-		c.half[client].flags |= header
+	if version := l.cfg().SendProxy; version != 0 {
+		l.introduce(i, c, version)
 	}
 	l.unguard()
 	l.watch(i, c)
@@ -217,9 +216,6 @@ func (l *loop) begin(i int32, c *conn) {
 // What the client has sent, or its FIN, goes to the next one.
 func (l *loop) redial(i int32, c *conn, due int64) {
 	l.closeHost(c)
-	if c.half[client].flags&header != 0 {
-		l.discard(c, client)
-	}
 	l.discard(c, host)
 	c.half[client].flags &^= passedOn | splicing
 	c.half[host].flags = 0
@@ -280,7 +276,7 @@ func (l *loop) overdue(i int32, c *conn) {
 		l.overdueConnect(i, c)
 	case waiting:
 		switch {
-		case l.now-c.since >= int64(l.engine.cfg.Hold):
+		case l.now-c.since >= int64(l.cfg().Hold):
 			l.end(i, c, outcomeExpired)
 		case l.now >= c.due && l.engine.gate.Load() != nil:
 			l.retry(i, c)
@@ -341,7 +337,7 @@ func (l *loop) end(i int32, c *conn, o outcome) {
 		l.deny(i, c) // it was never counted
 		return
 	}
-	if l.engine.debug {
+	if l.cfg().debug {
 		l.engine.log.Debug("connection ended", "client", peer(c.fd[client]), "epoch", c.epoch, "outcome", o.String(),
 			"sent", c.moved[client], "received", c.moved[host])
 	}

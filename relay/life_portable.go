@@ -42,7 +42,7 @@ const (
 type conn struct {
 	engine *engine
 	quit   chan struct{} // closed when it has ended
-	last   atomic.Int64  // when a byte last moved, in nanoseconds; kept for the idle timeout only
+	last   atomic.Int64  // when a byte last moved, in nanoseconds
 
 	mu      sync.Mutex // guards everything down to flow; taken before a socket's mu
 	state   state
@@ -72,14 +72,14 @@ func newConn(e *engine, s stream) (*conn, error) {
 	c := &conn{engine: e, quit: make(chan struct{}), sock: [2]*socket{client: cl}}
 	if tcp, ok := s.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(keepAlive)
-		_ = cl.raw.Control(func(fd uintptr) { setOptions(int(fd), e.cfg.UserTimeout, false) })
+		_ = cl.raw.Control(func(fd uintptr) { setOptions(int(fd), e.cfg.Load().UserTimeout, false) })
 	}
 	return c, nil
 }
 
 // serve is the whole life.
 func (c *conn) serve() {
-	if c.engine.cfg.AcceptProxy && !c.greet() {
+	if c.engine.cfg.Load().AcceptProxy && !c.greet() {
 		c.end(outcomeReset)
 		return
 	}
@@ -105,7 +105,7 @@ func (c *conn) letIn() {
 // kept for the host.
 func (c *conn) greet() bool {
 	cl := c.sock[client]
-	_ = cl.SetReadDeadline(time.Now().Add(c.engine.cfg.ConnectTimeout))
+	_ = cl.SetReadDeadline(time.Now().Add(c.engine.cfg.Load().ConnectTimeout))
 	buf := make([]byte, proxyMax)
 	for n := 0; n < len(buf); {
 		m, err := cl.Read(buf[n:])
@@ -183,7 +183,7 @@ func (c *conn) takePatience() time.Duration {
 // it has waited for all of Hold since begin, which ends it. It returns false
 // when it is over.
 func (c *conn) await(d time.Duration, begin time.Time, opened <-chan struct{}) bool {
-	left := c.engine.cfg.Hold - time.Since(begin)
+	left := c.engine.cfg.Load().Hold - time.Since(begin)
 	if left <= 0 {
 		c.end(outcomeExpired)
 		return false
@@ -214,7 +214,7 @@ func (c *conn) enter() (g *gate, ctx context.Context, opened <-chan struct{}) {
 	}
 	c.state = connecting
 	c.epoch = e.gate.epoch
-	ctx, c.halt = context.WithTimeout(context.Background(), e.cfg.ConnectTimeout)
+	ctx, c.halt = context.WithTimeout(context.Background(), e.cfg.Load().ConnectTimeout)
 	return e.gate, ctx, e.opened
 }
 
@@ -304,7 +304,7 @@ func (e *engine) dialTo(ctx context.Context, g *gate, network, address string, i
 		Control:         e.prepare,
 	}
 	d.SetMultipathTCP(false)
-	if src := e.cfg.Source.Unmap(); src.IsValid() && ip.IsValid() && src.Is4() == ip.Is4() {
+	if src := e.cfg.Load().Source.Unmap(); src.IsValid() && ip.IsValid() && src.Is4() == ip.Is4() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, 0))
 	}
 	s, err := d.DialContext(ctx, network, address)
@@ -329,7 +329,7 @@ func (e *engine) prepare(network, _ string, raw syscall.RawConn) error {
 		return nil
 	}
 	return raw.Control(func(fd uintptr) {
-		setOptions(int(fd), e.cfg.UserTimeout, e.cfg.Source.IsValid())
+		setOptions(int(fd), e.cfg.Load().UserTimeout, e.cfg.Load().Source.IsValid())
 	})
 }
 
@@ -528,7 +528,7 @@ func (c *conn) look(now time.Time) {
 	c.mu.Unlock()
 	// A connection that failed still delivers what had arrived, unseen.
 	failed := socks[client].broken.Load() || socks[host].broken.Load()
-	if d := c.engine.cfg.IdleTimeout; d > 0 && !failed && now.UnixNano()-c.last.Load() >= int64(d) {
+	if d := c.engine.cfg.Load().IdleTimeout; d > 0 && !failed && now.UnixNano()-c.last.Load() >= int64(d) {
 		c.end(outcomeReset)
 		return
 	}
@@ -574,7 +574,7 @@ func (c *conn) end(o outcome) bool {
 	}
 	delete(e.live, c)
 	e.mu.Unlock()
-	if letIn && e.debug {
+	if letIn && e.cfg.Load().debug {
 		up, down := c.moved()
 		e.log.Debug("connection ended", "client", c.sock[client].RemoteAddr(), "epoch", c.epoch, "outcome", o.String(),
 			"sent", up, "received", down)

@@ -5,8 +5,8 @@ package relay
 import (
 	"fmt"
 	"net"
+	"slices"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,21 +18,23 @@ import (
 // queue and refuses new ones, and listen(2) on the same descriptor undoes it, so
 // the address is never given up.
 type listener struct {
+	engine    *engine
+	setting   string // of its claim
 	fd        int32
 	path      string // of a unix socket
 	listening atomic.Bool
 	addr      net.Addr
 }
 
-func newListener(c claim) *listener {
-	ln := &listener{fd: int32(c.fd), path: c.path, addr: c.addr}
+func newListener(e *engine, c claim) *listener {
+	ln := &listener{engine: e, setting: c.setting, fd: int32(c.fd), path: c.path, addr: c.addr}
 	ln.listening.Store(c.listens())
 	return ln
 }
 
-// listen takes connections from now on. Accepted sockets inherit the options
-// set here; see tcp(7) and socket(7).
-func (ln *listener) listen(userTimeout time.Duration) error {
+// listen takes connections from now on.
+func (ln *listener) listen() error {
+	ln.tune()
 	if ln.listening.Load() {
 		return nil
 	}
@@ -48,15 +50,22 @@ func (ln *listener) listen(userTimeout time.Duration) error {
 		// refuses that unless all of them have SO_REUSEADDR. While we do not
 		// listen we go without: nobody else can bind the address then.
 		setsockopt(ln.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-		quicken(ln.fd)
-		guard(ln.fd)
-		setUserTimeout(ln.fd, userTimeout)
 	}
 	if err := unix.Listen(int(ln.fd), backlog); err != nil {
 		return fmt.Errorf("listen on %s: %w", ln.addr, wrap("listen", err))
 	}
 	ln.listening.Store(true)
 	return nil
+}
+
+// tune sets the options that accepted sockets inherit; see tcp(7) and socket(7).
+func (ln *listener) tune() {
+	if ln.path != "" {
+		return
+	}
+	quicken(ln.fd)
+	guard(ln.fd)
+	setUserTimeout(ln.fd, max(ln.engine.cfg.Load().UserTimeout, 0))
 }
 
 // refuse resets who waits and refuses the next; the address stays claimed.
@@ -107,9 +116,45 @@ func (ln *listener) queued() int {
 
 // bind claims every address of the settings, or none.
 func (e *engine) bind() error {
-	claims, err := claimAll(e.cfg)
-	for _, c := range claims {
-		e.listeners = append(e.listeners, newListener(c))
+	e.changing.Lock()
+	defer e.changing.Unlock()
+	claims, err := claimAll(e.cfg.Load().Config)
+	if err != nil {
+		return err
 	}
-	return err
+	e.gating.Lock()
+	defer e.gating.Unlock()
+	for _, c := range claims {
+		e.listeners = append(e.listeners, newListener(e, c))
+	}
+	e.bound = true
+	return nil
+}
+
+// apply replaces the listeners and has the loops look at the settings anew. Who
+// is in the queue of one that goes is let in first, while there is a primary.
+func (e *engine) apply(c change) {
+	if !slices.Equal(c.all, e.listeners) {
+		e.onLoops(func(l *loop) {
+			for _, ln := range c.gone {
+				l.acceptQueued(ln)
+			}
+			l.leave()
+		})
+		e.listeners = c.all
+		for _, ln := range c.gone {
+			ln.close()
+		}
+	}
+	for _, ln := range e.listeners {
+		if ln.listening.Load() {
+			ln.tune()
+		}
+	}
+	e.onLoops(func(l *loop) {
+		l.stuck = l.cfg().UserTimeout > 0
+		if e.gate.Load() != nil {
+			l.take()
+		}
+	})
 }

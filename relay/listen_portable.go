@@ -33,28 +33,27 @@ var past = time.Unix(1, 0)
 // methods.
 type listener struct {
 	engine  *engine
-	claim   claim // its socket is -1 while the address listens, or is lost
+	setting string // of its first claim
+	claim   claim  // its socket is -1 while the address listens, or is lost
 	addr    net.Addr
-	adopted bool  // somebody else made the socket: it cannot be made again
 	queue   queue // nil while the address is merely claimed
 
 	stop chan struct{} // closed to end the accepting; nil while there is none
 	done chan struct{} // closed when it has ended
 }
 
-// newListener makes the listener of a claim, which is its own from then on. An
-// adopted socket that listens already stays so: its clients wait instead of
-// being refused.
-func newListener(e *engine, c claim, adopted bool) (*listener, error) {
-	ln := &listener{engine: e, claim: c, addr: c.addr, adopted: adopted}
-	if !c.listens() {
-		return ln, nil
+// newListener makes the listener of a claim, which is its own from then on.
+func newListener(e *engine, c claim) *listener {
+	return &listener{engine: e, setting: c.setting, claim: c, addr: c.addr}
+}
+
+// adopt has a socket that listens already, because somebody else made it, stay
+// so: its clients wait instead of being refused.
+func (ln *listener) adopt() error {
+	if ln.claim.fd < 0 || !ln.claim.listens() {
+		return nil
 	}
-	if err := ln.convert(); err != nil {
-		ln.close()
-		return nil, err
-	}
-	return ln, nil
+	return ln.convert()
 }
 
 // listen takes clients into the queue from now on.
@@ -136,7 +135,7 @@ func (ln *listener) refuse() error {
 	switch {
 	case ln.queue == nil:
 		return nil
-	case ln.adopted:
+	case ln.setting == given: // it cannot be made again
 		ln.accept(func(s stream, _ <-chan struct{}) { abort(s) })
 		return nil
 	}
@@ -215,7 +214,9 @@ func (e *engine) acceptQueued(ln *listener) {
 		return
 	}
 	_ = ln.queue.SetDeadline(time.Now().Add(time.Second)) // for one that leaves meanwhile
-	for int64(e.liveCount()) < e.limit {
+	now := make(chan struct{})
+	close(now) // where another listener takes the last place, this one does not wait for more
+	for int64(e.liveCount()) < e.cfg.Load().limit {
 		ready := false
 		_ = raw.Control(func(fd uintptr) {
 			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) //nolint:gosec // a descriptor
@@ -228,6 +229,6 @@ func (e *engine) acceptQueued(ln *listener) {
 		if err != nil {
 			return
 		}
-		e.admit(c.(stream), nil)
+		e.admit(c.(stream), now)
 	}
 }

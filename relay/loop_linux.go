@@ -76,6 +76,9 @@ type loop struct {
 	closed bool
 }
 
+// cfg is the relay's settings of this moment.
+func (l *loop) cfg() *settings { return l.engine.cfg.Load() }
+
 func newLoop(e *engine) (*loop, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -170,7 +173,7 @@ func (l *loop) wait() int {
 		n, _ := epollWait(l.ep, l.events, 0)
 		return max(n, 0)
 	}
-	if l.engine.cfg.Spin && l.used > 0 {
+	if l.cfg().Spin && l.used > 0 {
 		if n := l.spin(); n > 0 {
 			return n
 		}
@@ -202,14 +205,14 @@ func (l *loop) patience() int {
 	if l.young {
 		atMost(l.guardTick())
 	}
-	if l.engine.cfg.IdleTimeout > 0 && l.used > 0 {
+	if l.cfg().IdleTimeout > 0 && l.used > 0 {
 		atMost(l.idleTick())
 	}
 	return ms
 }
 
 func (l *loop) idleTick() time.Duration {
-	return min(max(l.engine.cfg.IdleTimeout/8, tick), time.Second)
+	return min(max(l.cfg().IdleTimeout/8, tick), time.Second)
 }
 
 // spin polls for a few microseconds without sleeping: the next small message of
@@ -372,7 +375,7 @@ func (l *loop) passTime() {
 	if l.young && l.now-l.guarded >= int64(l.guardTick()) {
 		l.guardAll()
 	}
-	if d := l.engine.cfg.IdleTimeout; d > 0 && l.now-l.idled >= int64(l.idleTick()) {
+	if d := l.cfg().IdleTimeout; d > 0 && l.now-l.idled >= int64(l.idleTick()) {
 		l.idled = l.now
 		l.each(func(i int32, c *conn) {
 			last := c.since
@@ -449,18 +452,24 @@ func (l *loop) resume() {
 	}
 }
 
-// acceptFrom lets clients in.
-func (l *loop) acceptFrom(ln *listener) {
+// acceptQueued lets in who is in the queue, as many as there is room for.
+func (l *loop) acceptQueued(ln *listener) {
+	for ln.listening.Load() && l.acceptFrom(ln) { //nolint:revive // the work is in the condition
+	}
+}
+
+// acceptFrom lets clients in. It returns true when there may be more of them.
+func (l *loop) acceptFrom(ln *listener) (more bool) {
 	for range acceptBatch {
 		if l.engine.gate.Load() == nil {
-			return
+			return false
 		}
 		// The place is taken first: other loops accept at the same time.
-		if l.engine.live.Add(1) > l.engine.limit {
+		if limit := l.cfg().limit; l.engine.live.Add(1) > limit {
 			l.engine.live.Add(-1)
-			l.engine.full(l.engine.limit)
+			l.engine.full(limit)
 			l.pause(tick)
-			return
+			return false
 		}
 		fd, e := accept4(ln.fd)
 		if e == 0 {
@@ -470,19 +479,20 @@ func (l *loop) acceptFrom(ln *listener) {
 		l.engine.live.Add(-1)
 		switch e {
 		case errAgain:
-			return
+			return false
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
 			// Accepting again at once would spin without freeing anything.
 			l.engine.local("accept", e)
 			l.pause(10 * tick)
-			return
+			return false
 		case unix.EINVAL, unix.EBADF:
-			return // the listener has been shut down
+			return false // the listener has been shut down
 		default:
 			// The connection died in the queue, or the network did; see
 			// accept(2), Error handling.
 		}
 	}
+	return true
 }
 
 // admit gives an accepted client to the loop with the fewest connections.
@@ -509,9 +519,9 @@ func (l *loop) adopt(fd int32) {
 	c.fd[client] = fd
 	c.since = l.now
 	l.live.Add(1)
-	if l.engine.cfg.AcceptProxy {
+	if l.cfg().AcceptProxy {
 		c.state = greeting
-		c.due = l.now + int64(l.engine.cfg.ConnectTimeout)
+		c.due = l.now + int64(l.cfg().ConnectTimeout)
 		l.pend(i, c)
 		l.watch(i, c)
 		return

@@ -267,14 +267,7 @@ func (l *loop) flush(c *conn, s side) (n int, done bool) {
 			if len(b.rest) == 0 {
 				l.buffers.put(h.store - 1)
 				h.store = 0
-				if h.flags&header != 0 {
-					h.flags &^= header
-					return 0, true
-				}
 			}
-		}
-		if h.flags&header != 0 {
-			sent = 0 // ours, not the client's
 		}
 		l.count(c, s, sent)
 	} else {
@@ -332,7 +325,6 @@ func (l *loop) discard(c *conn, s side) {
 		l.pipes.put(-h.store - 1)
 	}
 	h.store = 0
-	h.flags &^= header
 }
 
 // passEnd tells the other side, once, that side s will send no more. Where the

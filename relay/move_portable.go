@@ -165,7 +165,7 @@ func (f *flow) run() {
 // what no earlier host took.
 func (f *flow) sendKept() bool {
 	c := f.conn
-	if v := c.engine.cfg.SendProxy; v != 0 {
+	if v := c.engine.cfg.Load().SendProxy; v != 0 {
 		h := proxyHeader{from: addrPortOf(f.from.RemoteAddr()), to: addrPortOf(f.from.LocalAddr())}
 		if c.proxied != nil {
 			h = *c.proxied
@@ -270,9 +270,7 @@ func (f *flow) countLocked(n int) {
 	}
 	f.to.written += uint64(n)      //nolint:gosec // not negative
 	e.bytes[f.side].Add(uint64(n)) //nolint:gosec // not negative
-	if e.cfg.IdleTimeout > 0 {
-		f.conn.last.Store(time.Now().UnixNano())
-	}
+	f.conn.last.Store(time.Now().UnixNano())
 	if f.from.broken.Load() { // progress
 		_ = f.to.SetWriteDeadline(time.Now().Add(lingerTimeout))
 	}

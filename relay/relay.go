@@ -28,6 +28,13 @@ type ProxyVersion int
 
 // Config says how one relay listens, connects and moves bytes. Zero fields
 // mean their defaults.
+//
+// [Relay.Reconfigure] changes the settings of a relay that runs. Each takes
+// effect the next time it matters: Listen, MaxConnections and Reserve at once,
+// Allow and AcceptProxy with the next client, ConnectTimeout, Source and SendProxy
+// with the next connect to a host, DrainTimeout when the drain begins. What a
+// change does to open connections is said at the field; where nothing is said,
+// nothing.
 type Config struct {
 	// Name is the relay's name in log records.
 	Name string
@@ -58,18 +65,22 @@ type Config struct {
 
 	// Hold is how long a client that was accepted waits for a primary that
 	// accepts it, before it is reset. Defaults to 10s; negative resets at once.
+	// When it is changed, a wait that is under way ends by the old or the new.
 	Hold time.Duration
 
 	// ConnectTimeout limits one connect to a host. Defaults to 3s.
 	ConnectTimeout time.Duration
 
 	// IdleTimeout ends a connection over which no byte has passed for that
-	// long. Zero, the default, never does.
+	// long. Zero, the default, never does. When it is changed, the new one holds
+	// for open connections, too, and for the time that has passed.
 	IdleTimeout time.Duration
 
 	// UserTimeout is TCP_USER_TIMEOUT of both sides: how long sent data may
 	// stay unacknowledged before the peer counts as dead. Defaults to 20s;
-	// negative leaves it to the system.
+	// negative leaves it to the system. When it is changed, open connections
+	// keep the old one, except towards peers that take nothing at present and
+	// hosts that were connected to in the last few seconds.
 	UserTimeout time.Duration
 
 	// DrainTimeout is how long Run lets open connections finish after its
@@ -79,7 +90,8 @@ type Config struct {
 
 	// MaxConnections limits the connections that are open at one time; those
 	// who come then wait in the kernel's queue. Zero, the default, is what the
-	// descriptor limit allows: (limit - 64 - Reserve) / 2.
+	// descriptor limit allows: (limit - 64 - Reserve) / 2. When it is lowered
+	// below what is open, nobody is cut; nobody is accepted until it has fallen.
 	MaxConnections int
 
 	// Reserve is how many descriptors the process needs for other things, and
@@ -236,6 +248,39 @@ func (r *Relay) Close() { r.engine.unbind() }
 
 // Addrs returns the bound addresses.
 func (r *Relay) Addrs() []net.Addr { return r.engine.addrs() }
+
+// Reconfigure gives the relay other settings, at any time before the end of Run.
+// What did not change is not touched: connections, counters, the gate and its
+// epoch, and each listening socket whose address stands in both settings, with
+// those who wait in its queue. A port 0 in both is the same address.
+//
+// An address that is new is bound, and listens if the gate is open or holds. One
+// that is no longer listed is given up, with the file if it is a unix socket's;
+// connections that came over it live on, and who waits in its queue is let in
+// first, as many as there is room for, or, when the gate is shut, reset.
+//
+// An error names what is wrong with cfg, or an address that cannot be bound;
+// nothing has changed then. On Linux an address that overlaps one that is given
+// up, such as "192.0.2.1:80" in the place of ":80", cannot be bound.
+//
+// Every other field of cfg takes effect as [Config] says, but Name, Sockets,
+// Resolve, Suspect, FirstByte, Loops, Spin and Logger, which are ignored; see
+// [Relay.NeedsRestart].
+func (r *Relay) Reconfigure(cfg Config) error { return r.engine.reconfigure(cfg) }
+
+// NeedsRestart names the settings, "loops" and "spin", that have another value in
+// cfg and that Reconfigure cannot change. It is empty when there are none.
+func (r *Relay) NeedsRestart(cfg Config) []string {
+	now, next := r.engine.cfg.Load().Config, cfg.withDefaults()
+	var all []string
+	if next.Loops != now.Loops {
+		all = append(all, "loops")
+	}
+	if next.Spin != now.Spin {
+		all = append(all, "spin")
+	}
+	return all
+}
 
 // Run serves until ctx ends. Then it accepts nothing more, lets the open
 // connections finish for DrainTimeout or until [Relay.Cut], resets the rest,

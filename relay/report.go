@@ -10,7 +10,7 @@ import (
 // reports is what an engine tells its owner and its log about faults, so seldom
 // that a storm of failing clients is no storm of reports.
 type reports struct {
-	cfg *Config
+	fixed *Config // what of it never changes
 
 	suspected atomic.Int64 // when suspect was last called, in nanoseconds
 	suspectOf atomic.Uint64
@@ -20,7 +20,7 @@ type reports struct {
 
 // suspect reports a fault of the primary, ten times a second at most.
 func (r *reports) suspect(epoch uint64, err error) {
-	if r.cfg.Suspect == nil {
+	if r.fixed.Suspect == nil {
 		return
 	}
 	now := time.Now().UnixNano()
@@ -29,27 +29,27 @@ func (r *reports) suspect(epoch uint64, err error) {
 		return
 	}
 	r.suspected.Store(now)
-	r.cfg.Suspect(epoch, err)
+	r.fixed.Suspect(epoch, err)
 }
 
 // firstByte reports the first byte of an epoch, once.
 func (r *reports) firstByte(epoch uint64) {
-	if old := r.answered.Load(); epoch > old && r.answered.CompareAndSwap(old, epoch) && r.cfg.FirstByte != nil {
-		r.cfg.FirstByte(epoch)
+	if old := r.answered.Load(); epoch > old && r.answered.CompareAndSwap(old, epoch) && r.fixed.FirstByte != nil {
+		r.fixed.FirstByte(epoch)
 	}
 }
 
 // local notes a fault of this machine, once in ten seconds.
 func (r *reports) local(call string, err error) {
 	if r.seldom(0) {
-		r.cfg.Logger.Warn("out of resources, clients wait", "call", call, "error", err)
+		r.fixed.Logger.Warn("out of resources, clients wait", "call", call, "error", err)
 	}
 }
 
 // full notes that the connection limit is reached, once in ten seconds.
 func (r *reports) full(limit int64) {
 	if r.seldom(1) {
-		r.cfg.Logger.Warn("connection limit reached, clients wait", "max-connections", limit)
+		r.fixed.Logger.Warn("connection limit reached, clients wait", "max-connections", limit)
 	}
 }
 

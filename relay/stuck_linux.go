@@ -19,19 +19,22 @@ import (
 
 // stuckTick is how often peers that take nothing are looked at.
 func (l *loop) stuckTick() time.Duration {
-	return min(max(l.engine.cfg.UserTimeout/4, tick), time.Second)
+	return min(max(l.cfg().UserTimeout/4, tick), time.Second)
 }
 
 // full notes that the peer on side o of a connection takes nothing more now.
 func (l *loop) full(c *conn, o side) {
 	c.ready[o] &^= writable
-	l.stuck = l.engine.cfg.UserTimeout > 0
+	l.stuck = l.cfg().UserTimeout > 0
 }
 
 // watchStuck looks at every peer that takes nothing and reports whether there
 // are any.
 func (l *loop) watchStuck() (found bool) {
-	limit := l.engine.cfg.UserTimeout
+	limit := l.cfg().UserTimeout
+	if limit <= 0 {
+		return false // those that are spared are left to the system from now on
+	}
 	l.each(func(i int32, c *conn) {
 		for s := client; s <= host && c.state == relaying; s++ {
 			spared := c.half[s].flags&spared != 0
@@ -77,5 +80,5 @@ func probeInterval(info *unix.TCPInfo) time.Duration {
 // spare sets the kernel's own limit for the peer on side s; 0 takes it off.
 func (l *loop) spare(c *conn, s side, limit time.Duration) {
 	c.half[s].flags ^= spared
-	setsockopt(c.fd[s], unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit/time.Millisecond))
+	setUserTimeout(c.fd[s], limit)
 }

@@ -20,7 +20,7 @@ func TestManyUrgentBytes(t *testing.T) {
 		io.WriteString(client, "ab")
 		sendUrgent(t, client, '!')
 		io.WriteString(client, "c")
-		if got := readSome(t, host, 4); got != "ab!c" {
+		if got := string(readInline(t, host, 4)); got != "ab!c" {
 			t.Fatalf("round %d: got %q", k, got)
 		}
 	}
