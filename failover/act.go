@@ -16,20 +16,20 @@ func (c *Conductor) act(ctx context.Context, a selector.Action) {
 		c.tasks.Go(func() { c.check(ctx, job) })
 	case selector.Hold:
 		c.shut()
-		c.cfg.Gate.Hold()
+		c.cfg().Gate.Hold()
 	case selector.Refuse:
 		c.shut()
-		waiting := c.cfg.Gate.Refuse()
+		waiting := c.cfg().Gate.Refuse()
 		c.scribe.refused += uint64(max(waiting.Queued, 0))
 		c.log.Warn("clients are refused", "queued", waiting.Queued, "held", waiting.Held, "after", since(c.shutAt))
 	case selector.Switch:
 		c.alarmed = false
 		c.log.Info("host elected", "host", a.Host, "old", a.Old, "event", string(a.Kind), "epoch", a.Epoch, "reason", a.Reason)
 		c.elected = Status{Reason: a.Reason, Event: string(a.Kind), Elected: time.Now()}
-		grace := c.cfg.Fence.grace()
+		grace := c.cfg().Fence.grace()
 		if c.asked != nil && a.Kind == selector.Switchover {
 			c.asked.epoch = a.Epoch
-			grace = c.asked.grace(c.cfg.Fence)
+			grace = c.asked.grace(c.cfg().Fence)
 		}
 		saved := c.noteSwitch(a)
 		c.publish() // a drill that begins now must see that it may not
@@ -54,7 +54,7 @@ func (c *Conductor) act(ctx context.Context, a selector.Action) {
 		delete(c.scribe.doubted, a.Host)
 		c.log.Info("suspicion cleared", "host", a.Host, "check", a.Check)
 	case selector.Lost:
-		c.giveUpDrill()
+		c.giveUpDrill(errElection)
 		c.noteLost(a)
 		c.log.Warn("primary lost", "host", a.Host, "epoch", a.Epoch, "after", a.After.Round(100*time.Microsecond), "reason", a.Reason)
 	case selector.Stayed:
@@ -87,7 +87,7 @@ func (c *Conductor) reopen() {
 		return
 	}
 	now := time.Now() // before: the first byte may pass while Open returns
-	waiting, err := c.cfg.Gate.Open(c.opening.Epoch, c.opening.Host)
+	waiting, err := c.cfg().Gate.Open(c.opening.Epoch, c.opening.Host)
 	if err != nil {
 		c.openAt = time.Now().Add(openRetry)
 		c.log.Error("relay does not open", "host", c.opening.Host, "epoch", c.opening.Epoch, "delay", openRetry, "error", err)

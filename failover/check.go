@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"understudy/health"
@@ -24,7 +25,7 @@ type job struct {
 
 // job reads what the check needs to know while the machine is at rest.
 func (c *Conductor) job(a selector.StartCheck) job {
-	j := job{id: a.ID, host: a.Host, check: c.cfg.Checks[a.Check]}
+	j := job{id: a.ID, host: a.Host, check: c.cfg().Checks[a.Check]}
 	if j.check.Script != "" {
 		j.env = c.occasion(c.machine.Snapshot(), a.Host).Env()
 	}
@@ -36,7 +37,7 @@ func (c *Conductor) job(a selector.StartCheck) job {
 func (c *Conductor) occasion(now selector.Snapshot, host string) hooks.Occasion {
 	o := hooks.Occasion{
 		Event:  hooks.EventFailover,
-		Relay:  c.cfg.Name,
+		Relay:  c.cfg().Name,
 		Epoch:  now.Epoch,
 		Old:    now.Elect,
 		New:    host,
@@ -65,23 +66,14 @@ func (c *Conductor) check(ctx context.Context, j job) {
 // checkByScript runs j's script. The machine hears the outcome when it is
 // known, and that the script is gone when it is.
 func (c *Conductor) checkByScript(ctx context.Context, j job) {
-	script := hooks.Script{
-		Kind:    hooks.Check,
-		Path:    j.check.Script,
-		Args:    []string{j.host},
-		Env:     j.env,
-		Timeout: j.check.Timeout,
-		Fields:  []any{"relay", c.cfg.Name, "host", j.host},
-	}
+	script := j.check.script(c.cfg().Name, j.host, j.env)
 	free, err := c.turn(ctx, script)
 	if err != nil {
 		return // nobody listens any more
 	}
 	defer free()
-	res := c.cfg.Scripts.Run(ctx, script)
-	c.checked(ctx, j, health.Result{
-		OK: res.OK(), Local: res.Local, Phase: health.Script, Err: res.Err, Latency: res.Took,
-	}, true)
+	res := c.cfg().Scripts.Run(ctx, script)
+	c.checked(ctx, j, resultOf(res), true)
 	select {
 	case <-res.Gone:
 		c.report(ctx, selector.Ended{ID: j.id})
@@ -94,6 +86,19 @@ func (c *Conductor) checkByScript(ctx context.Context, j job) {
 	case <-res.Gone:
 	case <-grace.C:
 	}
+}
+
+// script is what k runs for a host of a relay.
+func (k Check) script(relay, host string, env []string) hooks.Script {
+	return hooks.Script{
+		Kind: hooks.Check, Path: k.Script, Args: append(slices.Clone(k.Args), host), Env: env, Timeout: k.Timeout,
+		Fields: []any{"relay", relay, "host", host},
+	}
+}
+
+// resultOf is what a script's end says about its host.
+func resultOf(res hooks.Result) health.Result {
+	return health.Result{OK: res.OK(), Local: res.Local, Phase: health.Script, Err: res.Err, Latency: res.Took}
 }
 
 // checked reports what j found.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"understudy/health"
@@ -60,13 +61,13 @@ func (c *Conductor) Drill(ctx context.Context, host string, triggers bool) (Dril
 	}
 	if host == "" {
 		if host = now.Elect; host == "" {
-			host = c.cfg.Hosts[0]
+			host = c.cfg().Hosts[0]
 		}
-	} else if !slices.Contains(c.cfg.Hosts, host) {
+	} else if !slices.Contains(c.cfg().Hosts, host) {
 		return DrillReport{}, c.unknownHost(host)
 	}
-	r := DrillReport{Relay: c.cfg.Name, At: time.Now(), Host: host}
-	for _, k := range c.prediction.Cases {
+	r := DrillReport{Relay: c.cfg().Name, At: time.Now(), Host: host}
+	for _, k := range c.rules.Load().prediction.Cases {
 		if k.Failure == Refused && !k.Traffic {
 			r.BoundSeconds = k.TotalSeconds
 		}
@@ -110,8 +111,11 @@ func (c *Conductor) Drill(ctx context.Context, host string, triggers bool) (Dril
 	return r, nil
 }
 
-// errElection ends a drill.
-var errElection = RefusedError{"an election began, so the drill was given up"}
+// What ends a drill.
+var (
+	errElection = RefusedError{"an election began, so the drill was given up"}
+	errSettings = RefusedError{"the settings changed, so the drill was given up"}
+)
 
 // rehearsal is a drill that is under way.
 type rehearsal struct {
@@ -121,9 +125,9 @@ type rehearsal struct {
 
 // giveUpDrill has the drill under way end, which may be running a check script
 // that an election waits for.
-func (c *Conductor) giveUpDrill() {
+func (c *Conductor) giveUpDrill(reason error) {
 	if d := c.drill.Load(); d != nil {
-		d.end(errElection)
+		d.end(reason)
 	}
 }
 
@@ -227,16 +231,17 @@ func (t inTurn) Run(ctx context.Context, s hooks.Script) hooks.Result {
 		return hooks.Result{End: hooks.Cancelled, Local: true, Err: err}
 	}
 	defer free()
-	res := t.cfg.Scripts.Run(ctx, s)
+	res := t.cfg().Scripts.Run(ctx, s)
 	if res.Gone != nil {
 		<-res.Gone
 	}
 	return res
 }
 
-// turn waits until the check script runs for no other asker with the same host.
+// turn waits until the check script runs for no other asker with the same
+// arguments.
 func (c *Conductor) turn(ctx context.Context, s hooks.Script) (free func(), err error) {
-	mine, _ := c.turns.LoadOrStore(s.Args[0], make(chan struct{}, 1))
+	mine, _ := c.turns.LoadOrStore(s.Path+"\x00"+strings.Join(s.Args, "\x00"), make(chan struct{}, 1))
 	place := mine.(chan struct{})
 	select {
 	case place <- struct{}{}:
@@ -249,7 +254,7 @@ func (c *Conductor) turn(ctx context.Context, s hooks.Script) (free func(), err 
 // tryHost does so for a drill. Bad says which check failed and why; nothing when
 // all passed.
 func (c *Conductor) tryHost(ctx context.Context, host string) (steps []Step, bad string) {
-	rules := c.cfg
+	rules := *c.cfg()
 	rules.Scripts = inTurn{c}
 	steps = rules.try(ctx, host, c.occasion(c.Snapshot(), host))
 	if last := steps[len(steps)-1]; !last.OK {
@@ -284,20 +289,16 @@ func (cfg Config) ask(ctx context.Context, k Check, host string, o hooks.Occasio
 		defer cancel()
 		return k.Run(limited, host)
 	}
-	res := cfg.Scripts.Run(ctx, hooks.Script{
-		Kind: hooks.Check, Path: k.Script, Args: []string{host}, Env: o.Env(), Timeout: k.Timeout,
-		Fields: []any{"relay", cfg.Name, "host", host},
-	})
-	return health.Result{OK: res.OK(), Local: res.Local, Phase: health.Script, Err: res.Err, Latency: res.Took}
+	return resultOf(cfg.Scripts.Run(ctx, k.script(cfg.Name, host, o.Env())))
 }
 
 // rehearse runs the triggers for the heir, dry.
 func (c *Conductor) rehearse(ctx context.Context, r *DrillReport) {
-	if c.cfg.Triggers.Path == "" {
+	if c.cfg().Triggers.Path == "" {
 		r.Text += "; there are no triggers"
 		return
 	}
-	scripts, warnings, err := hooks.List(c.cfg.Triggers.Path)
+	scripts, warnings, err := hooks.List(c.cfg().Triggers.Path)
 	for _, w := range warnings {
 		r.Steps = append(r.Steps, Step{Name: "trigger", Detail: w.Error()})
 	}
@@ -308,9 +309,9 @@ func (c *Conductor) rehearse(ctx context.Context, r *DrillReport) {
 	o := c.occasion(c.Snapshot(), r.Heir)
 	o.Old, o.Epoch, o.Reason, o.DryRun = r.Host, o.Epoch+1, "drill", true
 	for _, script := range scripts {
-		res := c.cfg.Scripts.Run(ctx, hooks.Script{
-			Kind: hooks.Trigger, Path: script, Args: []string{r.Heir}, Env: o.Env(), Timeout: c.cfg.Triggers.Timeout,
-			Fields: []any{"relay", c.cfg.Name, "host", r.Heir, "dry-run", true},
+		res := c.cfg().Scripts.Run(ctx, hooks.Script{
+			Kind: hooks.Trigger, Path: script, Args: []string{r.Heir}, Env: o.Env(), Timeout: c.cfg().Triggers.Timeout,
+			Fields: []any{"relay", c.cfg().Name, "host", r.Heir, "dry-run", true},
 		})
 		s := Step{Name: script, OK: res.OK(), Seconds: res.Took.Seconds(), Detail: res.Output}
 		r.Seconds += s.Seconds

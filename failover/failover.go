@@ -101,6 +101,11 @@ type Check struct {
 	// Name is what log records call it: "tcp", "http:8008", "check-host".
 	Name string
 
+	// Spec is what Run asks, in any form. After [Conductor.Reconfigure] a check
+	// of the same name, Spec and Script is still the same question, and what it
+	// found stays.
+	Spec string
+
 	// Run asks the question. It gets a context that ends after Timeout; a Run
 	// that stays longer counts as failed a second later, and Conductor.Run
 	// waits for it. Either Run or Script is required.
@@ -110,6 +115,9 @@ type Check struct {
 	// status. Its Timeout begins when its process does. Its environment
 	// describes the election that would make the host primary.
 	Script string
+
+	// Args stand in front of the host in the script's arguments.
+	Args []string
 
 	// Interval is the time from one start to the next. Defaults to 1s, and to
 	// 2s for a script.
@@ -164,21 +172,20 @@ const (
 
 // Conductor conducts one relay.
 type Conductor struct {
-	cfg Config
-	log hclog.Logger
+	rules atomic.Pointer[rules] // stored by Run's goroutine only
+	log   hclog.Logger
 
-	machine    *selector.Machine // owned by Run
-	status     atomic.Pointer[Status]
-	prediction Prediction
-	record     record
-	evidence   evidence
+	machine  *selector.Machine // owned by Run
+	status   atomic.Pointer[Status]
+	record   record
+	evidence evidence
 
 	suspicions chan selector.Suspicion
 	firstBytes chan firstByte
 	events     chan selector.Event
 	requests   chan request
 	over       chan struct{}             // closed when Run has returned
-	turns      sync.Map                  // by host: a place for one run of its check script
+	turns      sync.Map                  // by command line: a place for one run of a check script
 	drill      atomic.Pointer[rehearsal] // the one under way; nil when there is none
 	tasks      sync.WaitGroup            // checks and the switch
 
@@ -191,6 +198,7 @@ type Conductor struct {
 	locks     locks
 	relocked  bool        // they have changed, and the machine does not know
 	asked     *switchover // what an operator waits for; nil for nothing
+	next      *rules      // to be taken when no switch is under way; nil for none
 	answers   []func()    // to operators, after what they ask for is published
 	elected   Status      // Reason, Event and Elected of the last election
 	goodDrill time.Time
@@ -213,26 +221,15 @@ func New(cfg Config) (*Conductor, error) {
 	}
 	held, _ := kept.Locks.at(time.Now())
 	held = held.anchored()
-	rules := selector.Config{
-		Hosts: cfg.Hosts, Rise: cfg.Rise, Fall: cfg.Fall, FastInterval: cfg.FastInterval,
-		Hold: cfg.Hold, MaxBackoff: cfg.MaxBackoff, Failback: cfg.Failback,
-		Drain: max(cfg.Fence.grace(), 0),
-		Epoch: kept.Epoch, Prefer: kept.Primary, Locks: held.rules(),
-	}
-	for _, k := range cfg.Checks {
-		rules.Checks = append(rules.Checks, selector.Check{
-			Name: k.Name, Interval: k.Interval, Timeout: k.Timeout, Script: k.Script != "",
-		})
-	}
-	machine, err := selector.New(rules)
+	first := cfg.election()
+	first.Epoch, first.Prefer, first.Locks = kept.Epoch, kept.Primary, held.rules()
+	machine, err := selector.New(first)
 	if err != nil {
 		return nil, err
 	}
 	c := &Conductor{
-		cfg:        cfg,
 		log:        cfg.Logger.Named("failover").With("relay", cfg.Name),
 		machine:    machine,
-		prediction: Predict(cfg),
 		suspicions: make(chan selector.Suspicion, 1),
 		firstBytes: make(chan firstByte, 1),
 		events:     make(chan selector.Event),
@@ -242,6 +239,7 @@ func New(cfg Config) (*Conductor, error) {
 		goodDrill:  kept.GoodDrill,
 		scribe:     scribe{nextID: 1, doubted: map[string]time.Time{}},
 	}
+	c.rules.Store(&rules{Config: cfg, prediction: Predict(cfg)})
 	for _, i := range kept.Incidents {
 		if !i.Done {
 			i.Done = true
@@ -254,6 +252,21 @@ func New(cfg Config) (*Conductor, error) {
 	}
 	c.publish()
 	return c, nil
+}
+
+// election is the part of cfg that the machine needs.
+func (cfg Config) election() selector.Config {
+	e := selector.Config{
+		Hosts: cfg.Hosts, Rise: cfg.Rise, Fall: cfg.Fall, FastInterval: cfg.FastInterval,
+		Hold: cfg.Hold, MaxBackoff: cfg.MaxBackoff, Failback: cfg.Failback,
+		Drain: max(cfg.Fence.grace(), 0),
+	}
+	for _, k := range cfg.Checks {
+		e.Checks = append(e.Checks, selector.Check{
+			Name: k.Name, Spec: k.Spec + k.Script, Interval: k.Interval, Timeout: k.Timeout, Script: k.Script != "",
+		})
+	}
+	return e
 }
 
 // withDefaults fills the defaults in, those of the checks too: whoever runs
@@ -335,24 +348,24 @@ func (c *Conductor) publish() {
 	if c.opening != nil {
 		s.Primary = ""
 	}
-	s.Relay, s.Locks, s.GoodDrill, s.Kept = c.cfg.Name, c.locks, c.goodDrill, c.cfg.Keeper != nil
+	s.Relay, s.Locks, s.GoodDrill, s.Kept = c.cfg().Name, c.locks, c.goodDrill, c.cfg().Keeper != nil
 	c.status.Store(&s)
 }
 
 // remember has the disk know what is known now. It returns nil when nothing is
 // kept.
 func (c *Conductor) remember() *saving {
-	if c.cfg.Keeper == nil {
+	if c.cfg().Keeper == nil {
 		return nil
 	}
 	now := c.machine.Snapshot()
 	incidents, _ := c.record.all()
 	primary := now.Elect
 	if primary == "" {
-		primary = c.cfg.Keeper.loaded.Primary // nobody was elected yet
+		primary = c.cfg().Keeper.loaded.Primary // nobody was elected yet
 	}
-	return c.cfg.Keeper.save(memory{
-		Relay: c.cfg.Name, Primary: primary, Epoch: now.Epoch, Locks: c.locks,
+	return c.cfg().Keeper.save(memory{
+		Relay: c.cfg().Name, Primary: primary, Epoch: now.Epoch, Locks: c.locks,
 		GoodDrill: c.goodDrill, Incidents: incidents,
 	})
 }
@@ -385,6 +398,7 @@ func (c *Conductor) Run(ctx context.Context) error {
 			return nil // what came may be no more than a sign of that
 		}
 		c.step(ctx, ev)
+		c.takeRules(ctx)
 		c.reopen()
 		nextEnd := c.expire(time.Now())
 		if c.relocked {
@@ -426,7 +440,7 @@ func (c *Conductor) step(ctx context.Context, ev selector.Event) {
 // logPrediction says at the start what the settings promise.
 func (c *Conductor) logPrediction() {
 	fields := []any{}
-	for _, k := range c.prediction.Cases {
+	for _, k := range c.rules.Load().prediction.Cases {
 		if k.Traffic {
 			continue // the other one is the worst case
 		}
@@ -437,7 +451,7 @@ func (c *Conductor) logPrediction() {
 		fields = append(fields, string(k.Failure), bound)
 	}
 	c.log.Info("worst case of a failover", fields...)
-	for _, w := range c.prediction.Warnings {
+	for _, w := range c.rules.Load().prediction.Warnings {
 		// No warning here: the defaults of trigger-timeout and hold are a pair
 		// of this kind, and somebody may want them so.
 		c.log.Info("settings work against each other", "reason", w)

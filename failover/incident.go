@@ -210,11 +210,11 @@ type scribe struct {
 func (c *Conductor) began(i Incident) {
 	c.finish(Interrupted, "")
 	s := &c.scribe
-	i.ID, i.Relay, i.Outcome = s.nextID, c.cfg.Name, UnderWay
+	i.ID, i.Relay, i.Outcome = s.nextID, c.cfg().Name, UnderWay
 	s.nextID++
 	s.current, s.closeAt, s.refused = &i, time.Time{}, 0
-	if c.cfg.Stats != nil {
-		s.before = c.cfg.Stats()
+	if c.cfg().Stats != nil {
+		s.before = c.cfg().Stats()
 	}
 }
 
@@ -275,7 +275,7 @@ func (c *Conductor) noteOpen(now time.Time, shut time.Duration, waiting relay.Wa
 	total := now.Sub(start)
 	i.TotalSeconds = total.Seconds()
 	if i.Event == selector.Failover || i.Event == selector.Reselect {
-		if bound, ok := c.prediction.boundFor(i.FirstBad); ok && !i.Lost.IsZero() && !s.stayed {
+		if bound, ok := c.rules.Load().prediction.boundFor(i.FirstBad); ok && !i.Lost.IsZero() && !s.stayed {
 			i.BoundSeconds = bound.Seconds()
 			if i.OverBound = total > bound; i.OverBound {
 				c.log.Warn("the failover took longer than predicted", "took", total.Round(time.Millisecond), "bound", bound, "epoch", i.Epoch)
@@ -312,8 +312,8 @@ func (c *Conductor) finish(as Outcome, failure string) {
 // publishIncident lets everybody see the current record as it is now.
 func (c *Conductor) publishIncident() *saving {
 	i := c.scribe.current
-	if c.cfg.Stats != nil {
-		now := c.cfg.Stats()
+	if c.cfg().Stats != nil {
+		now := c.cfg().Stats()
 		i.ClientsLost = now.Expired - c.scribe.before.Expired + c.scribe.refused
 	}
 	c.record.put(*i)

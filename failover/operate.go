@@ -95,7 +95,7 @@ func (c *Conductor) switchThen(ctx context.Context, r SwitchRequest, then func()
 			return selector.Tick{}
 		}
 		c.asked = &switchover{SwitchRequest: r, then: then, reply: reply}
-		return selector.Move{Host: r.Host, Reason: orderText("switch", r.By, r.Reason), Drain: max(c.asked.grace(c.cfg.Fence), 0)}
+		return selector.Move{Host: r.Host, Reason: orderText("switch", r.By, r.Reason), Drain: max(c.asked.grace(c.cfg().Fence), 0)}
 	})
 	if err != nil {
 		return Switched{}, err
@@ -139,7 +139,7 @@ func (c *Conductor) answerSwitch(done Switched, err error) {
 // disk, if there is a state directory.
 func (c *Conductor) Lock(ctx context.Context, k Lock) error {
 	if k.Kind == Drain {
-		if !slices.Contains(c.cfg.Hosts, k.Host) {
+		if !slices.Contains(c.cfg().Hosts, k.Host) {
 			return c.unknownHost(k.Host)
 		}
 		if now := c.Snapshot(); now.Elect == k.Host && now.Phase != selector.Selecting {
@@ -166,7 +166,7 @@ func reasonSuffix(reason string) string {
 
 // Unlock takes a lock back. To take back one that is not there does nothing.
 func (c *Conductor) Unlock(ctx context.Context, k Lock) error {
-	if k.Kind == Drain && !slices.Contains(c.cfg.Hosts, k.Host) {
+	if k.Kind == Drain && !slices.Contains(c.cfg().Hosts, k.Host) {
 		return c.unknownHost(k.Host)
 	}
 	return c.relock(ctx, "unlocked", k, func(l locks) locks { return l.without(k.Kind, k.Host) })
@@ -205,7 +205,7 @@ func (c *Conductor) setLocks(did string, k Lock, to locks) *saving {
 }
 
 func (c *Conductor) unknownHost(host string) error {
-	return RefusedError{fmt.Sprintf("relay %s has no host %q: its hosts are %v", c.cfg.Name, host, c.cfg.Hosts)}
+	return RefusedError{fmt.Sprintf("relay %s has no host %q: its hosts are %v", c.cfg().Name, host, c.cfg().Hosts)}
 }
 
 // expire takes back the locks that have ended, and says when the next one does.
@@ -222,6 +222,12 @@ func (c *Conductor) expire(now time.Time) (next time.Time) {
 	c.locks, c.relocked = left, true
 	c.remember()
 	return next
+}
+
+// Alive returns nil once Run has taken note of it, so one that hangs can be
+// told from one that has nothing to do.
+func (c *Conductor) Alive(ctx context.Context) error {
+	return c.request(ctx, func() selector.Event { return selector.Tick{} })
 }
 
 // request has f run on Run's goroutine, between two steps of the machine, and

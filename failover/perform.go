@@ -28,7 +28,7 @@ func (c *Conductor) perform(ctx context.Context, s selector.Switch, grace time.D
 		return append([]any{"host", s.Host, "epoch", s.Epoch}, fields...)
 	}
 	start := time.Now()
-	ended := c.cfg.Gate.Fence(ctx, s.Epoch, grace)
+	ended := c.cfg().Gate.Fence(ctx, s.Epoch, grace)
 	did.fence = &FenceRun{Finished: ended.Finished, Reset: ended.Reset, Moved: ended.Moved, Seconds: time.Since(start).Seconds()}
 	_ = saved.wait(savePatience) // the keeper has logged what went wrong
 	if did.err = ctx.Err(); did.err != nil {
@@ -38,36 +38,36 @@ func (c *Conductor) perform(ctx context.Context, s selector.Switch, grace time.D
 		c.log.Info("earlier connections fenced", said("finished", ended.Finished, "reset", ended.Reset, "moved", ended.Moved, "took", since(start))...)
 	}
 	c.endDrill()
-	if c.cfg.Triggers.Path == "" {
+	if c.cfg().Triggers.Path == "" {
 		return did
 	}
-	scripts, warnings, err := hooks.List(c.cfg.Triggers.Path)
+	scripts, warnings, err := hooks.List(c.cfg().Triggers.Path)
 	for _, w := range warnings {
 		c.log.Warn("trigger passed over", said("error", w)...)
 	}
 	if err != nil {
 		c.log.Warn("triggers not found", said("error", err)...)
-		if c.cfg.Triggers.Abort {
+		if c.cfg().Triggers.Abort {
 			did.err = err
 			return did
 		}
 	}
 	env := hooks.Occasion{
 		Event:  hooks.Event(s.Kind),
-		Relay:  c.cfg.Name,
+		Relay:  c.cfg().Name,
 		Epoch:  s.Epoch,
 		Old:    s.Old,
 		New:    s.Host,
 		Reason: s.Reason,
 	}.Env()
 	for _, script := range scripts {
-		res := c.cfg.Scripts.Run(ctx, hooks.Script{
+		res := c.cfg().Scripts.Run(ctx, hooks.Script{
 			Kind:    hooks.Trigger,
 			Path:    script,
 			Args:    []string{s.Host},
 			Env:     env,
-			Timeout: c.cfg.Triggers.Timeout,
-			Fields:  []any{"relay", c.cfg.Name, "host", s.Host},
+			Timeout: c.cfg().Triggers.Timeout,
+			Fields:  []any{"relay", c.cfg().Name, "host", s.Host},
 		})
 		if did.err = ctx.Err(); did.err != nil {
 			return did
@@ -83,7 +83,7 @@ func (c *Conductor) perform(ctx context.Context, s selector.Switch, grace time.D
 			continue
 		}
 		c.log.Warn("trigger failed", said("script", script, "took", took, "error", res.Err)...)
-		if c.cfg.Triggers.Abort {
+		if c.cfg().Triggers.Abort {
 			did.err = fmt.Errorf("trigger failed: %w", res.Err)
 			return did
 		}

@@ -27,13 +27,15 @@ func (c *Conductor) Status() Status { return *c.status.Load() }
 // Prediction returns what the settings promise, with warnings about what the
 // hosts have shown since.
 func (c *Conductor) Prediction() Prediction {
-	p := c.prediction
+	p := c.rules.Load().prediction
 	p.Warnings = slices.Clone(p.Warnings)
-	for _, h := range c.Snapshot().Hosts {
-		for i, k := range c.cfg.Checks {
-			if took := h.Checks[i].Last.Latency; k.Script != "" && took > k.Interval {
-				p.Warnings = append(p.Warnings, fmt.Sprintf("check-interval %v is shorter than check %s takes for %s (%v): it runs all the time",
-					k.Interval, k.Name, h.Name, took.Round(time.Millisecond)))
+	for _, k := range c.cfg().Checks {
+		for _, h := range c.Snapshot().Hosts {
+			for _, r := range h.Checks {
+				if took := r.Last.Latency; r.Name == k.Name && k.Script != "" && took > k.Interval {
+					p.Warnings = append(p.Warnings, fmt.Sprintf("check-interval %v is shorter than check %s takes for %s (%v): it runs all the time",
+						k.Interval, k.Name, h.Name, took.Round(time.Millisecond)))
+				}
 			}
 		}
 	}
@@ -41,10 +43,10 @@ func (c *Conductor) Prediction() Prediction {
 }
 
 // Name is the relay's name.
-func (c *Conductor) Name() string { return c.cfg.Name }
+func (c *Conductor) Name() string { return c.cfg().Name }
 
 // Rules are the thresholds that the results of checks are counted against.
-func (c *Conductor) Rules() (rise, fall int) { return c.cfg.Rise, c.cfg.Fall }
+func (c *Conductor) Rules() (rise, fall int) { return c.cfg().Rise, c.cfg().Fall }
 
 // Lock returns the lock of a kind and host; nil when there is none.
 func (s Status) Lock(kind LockKind, host string) *Lock { return locks(s.Locks).find(kind, host) }

@@ -136,14 +136,14 @@ func (m *Machine) choose() {
 	if awaited && m.now.Before(m.chooseBy) {
 		return
 	}
-	switch m.elect {
-	case -1:
+	switch {
+	case m.last == "":
 		reason := "first usable host at the start"
 		if best == m.prefer {
 			reason = "it was elected before the start"
 		}
 		m.electHost(best, Start, reason)
-	case best:
+	case m.elect == best:
 		m.electHost(best, Reselect, m.cause)
 	default:
 		m.electHost(best, Failover, m.cause)
@@ -164,10 +164,7 @@ func (m *Machine) roundFailed() {
 
 // electHost makes host i the next primary.
 func (m *Machine) electHost(i int, kind Kind, reason string) {
-	old := ""
-	if m.elect >= 0 {
-		old = m.hosts[m.elect].name
-	}
+	old := m.last
 	h := &m.hosts[i]
 	for k := range h.tracks {
 		// It was asked just now; the thresholds are for those who were not.
@@ -179,7 +176,7 @@ func (m *Machine) electHost(i int, kind Kind, reason string) {
 	if kind == Switchover || kind == Failback {
 		m.prefer, m.back = m.elect, true
 	}
-	m.elect, m.gone, m.plan, m.stayed = i, false, noPlan, false
+	m.elect, m.last, m.gone, m.plan, m.stayed = i, h.name, false, noPlan, false
 	m.retryAt, m.chooseBy = time.Time{}, time.Time{}
 	m.enter(Switching)
 	m.do(Switch{Epoch: m.epoch, Host: h.name, Old: old, Kind: kind, Reason: reason})

@@ -3,7 +3,7 @@ package selector
 import "time"
 
 // Event is what a Machine is told: a [Tick], a [Result], an [Ended], a
-// [Suspicion], a [Switched], a [Move] or [Locks].
+// [Suspicion], a [Switched], a [Move], [Locks] or [Rules].
 type Event interface{ event() }
 
 // Tick says that time has passed and nothing else happened.
@@ -77,7 +77,15 @@ type Locks struct {
 	Frozen bool
 }
 
+// Rules are a [Config] in place of the one before, which is as valid; its
+// Epoch, Prefer and Locks are not looked at. What is known of a host that is in
+// both stays, as far as it is asked the same questions, and so does the primary;
+// one that is no host any more is lost. It must not come between a [Switch] and
+// its [Switched].
+type Rules Config
+
 func (Tick) event()      {}
+func (Rules) event()     {}
 func (Move) event()      {}
 func (Locks) event()     {}
 func (Result) event()    {}

@@ -75,6 +75,10 @@ type Check struct {
 	// Name is what log records and reasons call it: "tcp", "http:8008".
 	Name string
 
+	// Spec is what is asked, in any form. After new [Rules] a check of the same
+	// name and Spec is still the same question.
+	Spec string
+
 	// Interval is the time from one start to the next. Defaults to 1s, and to
 	// 2s for a script.
 	Interval time.Duration
@@ -242,8 +246,9 @@ type Machine struct {
 	phase Phase
 	since time.Time // real
 	epoch uint64
-	elect int  // the host of the last election, -1 before the first
-	gone  bool // elect went down while it was switched to
+	elect int    // the host of the last election; -1 before the first, and when it is no host any more
+	last  string // its name; empty before the first
+	gone  bool   // elect went down while it was switched to
 
 	// prefer comes before the operator's order: the primary before a restart,
 	// or before a planned change that is not done yet. -1 for none.
@@ -289,10 +294,7 @@ func New(cfg Config) (*Machine, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("selector config: %w", err)
 	}
-	cfg = cfg.withDefaults()
 	m := &Machine{
-		cfg:     cfg,
-		hosts:   make([]host, len(cfg.Hosts)),
 		epoch:   cfg.Epoch,
 		elect:   -1,
 		prefer:  slices.Index(cfg.Hosts, cfg.Prefer),
@@ -300,19 +302,8 @@ func New(cfg Config) (*Machine, error) {
 		backoff: firstBackoff,
 		cause:   "the relay starts",
 		nextID:  1,
-		flights: map[uint64]place{},
 	}
-	cheap := 0
-	for _, k := range cfg.Checks {
-		if !k.Script {
-			cheap++
-		}
-		m.longest = max(m.longest, 2*k.Timeout)
-	}
-	m.watch = max(cfg.FastInterval, time.Duration(cheap*len(cfg.Hosts))*time.Second/watchRate)
-	for i := range m.hosts {
-		m.hosts[i] = host{name: cfg.Hosts[i], tracks: make([]track, len(cfg.Checks))}
-	}
+	m.adopt(cfg)
 	m.lock(cfg.Locks)
 	return m, nil
 }
@@ -352,6 +343,8 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 		m.lock(ev)
 	case Move:
 		m.move(ev)
+	case Rules:
+		m.changeRules(Config(ev))
 	}
 
 	m.judge()

@@ -54,11 +54,9 @@ type Outcome struct {
 // Snapshot returns what the machine knows now.
 func (m *Machine) Snapshot() Snapshot {
 	s := Snapshot{Phase: m.phase, Since: m.since, Epoch: m.epoch, Frozen: m.frozen, Hosts: make([]Host, len(m.hosts))}
-	if m.elect >= 0 {
-		s.Elect = m.hosts[m.elect].name
-		if m.phase == Serving {
-			s.Primary = s.Elect
-		}
+	s.Elect = m.last
+	if m.phase == Serving {
+		s.Primary = m.last
 	}
 	if m.plan.host >= 0 {
 		s.Planned = m.hosts[m.plan.host].name
