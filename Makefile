@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 
 # What the tests want beside Go, each by the program that shows it is there
 # and the package of Debian that has it.
-TEST_DEPS := haproxy:haproxy nginx:nginx-light busybox:busybox-static ip:iproute2 nft:nftables pgrep:procps curl:curl
+TEST_DEPS := haproxy:haproxy nginx:nginx-light busybox:busybox-static ip:iproute2 nft:nftables pgrep:procps curl:curl slowhttptest:slowhttptest
 NGINX_STREAM := /usr/share/nginx/modules-available/mod-stream.conf
 
 # The race detector wants a C compiler; without one the tests run all the same.

@@ -1,108 +1,26 @@
 // Package config turns what the operator wrote (flags, environment variables
-// and, one day, a file) into one checked [Settings].
+// and a YAML file) into one checked [Settings].
 //
 // [Table] is the single list of settings: names, defaults, descriptions and
 // the way from text to a typed value all come from it, so that the command
-// line, the environment, the help and the printed configuration cannot
-// disagree. The package knows no part of the program that uses the settings.
+// line, the environment, the file, the help and the printed configuration
+// cannot disagree. What only a file can say (several relays, checks, probes,
+// routes) is described by tables of the same kind beside the code that reads
+// it. The package knows no part of the program that uses the settings.
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 )
 
 // ErrNothing is returned by [Load] when the operator asked for nothing: no
 // relay, no HTTP listener and no mistake either.
 var ErrNothing = errors.New("nothing to do: neither hosts to relay to nor an HTTP address is set")
-
-// Settings is everything an operator can set, checked and typed.
-type Settings struct {
-	// Relays holds the relays to run; it is empty when the process only
-	// answers over HTTP.
-	Relays []Relay
-
-	HTTP HTTP
-	Log  Log
-
-	Control  string // path of the control socket, ControlAuto or ControlOff
-	StateDir string // empty: nothing is remembered across restarts
-}
-
-// What [Settings.Control] says instead of a path.
-const (
-	ControlAuto = "auto" // the program chooses the place
-	ControlOff  = "off"  // there is no control socket
-)
-
-// Relay is one listening service, its hosts and its rules. Every duration is
-// positive unless its comment says otherwise.
-type Relay struct {
-	Listen []string // "192.0.2.1:5432", "[::]:5432", ":5432" or "unix:/path"; empty when systemd passed sockets
-	Hosts  []string // in order of preference, as the operator wrote them, without surrounding space
-
-	PongPorts []int  // ask each host's HTTP port; empty asks none
-	PongPath  string // begins with a slash
-
-	Interval     time.Duration // between checks of a host
-	FastInterval time.Duration // between checks of a suspected primary
-	Timeout      time.Duration // of one check
-	Rise, Fall   int           // at least 1
-
-	CheckHost      string // path of the check script, or empty
-	CheckInterval  time.Duration
-	CheckTimeout   time.Duration
-	OnFailover     string // path of a trigger or of a directory of them, or empty
-	TriggerTimeout time.Duration
-	TriggerAbort   bool // a failed trigger puts the host aside
-
-	MaxBackoff time.Duration // at least 1s
-	Hold       time.Duration // zero refuses at once
-	Fence      Fence
-	Failback   time.Duration // how long a preferred host must have been up to take over again; zero: never
-
-	ConnectTimeout time.Duration
-	IdleTimeout    time.Duration // zero never ends an idle connection
-	UserTimeout    time.Duration // zero leaves it to the system
-	DrainTimeout   time.Duration // zero resets at once
-	MaxConnections int           // zero: what the descriptor limit allows
-	SendProxy      int           // PROXY protocol version, zero for none
-	AcceptProxy    bool
-	Allow          []netip.Prefix // empty allows all
-	Source         netip.Addr     // the zero Addr leaves it to the system
-	Loops          int            // zero: chosen by the relay
-	Spin           bool
-}
-
-// Fence says what becomes of the connections of earlier epochs.
-type Fence struct {
-	Keep  bool          // they live on
-	Drain time.Duration // they may finish for that long before they are reset; zero resets at once
-}
-
-// StatusPath is where flags are told.
-const StatusPath = "/status"
-
-// HTTP is the verdict listener.
-type HTTP struct {
-	Listen      string        // address:port, or empty for none
-	LPorts      []int         // local ports to replay a ping to, in order
-	PingPaths   []string      // each begins with a slash; one that ends in a slash matches all below
-	PingTimeout time.Duration // at most 9s
-	FailStatus  string        // status of a failing verdict: "auto", "keep", or a number from 400 to 599
-	StatusDir   string        // flag files for /status, or empty for none
-}
-
-// Log says what is logged, how and where.
-type Log struct {
-	Level  string // trace, debug, info, warn, error or off
-	JSON   bool
-	Stdout bool // standard output instead of standard error
-}
 
 // Kind is the kind of place that a value came from, the weakest first.
 type Kind int
@@ -120,6 +38,9 @@ const (
 type Origin struct {
 	Kind Kind
 	Name string // as the operator wrote it: "--rise", "RISE", "understudy.yaml:12"; empty for a default
+
+	line int    // in the file; zero elsewhere
+	key  string // way to it in the file: "relays[0].rise"
 }
 
 // String says it in words, like "flag --rise", or "default".
@@ -136,13 +57,27 @@ func (o Origin) String() string {
 	return "default"
 }
 
+// place is how a problem names it.
+func (o Origin) place() string {
+	if o.key != "" {
+		return o.Name + ": " + o.key
+	}
+	return o.Name
+}
+
 // Value is one setting's value in the operator's words, and its origin.
 type Value struct {
-	*Setting
+	// Name is "hosts" for a setting of the [Table], and the way to it for what
+	// only a file can say: "relays[orders].hosts", "routes[/ping].ports".
+	Name string
 
+	Flag   string // long name of a setting of the [Table], empty for the others
 	Text   string // lists joined with commas; secrets masked
 	Origin Origin
 }
+
+// masked stands for a secret.
+const masked = "********"
 
 // Given is what the operator wrote, before anything was made of it.
 type Given struct {
@@ -157,95 +92,163 @@ type Given struct {
 	// Sockets is the number of listening sockets that were passed in; they
 	// stand in for an address to listen on.
 	Sockets int
+
+	// ReadFile returns the content of the configuration file. Nil reads it
+	// from the file system, if it is a regular file of 1 MiB at most.
+	ReadFile func(name string) ([]byte, error)
 }
 
-// Load merges g with the defaults and checks everything. The error joins one
-// error for each problem, each naming the setting as the operator wrote it and
-// the value; it is [ErrNothing] when nothing at all was asked for. Values are
-// complete, and in the order of [Table], whether there is an error or not.
+// Load merges g, and the file that it names, with the defaults and checks
+// everything. The error joins one error for each problem, each naming the
+// setting as the operator wrote it (of a file with its line) and the value; it
+// is [ErrNothing] when nothing at all was asked for. Values are complete
+// whether there is an error or not: first those of the [Table] in its order (a
+// relay's settings as they are for relays that say nothing else), then those
+// that only a file has.
 func Load(g Given) (Settings, []Value, error) {
-	d := &draft{raw: map[string]raw{}, sockets: g.Sockets}
-	env := environment(g.Environ)
+	d := &draft{flags: g.Flags, env: environment(g.Environ), sockets: g.Sockets, raw: map[string]raw{}, claimed: map[string]Origin{}}
+	file := d.readFile(g.ReadFile)
 	for i := range table {
 		s := &table[i]
-		d.raw[s.Flag] = choose(s, g.Flags, env)
+		d.raw[s.Flag] = d.choose(s, file.top)
 	}
-	d.lookIntoScriptsDir()
+	if !file.listed {
+		d.oneAddress(d.raw)
+		d.lookIntoScriptsDir(d.raw)
+	}
+	// Without a relay the settings of one are checked all the same.
+	d.parse(d.raw, (*Setting).OfRelay)
+	d.parse(d.raw, func(s *Setting) bool { return !s.OfRelay() })
+	var values []Value
 	for i := range table {
 		s := &table[i]
-		v := d.raw[s.Flag]
-		items, errs := s.split(v.texts)
-		if len(errs) == 0 && len(items) > 0 {
-			errs = s.parse(d, items)
-		}
-		for _, err := range errs {
-			d.problem(v.origin.Name, err)
-		}
+		values = append(values, valueOf(s, d.raw[s.Flag], s.Flag, s.Flag))
 	}
-	d.checkTogether()
-
-	values := make([]Value, len(table))
-	for i := range table {
-		s := &table[i]
-		v := d.raw[s.Flag]
-		text := strings.Join(v.texts, ",")
-		if !s.List && len(v.texts) > 0 {
-			text = v.texts[len(v.texts)-1]
-		}
-		if s.Secret && text != "" {
-			text = "********"
-		}
-		values[i] = Value{Setting: s, Text: text, Origin: v.origin}
+	if file.listed {
+		values = append(values, d.listedRelays(file)...)
+	} else {
+		d.mainRelay(file)
 	}
-	return d.settings, values, errors.Join(d.problems...)
+	d.settings.Probes = file.probes
+	d.makeRoutes(file)
+	d.checkTogether(file)
+	return d.settings, append(values, file.values...), d.err()
 }
 
-// raw is a setting's value as text. Texts is nil when nobody set it and it has
-// no default.
+// valueOf is how v, a value of s, is printed.
+func valueOf(s *Setting, v raw, name, flag string) Value {
+	text := strings.Join(v.texts, ",")
+	if !s.List && len(v.texts) > 0 {
+		text = v.texts[len(v.texts)-1]
+	}
+	if s.Secret && text != "" {
+		text = masked
+	}
+	if s.Flag == "endpoints" {
+		text = withoutPasswords(text)
+	}
+	return Value{Name: name, Flag: flag, Text: text, Origin: v.origin}
+}
+
+// raw is a setting's value as text. Texts is empty when nobody set it and it
+// has no default, or when it is an empty list in the file.
 type raw struct {
 	texts  []string
 	origin Origin
 }
 
+// given says whether anybody but the default set it, to something.
+func (v raw) given() bool { return v.origin.Kind != Default && len(v.texts) > 0 }
+
 // draft is a Settings in the making.
 type draft struct {
-	raw      map[string]raw // by flag
-	sockets  int
-	relay    Relay
+	flags   map[string][]string
+	env     map[string]string
+	sockets int
+
+	raw      map[string]raw // by flag: the program's settings, and those that hold for every relay
+	relay    Relay          // the one in the making
 	settings Settings
-	problems []error
+
+	// What the flat settings say about routes.
+	ping      Verdict
+	pingPaths []string
+	statusDir string
+	endpoints Endpoints
+
+	claimed map[string]Origin // by address to listen on
+
+	problems []problem
 }
 
-func (d *draft) problem(name string, err error) {
-	d.problems = append(d.problems, fmt.Errorf("%s: %w", name, err))
+// problem is an error and the line of the file that it is about, if any.
+type problem struct {
+	line int
+	text string
 }
 
-// name is how the operator wrote the setting of flag, or the flag and the
-// variable if nobody wrote it.
-func (d *draft) name(flag string) string {
-	if o := d.raw[flag].origin; o.Kind != Default {
-		return o.Name
+// problem remembers what is wrong at a place. What is wrong with a setting of
+// every relay is said once.
+func (d *draft) problem(at Origin, err error) {
+	d.problems = append(d.problems, problem{at.line, escape(fmt.Sprintf("%s: %v", at.place(), err))})
+}
+
+// err joins the problems: those of flags and variables first, then those of
+// the file from its beginning to its end.
+func (d *draft) err() error {
+	slices.SortStableFunc(d.problems, func(a, b problem) int { return cmp.Compare(a.line, b.line) })
+	seen := map[string]bool{}
+	var errs []error
+	for _, p := range d.problems {
+		if !seen[p.text] {
+			seen[p.text] = true
+			errs = append(errs, errors.New(p.text))
+		}
 	}
-	return "--" + flag + " or " + lookup(flag).Env
+	if len(errs) == 0 && len(d.settings.Relays) == 0 && d.settings.HTTP.Listen == "" {
+		return ErrNothing
+	}
+	return errors.Join(errs...)
+}
+
+// at is where the operator wrote the setting of flag, or the flag and the
+// variable if nobody wrote it.
+func (d *draft) at(flag string) Origin {
+	if o := d.raw[flag].origin; o.Kind != Default {
+		return o
+	}
+	return Origin{Name: "--" + flag + " or " + lookup(flag).Env}
 }
 
 // given says whether anybody but the default set flag.
-func (d *draft) given(flag string) bool {
-	return d.raw[flag].origin.Kind != Default
-}
+func (d *draft) given(flag string) bool { return d.raw[flag].given() }
 
 // choose returns the strongest value of s: a list is replaced, never merged.
-func choose(s *Setting, flags map[string][]string, env map[string]string) raw {
-	if texts, ok := flags[s.Flag]; ok {
-		return raw{texts: texts, origin: Origin{Flag, "--" + s.Flag}}
+// Sections are what the file says, the strongest first.
+func (d *draft) choose(s *Setting, sections ...map[string]raw) raw {
+	if v, ok := d.outside(s); ok {
+		return v
 	}
-	if text := env[s.Env]; text != "" {
-		return raw{texts: []string{text}, origin: Origin{Environment, s.Env}}
+	for _, section := range sections {
+		if v, ok := section[s.Flag]; ok {
+			return v
+		}
 	}
 	if s.Default != "" {
 		return raw{texts: []string{s.Default}}
 	}
 	return raw{}
+}
+
+// outside returns the value of s that a flag or a variable gives.
+func (d *draft) outside(s *Setting) (raw, bool) {
+	if texts, ok := d.flags[s.Flag]; ok {
+		return raw{texts: texts, origin: Origin{Kind: Flag, Name: "--" + s.Flag}}, true
+	}
+	if text := d.env[s.Env]; text != "" {
+		return raw{texts: []string{text}, origin: Origin{Kind: Environment, Name: s.Env}}, true
+	}
+	return raw{}, false
 }
 
 // environment maps names to values. The last of equal names wins, as it does
@@ -260,68 +263,151 @@ func environment(pairs []string) map[string]string {
 	return env
 }
 
-// checkTogether finds the problems that lie between settings, and decides
-// which parts run.
-func (d *draft) checkTogether() {
-	listens := d.given("bind") || d.given("port") || d.sockets > 0
-	relays := d.given("hosts")
-	answers := d.given("http")
-
-	if d.given("bind") && d.given("port") {
-		d.problem(d.name("port"), fmt.Errorf("excludes %s: give one of them", d.name("bind")))
-	}
-	switch {
-	case relays && !listens:
-		d.problems = append(d.problems, fmt.Errorf("%s (or %s): needed to say where to listen", d.name("port"), d.name("bind")))
-	case listens && !relays:
-		d.problems = append(d.problems, fmt.Errorf("%s: needed to say where to relay to", d.name("hosts")))
-	case !listens && !relays && !answers && !d.given("lport") && !d.given("status-dir") && len(d.problems) == 0:
-		d.problems = append(d.problems, ErrNothing)
-	}
-	if answers && !relays && !listens && !d.given("lport") && !d.given("status-dir") {
-		d.problem(d.name("http"), errors.New("has nothing to answer for: give --lport, --status-dir or hosts to relay to"))
-	}
-	for _, flag := range []string{"lport", "status-dir"} {
-		if d.given(flag) && !answers {
-			d.problem(d.name(flag), errors.New("needs --http, the address to answer on"))
+// parse stores the values of the settings that are wanted.
+func (d *draft) parse(values map[string]raw, wanted func(*Setting) bool) {
+	for i := range table {
+		s := &table[i]
+		if !wanted(s) {
+			continue
+		}
+		v := values[s.Flag]
+		items, errs := s.split(v.texts)
+		if len(errs) == 0 && len(items) > 0 {
+			errs = s.parse(d, items)
+		}
+		for _, err := range errs {
+			d.problem(v.origin, err)
 		}
 	}
-	if d.given("status-dir") && slices.Contains(d.settings.HTTP.PingPaths, StatusPath) {
-		d.problem(d.name("ping-path"), fmt.Errorf("%s is answered from the flags in %s", StatusPath, d.name("status-dir")))
+}
+
+// oneAddress lets --port or --bind replace the other one in the file, as they
+// say the same: where to listen.
+func (d *draft) oneAddress(values map[string]raw) {
+	bind, port := values["bind"].origin.Kind, values["port"].origin.Kind
+	if bind == File && port > File {
+		values["bind"] = raw{}
+	}
+	if port == File && bind > File {
+		values["port"] = raw{}
+	}
+}
+
+// mainRelay takes the one relay that flags, variables and the top of the file
+// describe, if they do.
+func (d *draft) mainRelay(file *file) {
+	d.checkRelay(d.raw, d.at)
+	listens := d.given("bind") || d.given("port") || d.sockets > 0
+	switch {
+	case d.given("hosts"):
+		if !listens {
+			d.problem(Origin{Name: fmt.Sprintf("%s (or %s)", d.at("port").place(), d.at("bind").place())}, errors.New("needed to say where to listen"))
+		}
+		d.relay.Name = MainRelay
+		d.relay.Checks = inherit(file.checks, d.relay)
+		d.settings.Relays = []Relay{d.relay}
+	case listens:
+		d.problem(d.at("hosts"), errors.New("needed to say where to relay to"))
+	}
+}
+
+// whereAndWhat are the settings that no two relays can share.
+var whereAndWhat = []string{"bind", "port", "hosts"}
+
+// listedRelays makes the relays that the file lists, and the values to print.
+func (d *draft) listedRelays(file *file) (values []Value) {
+	several := len(file.relays) > 1
+	if several {
+		for _, flag := range whereAndWhat {
+			if v, ok := d.outside(lookup(flag)); ok {
+				d.problem(v.origin, fmt.Errorf("is for one relay, and %s has %d: say it there", d.settings.File, len(file.relays)))
+			}
+		}
+	}
+	for _, section := range file.relays {
+		own := map[string]raw{}
+		for i := range table {
+			switch s := &table[i]; {
+			case !s.OfRelay():
+			case several && slices.Contains(whereAndWhat, s.Flag):
+				own[s.Flag] = section.settings[s.Flag]
+			default:
+				own[s.Flag] = d.choose(s, section.settings, file.top)
+			}
+		}
+		d.oneAddress(own)
+		d.lookIntoScriptsDir(own)
+		d.relay = Relay{Name: section.name}
+		d.parse(own, (*Setting).OfRelay)
+		d.checkRelay(own, func(flag string) Origin {
+			if o := own[flag].origin; o.Kind != Default {
+				return o
+			}
+			return section.at
+		})
+		if !own["bind"].given() && !own["port"].given() && (d.sockets == 0 || several) {
+			d.problem(section.at, errors.New("needs listen (or port), to say where to listen"))
+		}
+		if !own["hosts"].given() {
+			d.problem(section.at, errors.New("needs hosts to relay to"))
+		}
+		checks := file.checks
+		if section.checks != nil {
+			checks = section.checks
+		}
+		d.relay.Checks = inherit(checks, d.relay)
+		d.settings.Relays = append(d.settings.Relays, d.relay)
+		for i := range table {
+			if s := &table[i]; s.OfRelay() {
+				values = append(values, valueOf(s, own[s.Flag], "relays["+section.name+"]."+s.key(), ""))
+			}
+		}
+	}
+	return values
+}
+
+// checkRelay finds the problems that lie between the settings of one relay.
+// At is where each of them is said.
+func (d *draft) checkRelay(values map[string]raw, at func(flag string) Origin) {
+	listen := at("bind")
+	if values["port"].given() {
+		if values["bind"].given() {
+			d.problem(at("port"), fmt.Errorf("excludes %s: give one of them", listen.place()))
+		}
+		listen = at("port")
 	}
 	if src := d.relay.Source; src.IsValid() {
 		for _, host := range d.relay.Hosts {
 			if addr, err := netip.ParseAddrPort(host); err == nil && addr.Addr().Is4() != src.Is4() {
-				d.problem(d.name("source"), fmt.Errorf("%q cannot reach host %q: one is IPv4, the other IPv6", src, host))
+				d.problem(at("source"), fmt.Errorf("%q cannot reach host %q: one is IPv4, the other IPv6", src, host))
 			}
 		}
-	}
-	d.checkAddresses()
-	if relays {
-		d.settings.Relays = []Relay{d.relay}
-	}
-}
-
-// checkAddresses finds addresses that are used twice, and hosts that are the
-// relay itself: each connection would make the next, until none are left.
-func (d *draft) checkAddresses() {
-	listen := d.name("bind")
-	if d.given("port") {
-		listen = d.name("port")
 	}
 	for i, addr := range d.relay.Listen {
 		if slices.Contains(d.relay.Listen[:i], addr) {
 			d.problem(listen, fmt.Errorf("%q stands there twice", addr))
+			continue
 		}
+		d.claim(listen, addr)
 		for _, host := range d.relay.Hosts {
+			// Each connection would make the next, until none are left.
 			if reaches(host, addr) {
-				d.problem(d.name("hosts"), fmt.Errorf("%q is this relay itself (%s)", host, listen))
+				d.problem(at("hosts"), fmt.Errorf("%q is this relay itself (%s)", host, listen.place()))
 			}
 		}
 	}
-	if addr := d.settings.HTTP.Listen; addr != "" && slices.Contains(d.relay.Listen, addr) && !strings.HasSuffix(addr, ":0") {
-		d.problem(d.name("http"), fmt.Errorf("%q is the relay's address already", addr))
+}
+
+// claim takes an address to listen on, which nothing else may have.
+func (d *draft) claim(at Origin, addr string) {
+	if strings.HasSuffix(addr, ":0") {
+		return // the system finds one
 	}
+	if by, taken := d.claimed[addr]; taken {
+		d.problem(at, fmt.Errorf("%q is the address of %s already", addr, by.place()))
+		return
+	}
+	d.claimed[addr] = at
 }
 
 // reaches says whether a connect to host ends, for certain, at the listening
@@ -339,4 +425,31 @@ func reaches(host, addr string) bool {
 	loopback := name == "localhost" || err == nil && ip.IsLoopback()
 	everywhere := bound == "" || bound == "::" || bound == "0.0.0.0"
 	return loopback && everywhere
+}
+
+// checkTogether finds the problems that lie between the settings of the
+// program.
+func (d *draft) checkTogether(file *file) {
+	answers := d.given("http")
+	if answers && len(d.settings.HTTP.Routes) == 0 && len(d.settings.Relays) == 0 && file.routesAt.Kind == Default &&
+		!d.given("bind") && !d.given("port") && d.sockets == 0 {
+		d.problem(d.at("http"), errors.New("has nothing to answer for: give --lport, --status-dir, --endpoints, routes in the file or hosts to relay to"))
+	}
+	for _, flag := range []string{"lport", "status-dir", "endpoints", "http-cert"} {
+		if d.given(flag) && !answers {
+			d.problem(d.at(flag), errors.New("needs --http, the address to answer on"))
+		}
+	}
+	if file.routesAt.Kind == File && !answers {
+		d.problem(file.routesAt, errors.New("needs http, the address to answer on"))
+	}
+	if d.given("http-cert") || d.given("http-key") {
+		d.checkPair(d.at("http-cert"), d.settings.HTTP.Cert, d.at("http-key"), d.settings.HTTP.Key)
+	}
+	if addr := d.settings.HTTP.Listen; addr != "" {
+		d.claim(d.at("http"), addr)
+	}
+	for _, a := range file.addresses {
+		d.claim(a.at, a.addr)
+	}
 }

@@ -27,6 +27,9 @@ func load(t *testing.T, flags, env []string) (Settings, []Value, error) {
 	return Load(g)
 }
 
+// exported lets cmp compare settings.
+var exported = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, Secret{}), cmpopts.IgnoreUnexported(Settings{})}
+
 func TestDefaults(t *testing.T) {
 	got, values, err := load(t, []string{"port=8080", "hosts=a:1,b:2"}, nil)
 	if err != nil {
@@ -34,6 +37,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := Settings{
 		Relays: []Relay{{
+			Name:   "main",
 			Listen: []string{":8080"}, Hosts: []string{"a:1", "b:2"},
 			PongPath: "/ping",
 			Interval: time.Second, FastInterval: 100 * time.Millisecond, Timeout: time.Second,
@@ -43,12 +47,11 @@ func TestDefaults(t *testing.T) {
 			ConnectTimeout: 3 * time.Second, UserTimeout: 20 * time.Second, DrainTimeout: 30 * time.Second,
 			Spin: true,
 		}},
-		HTTP: HTTP{PingPaths: []string{"/ping"}, PingTimeout: 2 * time.Second, FailStatus: "auto"},
-		Log:  Log{Level: "info"},
+		Log: Log{Level: "info", Output: "stderr"},
 
 		Control: ControlAuto,
 	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+	if diff := cmp.Diff(want, got, exported); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
 	}
 	if len(values) != len(table) {
@@ -66,13 +69,19 @@ func TestEverySettingReachesItsField(t *testing.T) {
 		"connect-timeout=7s", "idle-timeout=8s", "user-timeout=0", "drain-timeout=9s", "send-proxy=v2", "source=::1",
 		"loops=3", "spin=off", "http=:9001", "lport=3001,3000", "ping-path=/a,/b/", "ping-timeout=3s", "fail-status=503",
 		"log-level=debug", "log-format=json", "log-output=stdout",
+		"endpoints=http://one.example/a,https://two.example", "fanout=true", "terminal-responses=200,4xx", "preserve-host=true", "endpoint-timeout=1",
 		"status-dir=/d", "control=/run/c", "state-dir=/var/s",
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ping := &Verdict{
+		Ports: []int{3001, 3000}, Status: []string{"200"}, Body: "pong", Members: []Member{{Name: "main"}},
+		Timeout: 3 * time.Second, FailStatus: "503",
+	}
 	want := Settings{
 		Relays: []Relay{{
+			Name:   "main",
 			Listen: []string{"127.0.0.1:80", "unix:/run/x"}, Hosts: []string{"[::1]:81", "unix:/x", "c:3"},
 			PongPath: "/p?q=1",
 			Interval: 5 * time.Second, FastInterval: 500 * time.Millisecond, Timeout: 2 * time.Second,
@@ -85,12 +94,19 @@ func TestEverySettingReachesItsField(t *testing.T) {
 			Allow:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 			Source: netip.MustParseAddr("::1"), Loops: 3,
 		}},
-		HTTP: HTTP{Listen: ":9001", LPorts: []int{3001, 3000}, PingPaths: []string{"/a", "/b/"}, PingTimeout: 3 * time.Second, FailStatus: "503", StatusDir: "/d"},
-		Log:  Log{Level: "debug", JSON: true, Stdout: true},
+		HTTP: HTTP{Listen: ":9001", Routes: []Route{
+			{Path: "/a", Verdict: ping}, {Path: "/b/", Verdict: ping},
+			{Path: "/status", Flags: "/d"},
+			{Path: "/", Endpoints: &Endpoints{
+				URLs: []string{"http://one.example/a", "https://two.example"}, Race: true, Status: []string{"2xx", "4xx"},
+				Timeout: time.Second, Total: time.Second, PreserveHost: true,
+			}},
+		}},
+		Log: Log{Level: "debug", JSON: true, Output: "stdout"},
 
 		Control: "/run/c", StateDir: "/var/s",
 	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+	if diff := cmp.Diff(want, got, exported); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
 	}
 }
@@ -192,7 +208,7 @@ func TestProblems(t *testing.T) {
 		{flags: []string{"bind=80"}, want: `--bind: "80" is a port alone: want address:port, like :80`},
 		{flags: []string{"bind=:80,:80"}, want: `--bind: ":80" stands there twice`},
 		{flags: []string{"bind=:80"}, env: []string{"PORT=80"}, want: `PORT: excludes --bind: give one of them`},
-		{flags: []string{"http=:80", "bind=:80"}, want: `--http: ":80" is the relay's address already`},
+		{flags: []string{"http=:80", "bind=:80"}, want: `--http: ":80" is the address of --bind already`},
 		{flags: []string{"port=80"}, env: []string{"HOSTS="}, want: `--hosts or HOSTS: needed to say where to relay to`},
 		{env: []string{"HOSTS=a:1"}, want: `--port or PORT (or --bind or BIND): needed to say where to listen`},
 		{flags: []string{"http=:80"}, want: `--http: has nothing to answer for`},
@@ -210,7 +226,18 @@ func TestProblems(t *testing.T) {
 		{flags: []string{"source=eth0"}, want: `--source: "eth0" is not an IP address`},
 		{flags: []string{"source=::1", "port=1", "hosts=1.2.3.4:5"}, want: `--source: "::1" cannot reach host "1.2.3.4:5"`},
 		{flags: []string{"fail-status=200"}, want: `--fail-status: "200" is not a number from 400 to 599, auto or keep`},
-		{flags: []string{"log-output=syslog"}, want: `--log-output: "syslog" is unknown: want stderr or stdout`},
+		{flags: []string{"log-output=sylog"}, want: `--log-output: "sylog" is unknown: want stderr, stdout or syslog (did you mean syslog?), gelf+tcp://host:port`},
+		{flags: []string{"log-output=gelf+udp://a b"}, want: `--log-output: "gelf+udp://a b" has the host name "a b", in which " " may not stand`},
+		{flags: []string{"terminal-responses=250"}, want: `--terminal-responses: "250" is not a class of status: want 100, 200, 300, 400 or 500`},
+		{flags: []string{"http=:80", "endpoints=localhost:8000"}, want: `--endpoints: "localhost:8000" is not a URL with http or https`},
+		{flags: []string{"endpoints=http://a"}, want: `--endpoints: needs --http`},
+		{flags: []string{"http=:80", "endpoints=http://a,"}, want: `--endpoints: "http://a,": item 2 is empty`},
+		{flags: []string{"http=:80", "endpoints=http://a", "ping-path=/", "lport=1"}, want: `--endpoints: / is answered by --ping-path already`},
+		{flags: []string{"http=:80", "lport=1", "status-dir=/d", "ping-path=/status"}, want: `--ping-path: /status is answered from the flags in --status-dir`},
+		{flags: []string{"http=:80", "lport=1", "http-cert=/x"}, want: `--http-cert: the certificate needs its key as well`},
+		{flags: []string{"http=:80", "lport=1", "http-cert=/nowhere/c", "http-key=/nowhere/k"}, want: `--http-key: open /nowhere/k: no such file`},
+		{flags: []string{"config=/nowhere/at/all"}, want: `--config: stat /nowhere/at/all: no such file`},
+		{env: []string{"CONFIG=/dev/zero"}, want: `CONFIG: "/dev/zero" is not a regular file`},
 		{env: []string{"ACCEPT_PROXY=maybe"}, want: `ACCEPT_PROXY: "maybe" is neither true nor false`},
 		{flags: []string{"check-host="}, want: `--check-host: is empty`},
 		{flags: []string{"scripts-dir=/nowhere/at/all"}, want: `--scripts-dir: stat /nowhere/at/all: no such file or directory`},
@@ -254,7 +281,7 @@ func TestSocketsStandInForAnAddress(t *testing.T) {
 
 func TestHTTPAlone(t *testing.T) {
 	got, _, err := load(t, []string{"http=localhost:9001", "lport=3000", "fail-status=keep"}, nil)
-	if err != nil || len(got.Relays) != 0 || got.HTTP.Listen != "127.0.0.1:9001" || got.HTTP.FailStatus != "keep" {
+	if err != nil || len(got.Relays) != 0 || got.HTTP.Listen != "127.0.0.1:9001" || got.HTTP.Routes[0].Verdict.FailStatus != "keep" {
 		t.Errorf("Load = %+v, %v", got, err)
 	}
 }
@@ -283,16 +310,6 @@ func TestScriptsDir(t *testing.T) {
 		if v.Flag == "check-host" && v.Origin.Name != "SCRIPTS_DIR" {
 			t.Errorf("origin of check-host is %v, want SCRIPTS_DIR", v.Origin)
 		}
-	}
-}
-
-func TestSecretsAreMasked(t *testing.T) {
-	before := table
-	defer func() { table = before }()
-	table = append(slices.Clone(table), Setting{Flag: "token", Env: "TOKEN", Secret: true, parse: one(path, func(*draft, string) {})})
-	_, values, _ := load(t, []string{"token=hunter2"}, nil)
-	if got := values[len(values)-1].Text; got != "********" {
-		t.Errorf("token is shown as %q", got)
 	}
 }
 

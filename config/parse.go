@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 const (
@@ -26,8 +27,8 @@ const (
 	maxUnixPath = 107
 )
 
-// parser stores the items of one setting in d and returns every problem.
-type parser func(d *draft, items []string) []error
+// parser stores the items of one setting and returns every problem.
+type parser[To any] func(to To, items []string) []error
 
 type (
 	addrValue   = netip.Addr
@@ -62,22 +63,22 @@ func (s *Setting) split(texts []string) (items []string, errs []error) {
 }
 
 // one makes a parser of a setting that is no list.
-func one[T any](convert func(string) (T, error), store func(*draft, T)) parser {
-	return func(d *draft, items []string) []error {
+func one[To, T any](convert func(string) (T, error), store func(To, T)) parser[To] {
+	return func(to To, items []string) []error {
 		v, err := convert(items[0])
 		if err != nil {
 			return []error{fmt.Errorf("%s %w", quote(items[0]), err)}
 		}
-		store(d, v)
+		store(to, v)
 		return nil
 	}
 }
 
 // each makes a parser of a list.
-func each[T any](convert func(string) (T, error), store func(*draft, T)) parser {
-	return func(d *draft, items []string) (errs []error) {
+func each[To, T any](convert func(string) (T, error), store func(To, T)) parser[To] {
+	return func(to To, items []string) (errs []error) {
 		for _, item := range items {
-			if more := one(convert, store)(d, []string{item}); more != nil {
+			if more := one(convert, store)(to, []string{item}); more != nil {
 				errs = append(errs, more...)
 			}
 		}
@@ -321,6 +322,9 @@ func word(words ...string) func(string) (string, error) {
 // alternatives joins words as a sentence does: "a, b or c".
 func alternatives(words []string) string {
 	last := len(words) - 1
+	if last == 0 {
+		return words[0]
+	}
 	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
@@ -425,8 +429,8 @@ func failStatus(text string) (string, error) {
 // --scripts-dir. What is there is used, and complained about later if it
 // cannot be run: a check that is silently left out would make every host
 // usable.
-func (d *draft) lookIntoScriptsDir() {
-	dir := d.raw["scripts-dir"]
+func (d *draft) lookIntoScriptsDir(values map[string]raw) {
+	dir := values["scripts-dir"]
 	if len(dir.texts) == 0 {
 		return
 	}
@@ -435,28 +439,44 @@ func (d *draft) lookIntoScriptsDir() {
 		return // reported as empty
 	}
 	if info, err := os.Stat(name); err != nil {
-		d.problem(dir.origin.Name, err)
+		d.problem(dir.origin, err)
 		return
 	} else if !info.IsDir() {
-		d.problem(dir.origin.Name, fmt.Errorf("%s is not a directory", quote(name)))
+		d.problem(dir.origin, fmt.Errorf("%s is not a directory", quote(name)))
 		return
 	}
 	for _, found := range []struct{ flag, file string }{
 		{"check-host", "check-host.sh"},
 		{"on-failover", "triggers.d"},
 	} {
-		if d.given(found.flag) {
+		if values[found.flag].given() {
 			continue
 		}
 		file := filepath.Join(name, found.file)
 		// Lstat: a link that leads nowhere is there, and is a mistake.
 		switch _, err := os.Lstat(file); {
 		case err == nil:
-			d.raw[found.flag] = raw{texts: []string{file}, origin: dir.origin}
+			values[found.flag] = raw{texts: []string{file}, origin: dir.origin}
 		case !errors.Is(err, fs.ErrNotExist):
-			d.problem(dir.origin.Name, err)
+			d.problem(dir.origin, err)
 		}
 	}
+}
+
+// escape keeps a text on its line, whatever a name in it holds.
+func escape(text string) string {
+	if !strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return text
+	}
+	var b strings.Builder
+	for _, c := range text {
+		if unicode.IsPrint(c) {
+			b.WriteRune(c)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(c), "'"))
+		}
+	}
+	return b.String()
 }
 
 // quote shows a value as it was written, control characters escaped, and cuts
@@ -466,4 +486,45 @@ func quote(text string) string {
 		return strconv.Quote(text[:60]) + fmt.Sprintf("… (%d bytes)", len(text))
 	}
 	return strconv.Quote(text)
+}
+
+// statusClass accepts a class of status by its number (200) or name (2xx), and
+// returns its name.
+func statusClass(text string) (string, error) {
+	if len(text) == 3 && text[0] >= '1' && text[0] <= '5' && (text[1:] == "00" || text[1:] == "xx") {
+		return text[:1] + "xx", nil
+	}
+	return "", errors.New("is not a class of status: want 100, 200, 300, 400 or 500")
+}
+
+// defaultGELFPort is what receivers of GELF listen on.
+const defaultGELFPort = "12201"
+
+// logOutput accepts a place that logs can go to. A GELF address gets its port
+// if it has none.
+func logOutput(text string) (string, error) {
+	for _, scheme := range []string{"gelf+tcp://", "gelf+udp://"} {
+		if addr, ok := strings.CutPrefix(text, scheme); ok {
+			if _, _, err := splitHostPort(addr); err != nil {
+				addr += ":" + defaultGELFPort
+			}
+			return scheme + addr, checkAddress(addr)
+		}
+	}
+	if strings.HasPrefix(text, "/") && strings.IndexByte(text, 0) < 0 && !strings.HasSuffix(text, "/") {
+		return text, nil
+	}
+	_, err := word("stderr", "stdout", "syslog")(text)
+	if err != nil {
+		err = fmt.Errorf("%w, gelf+tcp://host:port, gelf+udp://host:port or an absolute path", err)
+	}
+	return text, err
+}
+
+// checkAddress says what is wrong with a host:port to connect to.
+func checkAddress(text string) error {
+	if strings.HasPrefix(text, "unix:") {
+		return errors.New("is a unix socket: want host:port")
+	}
+	return checkHost(text)
 }

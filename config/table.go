@@ -18,7 +18,24 @@ type Setting struct {
 	List    bool   // comma-separated or repeated
 	Secret  bool   // masked when printed
 
-	parse parser
+	parse parser[*draft]
+}
+
+// OfRelay says whether each relay has a value of its own.
+func (s *Setting) OfRelay() bool {
+	switch s.Group {
+	case listening, electing, scripts, switching, connections:
+		return true
+	}
+	return false
+}
+
+// key is the setting's name in the file.
+func (s *Setting) key() string {
+	if s.Flag == "bind" {
+		return "listen"
+	}
+	return strings.ReplaceAll(s.Flag, "-", "_")
 }
 
 // Switch says whether the flag needs no value.
@@ -69,7 +86,7 @@ var table = environmentNames([]Setting{
 		Help:  "time that one check may take",
 		parse: one(duration(time.Millisecond), func(d *draft, v time.Duration) { d.relay.Timeout = v })},
 	{Flag: "rise", Default: "2", Group: electing, Value: "N",
-		Help:  "passed checks in a row until a host is up (the first election needs one)",
+		Help:  "passed checks in a row until a host is up (first election: one)",
 		parse: one(number(1, 1000), func(d *draft, n int) { d.relay.Rise = n })},
 	{Flag: "fall", Default: "3", Group: electing, Value: "N",
 		Help:  "failed checks in a row until a host is down",
@@ -146,21 +163,46 @@ var table = environmentNames([]Setting{
 		parse: one(httpAddress, func(d *draft, v string) { d.settings.HTTP.Listen = v })},
 	{Flag: "lport", Env: "LPORTS", Group: answering, Value: "N", List: true,
 		Help:  "replay each ping to this local port too (repeatable)",
-		parse: each(port, func(d *draft, n int) { d.settings.HTTP.LPorts = append(d.settings.HTTP.LPorts, n) })},
+		parse: each(port, func(d *draft, n int) { d.ping.Ports = append(d.ping.Ports, n) })},
 	{Flag: "ping-path", Default: "/ping", Group: answering, Value: "PATH", List: true,
 		Help:  "path of the verdict; one that ends in / matches everything below (repeatable)",
-		parse: each(urlPath, func(d *draft, v string) { d.settings.HTTP.PingPaths = append(d.settings.HTTP.PingPaths, v) })},
+		parse: each(urlPath, func(d *draft, v string) { d.pingPaths = append(d.pingPaths, v) })},
 	{Flag: "ping-timeout", Default: "2s", Group: answering, Value: "D",
 		Help:  "time that all answers to a ping may take; at most 9s",
-		parse: one(durationWithin(time.Millisecond, 9*time.Second), func(d *draft, v time.Duration) { d.settings.HTTP.PingTimeout = v })},
+		parse: one(durationWithin(time.Millisecond, 9*time.Second), func(d *draft, v time.Duration) { d.ping.Timeout = v })},
 	{Flag: "fail-status", Default: "auto", Group: answering, Value: "STATUS",
 		Help:  "status of a failing verdict: auto (never a 2xx), keep, or a number from 400 to 599",
-		parse: one(failStatus, func(d *draft, v string) { d.settings.HTTP.FailStatus = v })},
+		parse: one(failStatus, func(d *draft, v string) { d.ping.FailStatus = v })},
 
 	{Flag: "status-dir", Group: answering, Value: "DIR",
 		Help:  "answer /status?SERVICE=&PORT=&VIP= from flag files in this directory",
-		parse: one(path, func(d *draft, v string) { d.settings.HTTP.StatusDir = v })},
+		parse: one(path, func(d *draft, v string) { d.statusDir = v })},
 
+	{Flag: "endpoints", Group: answering, Value: "LIST", List: true,
+		Help:  "replay what no other path answers to these URLs, one after the other until one has a usable answer",
+		parse: each(endpointURL, func(d *draft, v string) { d.endpoints.URLs = append(d.endpoints.URLs, v) })},
+	{Flag: "fanout", Group: answering,
+		Help:  "ask all --endpoints at once; the first usable answer wins",
+		parse: one(onOff, func(d *draft, v bool) { d.endpoints.Race = v })},
+	{Flag: "terminal-responses", Default: "100,200,300,400", Group: answering, Value: "LIST", List: true,
+		Help:  "classes of status that make an answer of --endpoints usable: 200 stands for 200 to 299",
+		parse: each(statusClass, func(d *draft, v string) { d.endpoints.Status = append(d.endpoints.Status, v) })},
+	{Flag: "preserve-host", Group: answering,
+		Help:  "send --endpoints the Host of the request instead of their own",
+		parse: one(onOff, func(d *draft, v bool) { d.endpoints.PreserveHost = v })},
+	{Flag: "endpoint-timeout", Default: "5s", Group: answering, Value: "D",
+		Help:  "time until the answer of one of --endpoints has to begin",
+		parse: one(duration(time.Millisecond), func(d *draft, v time.Duration) { d.endpoints.Timeout = v })},
+	{Flag: "http-cert", Group: answering, Value: "FILE",
+		Help:  "certificate of --http, which speaks TLS then; needs --http-key",
+		parse: one(path, func(d *draft, v string) { d.settings.HTTP.Cert = v })},
+	{Flag: "http-key", Group: answering, Value: "FILE",
+		Help:  "private key of --http-cert",
+		parse: one(path, func(d *draft, v string) { d.settings.HTTP.Key = v })},
+
+	{Flag: "config", Group: operating, Value: "FILE",
+		Help:  "configuration file (YAML): the same settings with _ for -, several relays, probes, routes",
+		parse: one(path, func(d *draft, v string) { d.settings.File = v })},
 	{Flag: "control", Default: "auto", Group: operating, Value: "PATH",
 		Help:  "unix socket for the commands that look into a running process; auto finds a place, off has none",
 		parse: one(controlPath, func(d *draft, v string) { d.settings.Control = v })},
@@ -176,8 +218,8 @@ var table = environmentNames([]Setting{
 		Help:  "text or json",
 		parse: one(word("text", "json"), func(d *draft, v string) { d.settings.Log.JSON = v == "json" })},
 	{Flag: "log-output", Default: "stderr", Group: logs, Value: "WHERE",
-		Help:  "stderr or stdout",
-		parse: one(word("stderr", "stdout"), func(d *draft, v string) { d.settings.Log.Stdout = v == "stdout" })},
+		Help:  "stderr, stdout, syslog, gelf+tcp://host:port, gelf+udp://host:port or the path of a file",
+		parse: one(logOutput, func(d *draft, v string) { d.settings.Log.Output = v })},
 })
 
 // environmentNames fills in the variables that are named like their flag.

@@ -17,6 +17,34 @@ type Status struct {
 	Started time.Time     `json:"started"` // when the process did
 	Now     time.Time     `json:"now"`     // the process's clock
 	Relays  []RelayStatus `json:"relays"`  // all of them
+
+	Probes []Probe `json:"probes,omitempty"` // all of them
+	Reload *Reload `json:"reload,omitempty"` // the last time that the configuration was read again
+}
+
+// Probe is what is known of one probe.
+type Probe struct {
+	Name  string    `json:"name"`            // as the configuration has it
+	State string    `json:"state"`           // up, down or unknown
+	Since time.Time `json:"since,omitzero"`  // when it came into that state
+	Stale bool      `json:"stale,omitempty"` // down because results do not come any more
+	Why   string    `json:"why,omitempty"`   // why it is not up
+	Last  *Result   `json:"last,omitempty"`  // the last answer
+}
+
+// Reload is what came of reading the configuration again.
+type Reload struct {
+	At    time.Time `json:"at"`              // when that was
+	By    string    `json:"by,omitempty"`    // who wanted it; absent for a signal
+	OK    bool      `json:"ok"`              // the configuration holds
+	Error string    `json:"error,omitempty"` // why it does not: what held before goes on
+	Changes
+}
+
+// Changes are what was different in a configuration that was read again.
+type Changes struct {
+	Changed []string `json:"changed,omitempty"` // parts that have changed, and how
+	Restart []string `json:"restart,omitempty"` // settings that take a restart, and are as before
 }
 
 // RelayStatus is what is known of one relay.

@@ -83,14 +83,20 @@ func (c *Client) Follow(ctx context.Context, relay string, tell func(failover.In
 	}
 }
 
-// Order has the process do something: switch, drain, ready, freeze, unfreeze or
-// drill. What comes back goes into out.
+// Order has the process do something: switch, drain, ready, freeze, unfreeze,
+// drill or reload. What comes back goes into out.
 func (c *Client) Order(ctx context.Context, verb string, o Order, out any) error {
 	text, err := json.Marshal(o)
 	if err != nil {
 		return err
 	}
 	return c.ask(ctx, http.MethodPost, verb, nil, text, out)
+}
+
+// Reload has the process read its configuration again.
+func (c *Client) Reload(ctx context.Context, o Order) (did Changes, err error) {
+	err = c.Order(ctx, "reload", o, &did)
+	return did, err
 }
 
 func (c *Client) get(ctx context.Context, what string, query url.Values, out any) error {

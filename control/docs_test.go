@@ -22,7 +22,7 @@ func TestDocumentation(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := string(text)
-	want = section(t, want, "status", tables(t, "api.go", "Status", "RelayStatus", "Clients", "Host", "Check", "Result")+
+	want = section(t, want, "status", tables(t, "api.go", "Status", "RelayStatus", "Clients", "Host", "Check", "Result", "Probe", "Reload", "Changes")+
 		tables(t, "../failover/lock.go", "Lock"))
 	want = section(t, want, "events", tables(t, "../failover/incident.go", "Incident", "BadCheck", "FenceRun", "TriggerRun"))
 	if *update {
@@ -64,6 +64,10 @@ func tables(t *testing.T, file string, types ...string) string {
 		}
 		fmt.Fprintf(&out, "**%s**\n\n| key | type | meaning |\n|---|---|---|\n", name)
 		for _, field := range spec.Type.(*ast.StructType).Fields.List {
+			if len(field.Names) == 0 {
+				fmt.Fprintf(&out, "| | | and those of %s |\n", kind(field.Type))
+				continue
+			}
 			key := regexp.MustCompile(`json:"([^",]+)`).FindStringSubmatch(field.Tag.Value)[1]
 			meaning := strings.TrimSpace(field.Comment.Text())
 			if meaning == "" {

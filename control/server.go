@@ -48,8 +48,16 @@ type Config struct {
 	// Version is the program's.
 	Version string
 
-	// Relays are those of the process.
-	Relays []Relay
+	// Relays returns those of the process. It is asked for every request, and
+	// Probes is too, which may be nil.
+	Relays func() []Relay
+	Probes func() []Probe
+
+	// Reload reads the configuration again, for somebody; a
+	// [failover.RefusedError] says why nothing has changed. LastReload says what
+	// came of the last time; nil when there was none. Both may be nil.
+	Reload     func(ctx context.Context, by string) (Changes, error)
+	LastReload func() *Reload
 
 	// Logger defaults to one that discards.
 	Logger hclog.Logger
@@ -131,6 +139,7 @@ func (s *Server) handler() http.Handler {
 	for path, order := range orders {
 		mux.HandleFunc("POST /v1/"+path, func(w http.ResponseWriter, r *http.Request) { s.order(w, r, order) })
 	}
+	mux.HandleFunc("POST /v1/reload", s.reload)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, failure{fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)})
 	})
@@ -139,8 +148,14 @@ func (s *Server) handler() http.Handler {
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	out := Status{Version: s.cfg.Version, PID: os.Getpid(), Started: s.started, Now: time.Now()}
-	for _, r := range s.cfg.Relays {
+	for _, r := range s.cfg.Relays() {
 		out.Relays = append(out.Relays, describe(r, out.Now))
+	}
+	if s.cfg.Probes != nil {
+		out.Probes = s.cfg.Probes()
+	}
+	if s.cfg.LastReload != nil {
+		out.Reload = s.cfg.LastReload()
 	}
 	answer(w, http.StatusOK, out)
 }
@@ -245,18 +260,47 @@ func lockOf(kind failover.LockKind, o Order) failover.Lock {
 
 // order reads an order and has it carried out.
 func (s *Server) order(w http.ResponseWriter, r *http.Request, do orderFunc) {
-	o, err := readOrder(http.MaxBytesReader(w, r.Body, orderLimit))
-	if err != nil {
-		answer(w, http.StatusBadRequest, failure{err.Error()})
+	o, ok := s.readOrder(w, r)
+	if !ok {
 		return
 	}
 	c, ok := s.conductor(w, o.Relay)
 	if !ok {
 		return
 	}
+	out, err := do(r.Context(), c, o)
+	answerOrder(w, out, err)
+}
+
+// reload has the configuration read again.
+func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	o, ok := s.readOrder(w, r)
+	if !ok {
+		return
+	}
+	if s.cfg.Reload == nil {
+		answer(w, http.StatusConflict, failure{"this process cannot reload"})
+		return
+	}
+	out, err := s.cfg.Reload(r.Context(), o.By)
+	answerOrder(w, out, err)
+}
+
+// readOrder reads an order and who gives it. It answers itself when that cannot
+// be understood.
+func (s *Server) readOrder(w http.ResponseWriter, r *http.Request) (Order, bool) {
+	o, err := decodeOrder(http.MaxBytesReader(w, r.Body, orderLimit))
+	if err != nil {
+		answer(w, http.StatusBadRequest, failure{err.Error()})
+		return o, false
+	}
 	caller, _ := r.Context().Value(callerKey{}).(caller)
 	o.By = caller.name(o.By)
-	out, err := do(r.Context(), c, o)
+	return o, true
+}
+
+// answerOrder answers with what came of an order.
+func answerOrder(w http.ResponseWriter, out any, err error) {
 	var refused failover.RefusedError
 	switch {
 	case err == nil:
@@ -268,8 +312,8 @@ func (s *Server) order(w http.ResponseWriter, r *http.Request, do orderFunc) {
 	}
 }
 
-// readOrder understands the body of an order. No body is an empty order.
-func readOrder(body io.Reader) (Order, error) {
+// decodeOrder understands the body of an order. No body is an empty order.
+func decodeOrder(body io.Reader) (Order, error) {
 	var o Order
 	in := json.NewDecoder(body)
 	in.DisallowUnknownFields()
@@ -310,7 +354,8 @@ func oneLine(text string) string {
 // answers itself when there is none.
 func (s *Server) conductor(w http.ResponseWriter, name string) (*failover.Conductor, bool) {
 	var names []string
-	for _, r := range s.cfg.Relays {
+	relays := s.cfg.Relays()
+	for _, r := range relays {
 		if r.Conductor.Name() == name {
 			return r.Conductor, true
 		}
@@ -318,7 +363,7 @@ func (s *Server) conductor(w http.ResponseWriter, name string) (*failover.Conduc
 	}
 	switch {
 	case name == "" && len(names) == 1:
-		return s.cfg.Relays[0].Conductor, true
+		return relays[0].Conductor, true
 	case len(names) == 0:
 		answer(w, http.StatusNotFound, failure{"this process has no relay"})
 	case name == "":

@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,6 +60,7 @@ func process(t *testing.T, names ...string) (*Client, string, [2]string) {
 	path := filepath.Join(t.TempDir(), "control.sock")
 	cfg := Config{Path: path, Version: "test"}
 	var parts []func(context.Context) error
+	var relays []Relay
 	for _, name := range names {
 		var c *failover.Conductor
 		r, err := relay.New(relay.Config{
@@ -77,9 +80,10 @@ func process(t *testing.T, names ...string) (*Client, string, [2]string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg.Relays = append(cfg.Relays, Relay{c, r})
+		relays = append(relays, Relay{c, r})
 		parts = append(parts, r.Run, c.Run)
 	}
+	cfg.Relays = func() []Relay { return relays }
 	s := NewServer(cfg)
 	if err := s.Bind(); err != nil {
 		t.Fatal(err)
@@ -287,7 +291,7 @@ func FuzzOrder(f *testing.F) {
 	f.Add(``)
 	f.Add(`{"drain_seconds": null}`)
 	f.Fuzz(func(t *testing.T, body string) {
-		o, err := readOrder(strings.NewReader(body))
+		o, err := decodeOrder(strings.NewReader(body))
 		if err != nil {
 			return
 		}
@@ -298,4 +302,46 @@ func FuzzOrder(f *testing.F) {
 			t.Errorf("a lock that ends after %v", d)
 		}
 	})
+}
+
+func TestReload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c")
+	wrong := failover.RefusedError{Reason: "understudy.yaml:3: unknown key \"hots\""}
+	var last atomic.Pointer[Reload]
+	s := NewServer(Config{
+		Path: path, Relays: func() []Relay { return nil },
+		Probes: func() []Probe { return []Probe{{Name: "elastic", State: "down", Why: "status 503"}} },
+		Reload: func(_ context.Context, by string) (Changes, error) {
+			if last.Load() == nil {
+				last.Store(&Reload{By: by, Error: wrong.Error()})
+				return Changes{}, wrong
+			}
+			did := Changes{Changed: []string{"relay orders: hosts"}, Restart: []string{"control"}}
+			last.Store(&Reload{By: by, OK: true, Changes: did})
+			return did, nil
+		},
+		LastReload: last.Load,
+	})
+	if err := s.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+
+	c := NewClient(path)
+	if now, err := c.Status(ctx); err != nil || now.Reload != nil || len(now.Probes) != 1 || now.Probes[0].Why != "status 503" {
+		t.Errorf("status = %+v, %v, want a probe and no reload", now, err)
+	}
+	if _, err := c.Reload(ctx, Order{}); err == nil || err.Error() != wrong.Reason {
+		t.Errorf("reload: %v, want %q", err, wrong.Reason)
+	}
+	if now, err := c.Status(ctx); err != nil || now.Reload == nil || now.Reload.OK || now.Reload.Error != wrong.Reason || now.Reload.By == "" {
+		t.Errorf("status = %+v, %v, want the reload that was refused", now, err)
+	}
+	did, err := c.Reload(ctx, Order{})
+	if err != nil || !slices.Equal(did.Changed, []string{"relay orders: hosts"}) || !slices.Equal(did.Restart, []string{"control"}) {
+		t.Errorf("reload = %+v, %v", did, err)
+	}
 }

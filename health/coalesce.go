@@ -17,14 +17,15 @@ const (
 
 // shareable reports whether the replies to r may be handed to others. Not when
 // the request carries a body or any of the headers by which people prove who
-// they are. A secret in a header that is not known here is safe too: it is part of
-// the question's key.
-func shareable(r *http.Request) bool {
+// they are; an Authorization that was for us says nothing to the services. A
+// secret in a header that is not known here is safe too: it is part of the
+// question's key.
+func shareable(r *http.Request, authorized bool) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || r.Body != http.NoBody {
 		return false
 	}
 	for _, name := range []string{"Authorization", "Cookie", "Proxy-Authorization"} {
-		if _, sent := r.Header[name]; sent {
+		if _, sent := r.Header[name]; sent && (name != "Authorization" || !authorized) {
 			return false
 		}
 	}

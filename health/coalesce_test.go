@@ -41,6 +41,34 @@ func TestCoalescerSharesUnderWayAndForASecond(t *testing.T) {
 	})
 }
 
+// F68: 5,000 questions a second, and each service is asked once in a window: in
+// the time that a replay takes and a second more.
+func TestCoalescerAsksOncePerWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c coalescer
+		var asked []time.Time
+		replay := func() []reply {
+			asked = append(asked, time.Now()) // one at a time, or the race detector tells
+			time.Sleep(100 * time.Millisecond)
+			return []reply{{}}
+		}
+		var callers sync.WaitGroup
+		for range 5 * 5000 {
+			callers.Go(func() { c.do(testKey("a"), replay) })
+			time.Sleep(time.Second / 5000)
+		}
+		callers.Wait()
+		if len(asked) != 5 {
+			t.Errorf("asked %d times in 5s, want 5", len(asked))
+		}
+		for i := 1; i < len(asked); i++ {
+			if apart := asked[i].Sub(asked[i-1]); apart < 1100*time.Millisecond {
+				t.Errorf("asked again after %s, want 1.1s", apart)
+			}
+		}
+	})
+}
+
 func TestCoalescerIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c coalescer

@@ -66,6 +66,11 @@ func TestHTTP(t *testing.T) {
 		{"no HTTP", "SSH-2.0-OpenSSH_9.9\r\n", "", pongExpect, Read, "malformed HTTP", 0, ""},
 		{"half a head", "HTTP/1.1 200 OK\r\nContent-Le", "", pongExpect, Read, "malformed MIME header", 0, ""},
 
+		{"endless compressed body", ok + "Content-Encoding: gzip\r\n\r\n", strings.Repeat("\x00", 4096), pongExpect, Criteria, "want \"pong\"", 200, strings.Repeat("\x00", resultBodyLimit)},
+		{"length that is a lie, and endless", ok + "Content-Length: 4\r\n\r\npong", strings.Repeat("a", 4096), pongExpect, "", "", 200, "pong"},
+		{"length beyond all bounds", ok + "Content-Length: 9223372036854775807\r\n\r\n", strings.Repeat("a", 4096), pongExpect, Criteria, "want \"pong\"", 200, strings.Repeat("a", resultBodyLimit)},
+		{"length below zero", ok + "Content-Length: -1\r\n\r\npong", "", pongExpect, Read, "bad Content-Length", 0, ""},
+		{"chunk of a size beyond all bounds", ok + "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n", "", pongExpect, Read, "body: ", 200, ""},
 		{"endless body", ok + "\r\n", strings.Repeat("a", 4096), pongExpect, Criteria, "want \"pong\"", 200, strings.Repeat("a", resultBodyLimit)},
 		{"endless white space", ok + "\r\npong", strings.Repeat(" ", 4096), pongExpect, Criteria, "want \"pong\"", 200, "pong" + strings.Repeat(" ", resultBodyLimit-4)},
 		{"endless chunks", ok + "Transfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n", pongExpect, Criteria, "want \"pong\"", 200, strings.Repeat("a", resultBodyLimit)},

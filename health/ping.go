@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"sync/atomic"
@@ -29,10 +30,26 @@ const (
 
 // PingConfig says what /ping answers for. Zero fields mean their defaults.
 type PingConfig struct {
+	// Path is what [Ping.Judge] asks the ports for. Defaults to "/ping".
+	Path string
+
 	// Ports holds the ports of the services on 127.0.0.1 to which a request
 	// is replayed, in the order in which their replies count. A port that
 	// stands here twice is asked twice.
 	Ports []int
+
+	// Expect is what a port's response must be. The zero Expect means status
+	// 200 and the body "pong". Where only the status is set any body passes,
+	// where only a body is set the status must be 200.
+	Expect Expect
+
+	// Members holds what counts beside the ports, in order. At least one of
+	// Ports and Members must count, or there is nothing to answer for.
+	Members []Member
+
+	// Quorum is how many must pass of the ports and those members that are
+	// neither Must nor Ignore. Zero means all of them.
+	Quorum int
 
 	// Timeout is how long the services may take, all of them together and
 	// waiting for a turn included. A service that has not answered by then
@@ -45,34 +62,41 @@ type PingConfig struct {
 	// used for every failing verdict. Defaults to "auto".
 	FailStatus string
 
-	// Relays returns the names of the relays that have no primary at this
-	// moment. It is called for every request and must return at once. Nil
-	// when there are no relays. At least one of Ports and Relays is required.
-	Relays func() (without []string)
+	// Token lets those who show it ("Authorization: Bearer TOKEN") read the
+	// reasons in an answer as JSON. Nobody can when it is empty.
+	Token string
 
 	// Log takes a record of every verdict. Defaults to none.
 	Log *VerdictLog
 }
 
-// Ping answers whether everything on this machine is well, policy "all":
-// every relay has a primary, and every port answers the replayed request with
-// 200 and a body that is "pong" but for white space around it.
+// Ping answers whether everything on this machine is well: every member is,
+// and every port answers the replayed request as expected, with 200 and a body
+// that is "pong" but for white space around it. With a quorum, enough of them
+// are, and every member that must be.
 //
-// If so the answer is the first port's, status and body; with relays alone it
-// is 200 "pong". If a relay has no primary the answer is 503 "no primary", and
-// no port is asked. Otherwise it is the first failing reply in the order of
+// If so the answer is that of the first port that passes, status and body;
+// without one it is 200 "pong". If the members alone make the verdict a bad one
+// no port is asked, and the answer is 503 "no primary" or, where the reason is
+// another, 503 "down". Otherwise it is the first failing reply in the order of
 // ports, status (see [PingConfig.FailStatus]) and body. Of a reply's headers
 // none is passed on. Every method is replayed, HEAD as GET; why a port failed
 // is in the log and never in the answer.
+//
+// Whoever accepts "application/json" gets the same verdict and status as JSON:
+// members, and whether each port passed; the reasons, ports and times as well
+// for who shows the token. That Accept and that token are not replayed.
 //
 // Identical GETs and HEADs without credentials or a body share one replay, and
 // its replies for a second more. Once begun a replay goes on to its end, even
 // if the client leaves: some half-close after their request and look gone.
 type Ping struct {
-	ports  []int
-	status failStatus
-	relays func() []string
-	log    *VerdictLog
+	own     question // of Judge
+	ports   []int
+	members []Member
+	policy  policy
+	token   token
+	log     *VerdictLog
 
 	replayer  *replayer
 	coalescer coalescer
@@ -82,97 +106,157 @@ type Ping struct {
 
 // NewPing returns a Ping, or an error naming every invalid field of cfg.
 func NewPing(cfg PingConfig) (*Ping, error) {
+	cfg.Path = cmp.Or(cfg.Path, "/ping")
 	cfg.Timeout = cmp.Or(cfg.Timeout, 2*time.Second)
 	var errs []error
-	if len(cfg.Ports) == 0 && cfg.Relays == nil {
-		errs = append(errs, errors.New("ports: at least one is required where there is no relay"))
+	target, err := url.ParseRequestURI(cfg.Path)
+	if err := cmp.Or(err, checkRoute(cfg.Path)); err != nil {
+		errs = append(errs, err)
 	}
 	for _, port := range cfg.Ports {
 		if port < 1 || port > 65535 {
 			errs = append(errs, fmt.Errorf("ports: %d is not from 1 to 65535", port))
 		}
 	}
+	votes, counting := len(cfg.Ports), len(cfg.Ports)
+	for i, m := range cfg.Members {
+		switch {
+		case m.State == nil:
+			errs = append(errs, fmt.Errorf("members[%d]: %q has no state", i, m.Name))
+		case m.Must && m.Ignore:
+			errs = append(errs, fmt.Errorf("members[%d]: %q cannot be both required and ignored", i, m.Name))
+		}
+		if m.votes() {
+			votes++
+		}
+		if !m.Ignore {
+			counting++
+		}
+	}
+	tolerated := 0
+	switch {
+	case counting == 0:
+		errs = append(errs, errors.New("ports: at least one is required where no relay or probe counts"))
+	case cfg.Quorum < 0 || cfg.Quorum > votes:
+		errs = append(errs, fmt.Errorf("quorum: %d is not from 0 to %d, the number of ports and members that vote", cfg.Quorum, votes))
+	case cfg.Quorum > 0:
+		tolerated = votes - cfg.Quorum
+	}
 	if cfg.Timeout < 0 || cfg.Timeout > maxAsked {
 		errs = append(errs, fmt.Errorf("timeout: %s is not from 0s to %s", cfg.Timeout, maxAsked))
+	}
+	expected, err := cfg.Expect.orPong().compile()
+	if err != nil {
+		errs = append(errs, fmt.Errorf("expect: %w", err))
 	}
 	status, err := parseFailStatus(cfg.FailStatus)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, fmt.Errorf("ping: %w", err)
 	}
 	return &Ping{
+		own: newQuestion(&http.Request{
+			Method: http.MethodGet, RequestURI: cfg.Path, URL: target, Header: http.Header{"User-Agent": {"understudy"}},
+		}),
 		ports:    cfg.Ports,
-		status:   status,
-		relays:   cfg.Relays,
+		members:  cfg.Members,
+		policy:   policy{tolerated: tolerated, status: status},
+		token:    newToken(cfg.Token),
 		log:      cfg.Log,
-		replayer: newReplayer(cfg.Timeout),
+		replayer: newReplayer(cfg.Timeout, expected),
 		turns:    make(chan struct{}, maxReplays),
 	}, nil
 }
 
-// verdict is one answer over many replies, with the reason.
+// orPong fills in what a port's response must be unless somebody said so.
+func (e Expect) orPong() Expect {
+	if len(e.Status) == 0 {
+		e.Status = []string{"200"}
+		if e.Body == "" && e.BodyContains == "" && e.BodyRegex == "" {
+			e.Body = "pong"
+		}
+	}
+	return e
+}
+
+// verdict is one answer over members and many replies, with the reason.
 type verdict struct {
 	ok     bool
 	status int
 	body   []byte
+	reason string // why it is bad, in a few words that strangers may read
 
-	without []string // relays without a primary
-	replies []reply  // of every port that was asked
-	shared  bool     // replies are of a replay that another request began
+	members []memberState // all of them
+	replies []reply       // of every port that was asked
+	shared  bool          // replies are of a replay that another request began
 }
 
 // ServeHTTP answers one request.
 func (p *Ping) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v := p.judge(r)
+	q, trusted, asJSON := newQuestion(r), p.token.shown(r), wantsJSON(r.Header)
+	if trusted {
+		delete(q.header, "Authorization") // it was meant for us
+	}
+	if asJSON {
+		delete(q.header, "Accept")
+	}
+	v := p.judge(r.Context(), q, shareable(r, trusted), func() ([]byte, *verdict) { return p.readBody(r) })
+
+	body, contentType := v.body, "text/plain"
+	if asJSON {
+		body, contentType = v.report(trusted), "application/json"
+	}
 	h := w.Header()
-	h.Set("Content-Type", "text/plain")
+	h.Set("Content-Type", contentType)
 	if v.status != http.StatusNoContent && v.status != http.StatusNotModified {
-		h.Set("Content-Length", strconv.Itoa(len(v.body))) // of HEAD too
+		h.Set("Content-Length", strconv.Itoa(len(body))) // of HEAD too
 	}
 	w.WriteHeader(v.status)
-	_, _ = w.Write(v.body) // fails if the client is gone; for HEAD net/http drops it
+	_, _ = w.Write(body) // fails if the client is gone; for HEAD net/http drops it
 	p.log.record(r, v)
 }
 
-// judge comes to a verdict for r.
-func (p *Ping) judge(r *http.Request) verdict {
-	if p.relays != nil {
-		if without := p.relays(); len(without) > 0 {
-			v := p.fail(http.StatusServiceUnavailable, "no primary")
-			v.without = without
-			return v
-		}
+// Judge comes to a verdict without anybody's request: the ports are asked to
+// GET the path. It returns nil when the verdict is good, or why not in a few
+// words that strangers may read. It shares replays as requests do, and writes
+// no record. It returns within the timeout of the ports; the end of ctx does
+// not stop a replay, whose replies others may be waiting for.
+func (p *Ping) Judge(ctx context.Context) error {
+	if v := p.judge(ctx, p.own, true, nil); !v.ok {
+		return errors.New(v.reason)
 	}
-	if len(p.ports) == 0 {
-		return verdict{ok: true, status: http.StatusOK, body: []byte("pong")}
-	}
+	return nil
+}
 
-	q := newQuestion(r)
+// judge comes to a verdict. The ports are asked q, unless a shared replay has
+// their replies already; for one that is not shared readBody reads the rest of
+// the question, or returns the verdict that tells why not.
+func (p *Ping) judge(ctx context.Context, q question, share bool, readBody func() ([]byte, *verdict)) verdict {
+	members := make([]memberState, len(p.members))
+	for i, m := range p.members {
+		members[i] = memberState{m, m.State()}
+	}
+	v := p.policy.judge(members, nil)
+	if !v.ok || len(p.ports) == 0 {
+		return v
+	}
 	var replies []reply
 	var shared bool
-	if shareable(r) {
-		replies, shared = p.coalescer.do(q.key(), func() []reply { return p.replay(r.Context(), q) }) //nolint:contextcheck // the replay outlives the request that began it
+	if share {
+		replies, shared = p.coalescer.do(q.key(), func() []reply { return p.replay(ctx, q) })
 	} else {
 		var bad *verdict
-		if q.body, bad = p.readBody(r); bad != nil {
+		if q.body, bad = readBody(); bad != nil {
 			return *bad
 		}
-		replies = p.replay(r.Context(), q)
+		replies = p.replay(ctx, q)
 		p.bodies.Add(-int64(len(q.body)))
 	}
 	if len(replies) == 0 {
-		return p.fail(http.StatusServiceUnavailable, "busy")
+		return p.policy.fail(v, failure{http.StatusServiceUnavailable, []byte("busy"), "busy"})
 	}
-	i, ok := judgeAll(replies)
-	v := verdict{ok: ok, status: replies[i].status, body: replies[i].body, replies: replies, shared: shared}
-	if !ok {
-		v.status = p.status.of(v.status)
-	}
+	v = p.policy.judge(members, replies)
+	v.shared = shared
 	return v
-}
-
-// fail returns the verdict of a request that no port was asked about.
-func (p *Ping) fail(status int, body string) verdict {
-	return verdict{status: p.status.of(status), body: []byte(body)}
 }
 
 // replay asks every port, or returns nil when there was no turn for it in
@@ -193,7 +277,7 @@ func (p *Ping) replay(parent context.Context, q question) []reply {
 // verdict that tells why not.
 func (p *Ping) readBody(r *http.Request) ([]byte, *verdict) {
 	refuse := func(status int, body string) ([]byte, *verdict) {
-		return nil, &verdict{status: status, body: []byte(body)}
+		return nil, &verdict{status: status, body: []byte(body), reason: body}
 	}
 	if r.ContentLength > maxPingBody {
 		return refuse(http.StatusRequestEntityTooLarge, "body too large")

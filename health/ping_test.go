@@ -1,11 +1,14 @@
 package health
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -575,14 +578,23 @@ func TestPingHalfClosedClient(t *testing.T) {
 	}
 }
 
+// member returns a member that is always well, or never for err.
+func member(name string, err error) Member {
+	return Member{Name: name, State: func() error { return err }}
+}
+
 // Relays count beside the services.
 func TestPingRelays(t *testing.T) {
 	s := seeing(t)
-	var without atomic.Pointer[[]string]
-	without.Store(new([]string))
-	relays := func() []string { return *without.Load() }
-	alone := servePing(t, PingConfig{Relays: relays})
-	both := servePing(t, PingConfig{Relays: relays, Ports: []int{s.port}})
+	var down atomic.Bool
+	relays := []Member{{Name: "orders", Kind: "relay", State: func() error {
+		if down.Load() {
+			return ErrNoPrimary
+		}
+		return nil
+	}}}
+	alone := servePing(t, PingConfig{Members: relays})
+	both := servePing(t, PingConfig{Members: relays, Ports: []int{s.port}})
 
 	alone.want(t, 200, "pong")
 	both.want(t, 200, "pong")
@@ -590,7 +602,7 @@ func TestPingRelays(t *testing.T) {
 		t.Fatalf("the service was asked %d times, want once", s.times())
 	}
 
-	without.Store(&[]string{"orders"})
+	down.Store(true)
 	alone.want(t, 503, "no primary")
 	both.want(t, 503, "no primary") // at once: replies are shared, relays are not
 	if s.times() != 1 {
@@ -601,11 +613,11 @@ func TestPingRelays(t *testing.T) {
 	}
 	waitUntil(t, "the relay is in the log", func() bool { return strings.Contains(alone.bad.String(), "- Relay orders → no primary\n") })
 
-	without.Store(new([]string))
+	down.Store(false)
 	alone.want(t, 200, "pong")
 	both.want(t, 200, "pong")
 
-	forced := servePing(t, PingConfig{Relays: func() []string { return []string{"x"} }, FailStatus: "500"})
+	forced := servePing(t, PingConfig{Members: []Member{member("x", ErrNoPrimary)}, FailStatus: "500"})
 	forced.want(t, 500, "no primary")
 }
 
@@ -823,7 +835,7 @@ func TestAsk(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			srv := httptest.NewServer(tt.handler)
 			defer srv.Close()
-			got, err := Ask(t.Context(), srv.URL)
+			got, err := Ask(t.Context(), srv.URL, nil)
 			if !strings.HasPrefix(got, tt.answer) || len(got) > 2<<10 {
 				t.Errorf("Ask() = %q, want %q", got, tt.answer)
 			}
@@ -835,17 +847,17 @@ func TestAsk(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	hung := rawService(t, untilHungUp)
-	if _, err := Ask(ctx, fmt.Sprintf("http://127.0.0.1:%d/", hung)); err == nil {
+	if _, err := Ask(ctx, fmt.Sprintf("http://127.0.0.1:%d/", hung), nil); err == nil {
 		t.Error("Ask of a hung server = nil, want an error")
 	}
-	if _, err := Ask(t.Context(), fmt.Sprintf("http://127.0.0.1:%d/", deafPort(t))); err == nil {
+	if _, err := Ask(t.Context(), fmt.Sprintf("http://127.0.0.1:%d/", deafPort(t)), nil); err == nil {
 		t.Error("Ask where nobody listens = nil, want an error")
 	}
 }
 
 func ExamplePing() {
 	ping, err := NewPing(PingConfig{
-		Relays: func() (without []string) { return []string{"orders"} },
+		Members: []Member{{Name: "orders", Kind: "relay", State: func() error { return ErrNoPrimary }}},
 	})
 	if err != nil {
 		fmt.Println(err)
@@ -855,4 +867,169 @@ func ExamplePing() {
 	ping.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/ping", http.NoBody))
 	fmt.Println(answer.Code, answer.Body)
 	// Output: 503 no primary
+}
+
+// What a service must answer is the operator's choice.
+func TestPingExpect(t *testing.T) {
+	pong, fine, gone, empty := saying(t, 200, "pong"), saying(t, 200, "status: green\n"), saying(t, 404, "gone"), saying(t, 204, "")
+	for _, tt := range []struct {
+		name   string
+		port   int
+		expect Expect
+		want   string
+	}{
+		{"nothing said", pong, Expect{}, "200 pong"},
+		{"nothing said, no pong", fine, Expect{}, "502 status: green\n"},
+		{"another body", fine, Expect{Body: "status: green"}, "200 status: green\n"},
+		{"another body needs 200", gone, Expect{Body: "gone"}, "404 gone"},
+		{"part of a body", fine, Expect{BodyContains: "green"}, "200 status: green\n"},
+		{"expression", fine, Expect{BodyRegex: "^status: (green|yellow)$"}, "502 status: green\n"},
+		{"expression that fits", fine, Expect{BodyRegex: "^status: (green|yellow)\\s*$"}, "200 status: green\n"},
+		{"status alone", fine, Expect{Status: []string{"2xx"}}, "200 status: green\n"},
+		{"status alone fails", gone, Expect{Status: []string{"2xx"}}, "404 gone"},
+		{"an empty answer", empty, Expect{Status: []string{"204"}}, "204 "},
+		{"an odd success is still told as one", gone, Expect{Status: []string{"404"}}, "200 gone"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := servePing(t, PingConfig{Ports: []int{tt.port}, Expect: tt.expect}).ask(t, "")
+			if got := fmt.Sprint(got.StatusCode, " ", got.body); got != tt.want {
+				t.Errorf("answered %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// Members and ports vote together.
+func TestPingQuorum(t *testing.T) {
+	s := seeing(t)
+	down := saying(t, 413, "no")
+	err := errors.New("secret")
+	must := func(m Member) Member { m.Must = true; return m }
+	ignore := func(m Member) Member { m.Ignore = true; return m }
+	for _, tt := range []struct {
+		name    string
+		members []Member
+		ports   []int
+		quorum  int
+		want    string
+		asked   int // s
+	}{
+		{"all", []Member{member("a", nil)}, []int{s.port}, 0, "200 pong", 1},
+		{"a probe that is down decides alone", []Member{member("a", err)}, []int{s.port}, 0, "503 down", 0},
+		{"two of three ports", nil, []int{down, s.port, s.port}, 2, "200 pong", 2},
+		{"one of three ports", nil, []int{down, s.port, down}, 2, "413 no", 1},
+		{"one member may be down", []Member{member("a", err), member("b", nil)}, []int{s.port}, 2, "200 pong", 1},
+		{"members alone make it up", []Member{member("a", nil), member("b", nil)}, []int{down}, 2, "200 pong", 0},
+		{"two members down decide alone", []Member{member("a", err), member("b", ErrNoPrimary)}, []int{s.port}, 2, "503 down", 0},
+		{"required, whatever the quorum", []Member{must(member("a", ErrNoPrimary)), member("b", nil)}, []int{s.port}, 1, "503 no primary", 0},
+		{"required is no vote", []Member{must(member("a", nil)), member("b", err)}, nil, 1, "503 down", 0},
+		{"ignored", []Member{ignore(member("a", err))}, []int{s.port}, 0, "200 pong", 1},
+		{"ignored is no vote", []Member{ignore(member("a", nil)), member("b", err)}, []int{s.port}, 1, "200 pong", 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			before := s.times()
+			p := servePing(t, PingConfig{Members: tt.members, Ports: tt.ports, Quorum: tt.quorum})
+			got := p.ask(t, "")
+			if got := fmt.Sprint(got.StatusCode, " ", got.body); got != tt.want {
+				t.Errorf("answered %q, want %q", got, tt.want)
+			}
+			if asked := s.times() - before; asked != tt.asked {
+				t.Errorf("the service was asked %d times, want %d", asked, tt.asked)
+			}
+		})
+	}
+	for _, tt := range []struct {
+		cfg  PingConfig
+		want string
+	}{
+		{PingConfig{Ports: []int{80}, Quorum: 2}, "quorum: 2"},
+		{PingConfig{Ports: []int{80}, Quorum: -1}, "quorum: -1"},
+		{PingConfig{Members: []Member{must(member("a", nil))}, Quorum: 1}, "quorum: 1"},
+		{PingConfig{Members: []Member{must(ignore(member("a", nil)))}}, `"a" cannot be both`},
+		{PingConfig{Members: []Member{ignore(member("a", nil))}}, "at least one"},
+		{PingConfig{Members: []Member{{Name: "a"}}}, `"a" has no state`},
+		{PingConfig{Ports: []int{80}, Expect: Expect{BodyRegex: "("}}, "body_regex"},
+		{PingConfig{Ports: []int{80}, Path: "ping"}, `"ping"`},
+	} {
+		if _, err := NewPing(tt.cfg); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("NewPing() = %v, want %q in it", err, tt.want)
+		}
+	}
+}
+
+// A verdict without a request: the ports see one all the same.
+func TestPingJudge(t *testing.T) {
+	s := seeing(t)
+	down := saying(t, 413, "secret")
+	for _, tt := range []struct {
+		name string
+		cfg  PingConfig
+		want string
+	}{
+		{"good", PingConfig{Ports: []int{s.port}, Path: "/up%2F"}, ""},
+		{"a port", PingConfig{Ports: []int{down}}, "status 413"},
+		{"a port, forced", PingConfig{Ports: []int{down}, FailStatus: "503"}, "status 503"},
+		{"no primary", PingConfig{Members: []Member{member("a", ErrNoPrimary)}, Ports: []int{s.port}}, "no primary"},
+		{"a probe", PingConfig{Members: []Member{member("a", errors.New("secret"))}}, "down"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			noLeaks(t)
+			p, err := NewPing(tt.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				err := p.Judge(t.Context())
+				if (err == nil) != (tt.want == "") || err != nil && err.Error() != tt.want {
+					t.Errorf("Judge() = %v, want %q", err, tt.want)
+				}
+			}
+		})
+	}
+	if s.times() != 1 {
+		t.Fatalf("the service was asked %d times, want once for three verdicts", s.times())
+	}
+	if got := s.got[0]; got.Method != http.MethodGet || got.RequestURI != "/up%2F" || got.UserAgent() != "understudy" || !strings.HasPrefix(got.Host, "127.0.0.1:") {
+		t.Errorf("the service was asked %s %s of %s by %s", got.Method, got.RequestURI, got.Host, got.UserAgent())
+	}
+}
+
+// F68: many verdicts a second cost each service one request a second. What it
+// measures is one client after the other on connections that are kept; it does
+// not measure the client's own cost apart.
+func BenchmarkPing(b *testing.B) {
+	var asked atomic.Int64
+	port := service(b, func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		io.WriteString(w, "pong")
+	})
+	p := servePing(b, PingConfig{Ports: []int{port}})
+	var mu sync.Mutex
+	var took []time.Duration
+	began := time.Now()
+	b.RunParallel(func(pb *testing.PB) {
+		conn := dialHTTP(b, p.addr)
+		conn.SetDeadline(time.Time{})
+		r := bufio.NewReader(conn)
+		var own []time.Duration
+		for pb.Next() {
+			sent := time.Now()
+			io.WriteString(conn, "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			io.Copy(io.Discard, resp.Body)
+			own = append(own, time.Since(sent))
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		took = append(took, own...)
+	})
+	spent := time.Since(began)
+	slices.Sort(took)
+	b.ReportMetric(float64(len(took))/spent.Seconds(), "pings/s")
+	b.ReportMetric(took[len(took)*99/100].Seconds()*1000, "p99-ms")
+	b.ReportMetric(float64(asked.Load())/math.Ceil(spent.Seconds()), "asked/s")
 }

@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,8 +12,9 @@ import (
 // Ask asks url for a verdict and returns its status and the first line of its
 // body, "200 pong". The error is nil only if the status is 2xx; it says what
 // was answered otherwise, or why nothing was. No redirect is followed and no
-// proxy is used. ctx limits the whole.
-func Ask(ctx context.Context, url string) (answer string, err error) {
+// proxy is used. For https tlsConfig says whom to believe; nil believes what the
+// system believes. ctx limits the whole.
+func Ask(ctx context.Context, url string, tlsConfig *tls.Config) (answer string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return "", err // already names the URL
@@ -20,7 +22,9 @@ func Ask(ctx context.Context, url string) (answer string, err error) {
 	req.Header.Set("User-Agent", "understudy")
 	// A transport of its own, without a proxy and gone afterwards.
 	client := http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxReplyHead},
+		Transport: &http.Transport{
+			TLSClientConfig: tlsConfig, DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxReplyHead,
+		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	resp, err := client.Do(req)

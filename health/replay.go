@@ -2,6 +2,7 @@ package health
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -105,23 +106,27 @@ type reply struct {
 	body   []byte // "error" when err is set
 	took   time.Duration
 	err    error // why there is no usable response
+	unlike error // why the response is not the expected one
 }
 
-// passed reports whether the service is well: 200 and the word, compared as
-// bytes.
-func (r reply) passed() bool {
-	return r.err == nil && r.status == http.StatusOK && string(bytes.TrimSpace(r.body)) == "pong"
-}
+// passed reports whether the service is well.
+func (r reply) passed() bool { return r.why() == nil }
+
+// why returns why the service is not well: it could not be asked, or its
+// response was not the expected one.
+func (r reply) why() error { return cmp.Or(r.err, r.unlike) }
 
 // replayer asks questions of services on this machine.
 type replayer struct {
 	transport *http.Transport
 	timeout   time.Duration
+	expected  *criteria
 }
 
-func newReplayer(timeout time.Duration) *replayer {
+func newReplayer(timeout time.Duration, expected *criteria) *replayer {
 	return &replayer{
-		timeout: timeout,
+		timeout:  timeout,
+		expected: expected,
 		transport: &http.Transport{
 			// No proxy, and a new connection each time: on one that was kept
 			// alive, a service that restarts in between looks dead.
@@ -155,7 +160,11 @@ func (rp *replayer) ask(ctx context.Context, q question, port int) reply {
 		}
 		status, body = http.StatusInternalServerError, []byte("error")
 	}
-	return reply{port: port, status: status, body: body, took: time.Since(began), err: err}
+	r := reply{port: port, status: status, body: body, took: time.Since(began), err: err}
+	if err == nil {
+		r.unlike = cmp.Or(rp.expected.matchStatus(status), rp.expected.matchBody(body))
+	}
+	return r
 }
 
 func (rp *replayer) roundTrip(ctx context.Context, q question, port int) (status int, body []byte, err error) {

@@ -3,6 +3,7 @@ package health
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -38,8 +40,12 @@ type ServerConfig struct {
 	// route takes is answered 404. At least one is required.
 	Routes map[string]http.Handler
 
+	// TLS is what clients must speak, 1.2 or newer, with a certificate in it;
+	// nil is plain HTTP. [Server.SetTLS] changes it.
+	TLS *tls.Config
+
 	// HeaderTimeout is how long a client may take to send the head of a
-	// request. Defaults to 5s.
+	// request, a TLS handshake before it included. Defaults to 5s.
 	HeaderTimeout time.Duration
 
 	// RequestTimeout is how long a client may take to send a whole request.
@@ -68,7 +74,8 @@ type ServerConfig struct {
 // and goroutine that comes from it; when [Server.Run] returns, all are gone.
 type Server struct {
 	cfg    ServerConfig
-	routes []route // longest path first
+	routes atomic.Pointer[[]route]    // longest path first
+	tls    atomic.Pointer[tls.Config] // nil inside is plain HTTP
 	log    hclog.Logger
 	gate   *gate // nil until Bind
 }
@@ -95,17 +102,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
 		errs = append(errs, fmt.Errorf("listen: %q is not host:port", cfg.Listen))
 	}
-	if len(cfg.Routes) == 0 {
-		errs = append(errs, errors.New("routes: at least one is required"))
-	}
 	s := &Server{cfg: cfg, log: cfg.Logger.Named("http")}
-	for path, handler := range cfg.Routes {
-		if err := checkRoute(path); err != nil {
-			errs = append(errs, fmt.Errorf("routes: %w", err))
-		}
-		s.routes = append(s.routes, route{path, handler})
-	}
-	slices.SortFunc(s.routes, func(a, b route) int { return len(b.path) - len(a.path) })
+	errs = append(errs, s.SetRoutes(cfg.Routes), s.SetTLS(cfg.TLS))
 	for name, d := range map[string]time.Duration{
 		"header timeout": cfg.HeaderTimeout, "request timeout": cfg.RequestTimeout,
 		"answer timeout": cfg.AnswerTimeout, "idle timeout": cfg.IdleTimeout,
@@ -121,6 +119,51 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, fmt.Errorf("http listener: %w", err)
 	}
 	return s, nil
+}
+
+// SetRoutes exchanges all routes at once, or changes nothing and returns an
+// error naming every bad one. It may be called while Run serves: a request
+// that is under way stays with the handler that took it.
+func (s *Server) SetRoutes(routes map[string]http.Handler) error {
+	var errs []error
+	if len(routes) == 0 {
+		errs = append(errs, errors.New("routes: at least one is required"))
+	}
+	sorted := make([]route, 0, len(routes))
+	for path, handler := range routes {
+		if err := checkRoute(path); err != nil {
+			errs = append(errs, fmt.Errorf("routes: %w", err))
+		}
+		if handler == nil {
+			errs = append(errs, fmt.Errorf("routes: path %q has no handler", path))
+		}
+		sorted = append(sorted, route{path, handler})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	slices.SortFunc(sorted, func(a, b route) int { return len(b.path) - len(a.path) })
+	s.routes.Store(&sorted)
+	return nil
+}
+
+// SetTLS exchanges what connections that come from now on must speak: TLS 1.2
+// or newer by cfg, plain HTTP when it is nil. It changes nothing and returns an
+// error when cfg has no certificate. It may be called while Run serves;
+// connections that are open stay as they are.
+func (s *Server) SetTLS(cfg *tls.Config) error {
+	if cfg == nil {
+		s.tls.Store(nil)
+		return nil
+	}
+	if len(cfg.Certificates) == 0 && cfg.GetCertificate == nil && cfg.GetConfigForClient == nil {
+		return errors.New("tls: no certificate")
+	}
+	cfg = cfg.Clone()
+	cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS12)
+	cfg.NextProtos = []string{"http/1.1"}
+	s.tls.Store(cfg)
+	return nil
 }
 
 // checkRoute reports why path could never be asked for as it stands.
@@ -139,16 +182,34 @@ func checkRoute(path string) error {
 // address. Clients that connect from then on wait until Run serves them; Run
 // releases the socket.
 func (s *Server) Bind() error {
-	// The stations of this traffic, probes and load balancers, speak plain
-	// TCP, and Go's listeners would offer Multipath TCP.
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(context.Background(), "tcp", s.cfg.Listen)
+	ln, err := listenTCP(s.cfg.Listen)
 	if err != nil {
 		return err // already "listen tcp :9001: bind: address already in use"
 	}
-	s.gate = newGate(ln.(*net.TCPListener), s.cfg.MaxConnections)
+	s.gate = newGate(ln, s.cfg.MaxConnections)
+	s.gate.tls = &s.tls
+	s.gate.complaints = &complaintLog{log: s.log}
 	return nil
+}
+
+// listenTCP listens on address. The stations of this traffic, probes and load
+// balancers, speak plain TCP, and Go's listeners would offer Multipath TCP.
+func listenTCP(address string) (*net.TCPListener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(context.Background(), "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return ln.(*net.TCPListener), nil
+}
+
+// Close gives up the address of a Server that was bound and never ran.
+func (s *Server) Close() error {
+	if s.gate == nil {
+		return nil
+	}
+	return s.gate.Close()
 }
 
 // Addr returns the address that Bind opened, or nil before.
@@ -167,7 +228,6 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.gate == nil {
 		return errors.New("http listener: run before bind")
 	}
-	complaints := &complaintLog{log: s.log}
 	srv := &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
 		ReadHeaderTimeout: s.cfg.HeaderTimeout,
@@ -179,7 +239,7 @@ func (s *Server) Run(ctx context.Context) error {
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, peerKey{}, c)
 		},
-		ErrorLog: log.New(complaints, "", 0),
+		ErrorLog: log.New(s.gate.complaints, "", 0),
 
 		// Otherwise net/http itself answers "OPTIONS *" with 200.
 		DisableGeneralOptionsHandler: true,
@@ -230,6 +290,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.cfg.AnswerTimeout))
 		}}
 	}
+	if from.tls != nil {
+		state := from.tls.ConnectionState()
+		r.TLS = &state // net/http sees no TLS here
+	}
 	path, _, _ := strings.Cut(r.RequestURI, "?")
 	switch {
 	case r.ProtoMajor != 1:
@@ -257,7 +321,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest)
 		return
 	}
-	for _, rt := range s.routes {
+	for _, rt := range *s.routes.Load() {
 		if rt.takes(path) {
 			rt.handler.ServeHTTP(w, r)
 			return

@@ -2,9 +2,15 @@ package health
 
 import (
 	"container/list"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,13 +20,15 @@ import (
 // ones delays nobody noticeably.
 const patience = 50 * time.Millisecond
 
-// gate is the listener of a [Server]. It keeps the number of open connections
-// under a limit without letting slow clients keep others out: who has kept us
-// waiting longest makes place.
+// gate is the listener of a [Server] or an [Agent]. It keeps the number of
+// open connections under a limit without letting slow clients keep others out:
+// who has kept us waiting longest makes place.
 type gate struct {
 	*net.TCPListener
-	limit   int
-	clients sync.WaitGroup // one for each accepted connection until net/http is done with it
+	limit      int
+	clients    sync.WaitGroup              // one for each accepted connection until whoever serves it is done with it
+	tls        *atomic.Pointer[tls.Config] // for connections to come; nil inside is plain TCP
+	complaints io.Writer                   // takes what is wrong with clients, a line for each Write
 
 	mu      sync.Mutex // guards everything below, and the place of each client
 	room    sync.Cond  // signalled when open or owing changes, or the gate closes
@@ -33,7 +41,7 @@ type gate struct {
 type peerKey struct{}
 
 func newGate(ln *net.TCPListener, limit int) *gate {
-	g := &gate{TCPListener: ln, limit: limit}
+	g := &gate{TCPListener: ln, limit: limit, tls: new(atomic.Pointer[tls.Config]), complaints: io.Discard}
 	g.room.L = &g.mu
 	return g
 }
@@ -44,7 +52,11 @@ func (g *gate) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &peer{TCPConn: conn, gate: g, counted: true}
+	c := &peer{Conn: conn, TCPConn: conn, gate: g, counted: true}
+	if cfg := g.tls.Load(); cfg != nil {
+		c.tls = tls.Server(conn, cfg)
+		c.Conn = c.tls
+	}
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -108,8 +120,10 @@ func (g *gate) connState(conn net.Conn, state http.ConnState) {
 // peer is one accepted connection. It remembers the bytes of each request's
 // head, see [peer.nextHead].
 type peer struct {
-	*net.TCPConn
-	gate *gate
+	net.Conn // tls, or else TCPConn: net/http must not see more of it, or it would write past TLS
+	TCPConn  *net.TCPConn
+	tls      *tls.Conn // nil on plain TCP
+	gate     *gate
 
 	// Guarded by gate.mu.
 	place   *list.Element // in gate.owing; nil while the client waits for us
@@ -151,8 +165,20 @@ func (c *peer) Close() error {
 	c.gate.mu.Lock()
 	c.leaveLocked()
 	c.gate.mu.Unlock()
-	return c.TCPConn.Close()
+	return c.Conn.Close()
 }
+
+// CloseWrite ends our direction; net/http does so before a Close that could
+// cost the client its answer.
+func (c *peer) CloseWrite() error {
+	if c.tls != nil {
+		_ = c.tls.CloseWrite() // says goodbye only
+	}
+	return c.TCPConn.CloseWrite()
+}
+
+// SetLinger is that of the TCP connection; with 0 the next Close is a reset.
+func (c *peer) SetLinger(seconds int) error { return c.TCPConn.SetLinger(seconds) }
 
 // cutLocked ends a client that owes us something. One in the middle of its
 // request is reset, so that a flood of them leaves nothing behind in the kernel.
@@ -162,7 +188,7 @@ func (c *peer) cutLocked() {
 	if !c.idle {
 		_ = c.SetLinger(0)
 	}
-	_ = c.TCPConn.Close() // net/http's read fails and it closes c again
+	_ = c.TCPConn.Close() // net/http's read fails and it closes c again; TLS would wait to say goodbye
 }
 
 // leaveLocked takes c out of the gate's books, once.
@@ -181,11 +207,43 @@ func (c *peer) leaveLocked() {
 // Read reads for net/http and remembers what may be part of a head. net/http
 // limits what it reads of one request to maxHead before nextHead is called.
 func (c *peer) Read(p []byte) (int, error) {
-	n, err := c.TCPConn.Read(p)
+	if c.tls != nil {
+		if err := c.handshake(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := c.Conn.Read(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.deaf {
 		c.raw = append(c.raw, p[:n]...)
 	}
 	return n, err
+}
+
+// handshake brings TLS up with the first read, within the time that net/http
+// gives the client for its head. It is not net/http that does it, which would
+// then hide the bytes of the head. A failure ends the connection in silence.
+func (c *peer) handshake() error {
+	err := c.tls.HandshakeContext(context.Background()) // ends with the read deadline, or the connection
+	if err == nil {
+		return nil
+	}
+	var plain tls.RecordHeaderError
+	if errors.As(err, &plain) && plain.Conn != nil && spokenPlainly(plain.RecordHeader) {
+		_, _ = io.WriteString(c.TCPConn, "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nthis port speaks https\n")
+		_ = c.TCPConn.CloseWrite()
+	}
+	_, _ = fmt.Fprintf(c.gate.complaints, "tls handshake with %s: %v", c.TCPConn.RemoteAddr(), err)
+	return io.EOF
+}
+
+// spokenPlainly reports whether the beginning of a connection is that of an
+// HTTP request.
+func spokenPlainly(begin [5]byte) bool {
+	switch string(begin[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "PATCH", "DELET", "OPTIO":
+		return true
+	}
+	return false
 }

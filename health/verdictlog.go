@@ -1,8 +1,10 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -91,9 +93,9 @@ func (l *VerdictLog) record(r *http.Request, v verdict) {
 	}
 }
 
-// verdictText is the record for people: the request line, and below it what
-// each port said. A shared verdict has no such lines; they stand in the record
-// of the request that began the replay.
+// verdictText is the record for people: the request line, and below it every
+// member that is not well and what each port said. A shared verdict has no lines for
+// ports; they stand in the record of the request that began the replay.
 func verdictText(now time.Time, client, request string, v verdict) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s - - [%s] \"%s\" %d", client, now.Format("02/Jan/2006 15:04:05"), escapeText(request, '"'), v.status)
@@ -101,8 +103,16 @@ func verdictText(now time.Time, client, request string, v verdict) []byte {
 		b.WriteString(" shared")
 	}
 	b.WriteByte('\n')
-	for _, name := range v.without {
-		fmt.Fprintf(&b, "- Relay %s → no primary\n", escapeText(name, 0))
+	for _, m := range v.members {
+		if m.err == nil {
+			continue
+		}
+		kind := cmp.Or(m.Kind, "member")
+		fmt.Fprintf(&b, "- %s%s %s → %s", strings.ToUpper(kind[:1]), escapeText(kind[1:], 0), escapeText(m.Name, 0), escapeText(clipText(m.err.Error()), 0))
+		if m.Ignore {
+			b.WriteString(" (ignored)")
+		}
+		b.WriteByte('\n')
 	}
 	if v.shared {
 		return []byte(b.String())
@@ -119,6 +129,12 @@ func verdictText(now time.Time, client, request string, v verdict) []byte {
 
 // verdictJSON is the same record for machines.
 func verdictJSON(now time.Time, client, request string, v verdict) []byte {
+	type member struct {
+		Name    string `json:"name"`
+		Kind    string `json:"kind,omitempty"`
+		Ignored bool   `json:"ignored,omitempty"`
+		Reason  string `json:"reason"`
+	}
 	type port struct {
 		Port    int     `json:"port"`
 		Status  int     `json:"status"`
@@ -133,9 +149,19 @@ func verdictJSON(now time.Time, client, request string, v verdict) []byte {
 		Status  int       `json:"status"`
 		OK      bool      `json:"ok"`
 		Shared  bool      `json:"shared,omitempty"`
-		Without []string  `json:"no_primary,omitempty"`
+		Without []string  `json:"no_primary,omitempty"` // names
+		Failing []member  `json:"failing,omitempty"`    // all other members that are not well
 		Ports   []port    `json:"ports,omitempty"`
-	}{now, client, request, v.status, v.ok, v.shared, v.without, nil}
+	}{Time: now, Client: client, Request: request, Status: v.status, OK: v.ok, Shared: v.shared}
+	for _, m := range v.members {
+		switch {
+		case m.err == nil:
+		case errors.Is(m.err, ErrNoPrimary) && !m.Ignore:
+			record.Without = append(record.Without, m.Name)
+		default:
+			record.Failing = append(record.Failing, member{m.Name, m.Kind, m.Ignore, clipText(m.err.Error())})
+		}
+	}
 	if !v.shared {
 		for _, r := range v.replies {
 			p := port{Port: r.port, Status: r.status, Body: firstTen(r.body), Seconds: r.took.Round(time.Millisecond).Seconds()}

@@ -43,9 +43,13 @@ func TestVerdictText(t *testing.T) {
 		}}, `127.0.0.1 - - [29/Oct/2025 14:56:59] "HEAD /ping HTTP/1.0" 500
 - Port 1 → Status: 500, Body: error.., Time: 2.000s, Reason: not answered within 2s
 `},
-		{"no primary", "GET /ping HTTP/1.1", verdict{status: 503, without: []string{"orders", "c\nd"}}, `127.0.0.1 - - [29/Oct/2025 14:56:59] "GET /ping HTTP/1.1" 503
+		{"no primary", "GET /ping HTTP/1.1", verdict{status: 503, members: []memberState{
+			{Member{Name: "orders", Kind: "relay"}, ErrNoPrimary}, {Member{Name: "c\nd", Kind: "relay"}, ErrNoPrimary},
+			{Member{Name: "well", Kind: "relay"}, nil}, {Member{Name: "elastic", Kind: "probe", Ignore: true}, errors.New("status\n503")},
+		}}, `127.0.0.1 - - [29/Oct/2025 14:56:59] "GET /ping HTTP/1.1" 503
 - Relay orders → no primary
 - Relay c\nd → no primary
+- Probe elastic → status\n503 (ignored)
 `},
 		{"F65 nothing breaks its line", "GET /ping?\"\x1b[2J HTTP/1.1", verdict{status: 502, replies: []reply{
 			{port: 1, status: 200, body: []byte("a\r\n127.0.0.1 - - [")},
@@ -70,7 +74,10 @@ func TestVerdictText(t *testing.T) {
 }
 
 func TestVerdictJSON(t *testing.T) {
-	text := verdictJSON(time.Now(), "::1", "GET /ping?\x1b HTTP/1.1", verdict{status: 500, without: []string{"orders"}, replies: []reply{
+	text := verdictJSON(time.Now(), "::1", "GET /ping?\x1b HTTP/1.1", verdict{status: 500, members: []memberState{
+		{Member{Name: "orders", Kind: "relay"}, ErrNoPrimary}, {Member{Name: "well"}, nil},
+		{Member{Name: "elastic", Kind: "probe"}, errors.New("status 503")}, {Member{Name: "spare", Kind: "relay", Ignore: true}, ErrNoPrimary},
+	}, replies: []reply{
 		{port: 3000, status: 200, body: []byte("pong\nand more"), took: 8 * time.Millisecond},
 		{port: 3001, status: 500, body: []byte("error"), took: 2 * time.Second, err: errors.New("refused")},
 	}})
@@ -84,6 +91,10 @@ func TestVerdictJSON(t *testing.T) {
 	delete(got, "time")
 	want := map[string]any{
 		"client": "::1", "request": "GET /ping?\x1b HTTP/1.1", "status": 500.0, "ok": false, "no_primary": []any{"orders"},
+		"failing": []any{
+			map[string]any{"name": "elastic", "kind": "probe", "reason": "status 503"},
+			map[string]any{"name": "spare", "kind": "relay", "ignored": true, "reason": "no primary"},
+		},
 		"ports": []any{
 			map[string]any{"port": 3000.0, "status": 200.0, "body": "pong\nand m", "seconds": 0.008},
 			map[string]any{"port": 3001.0, "status": 500.0, "body": "error", "seconds": 2.0, "reason": "refused"},

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"understudy/config"
@@ -51,10 +52,15 @@ func checkAll(ctx context.Context, l line, stdout, stderr io.Writer) int {
 	defer stop()
 	c := checkup{}
 	c.control(ctx, settings.Control)
-	c.process(ctx, settings)
+	c.process(settings)
 	for _, r := range settings.Relays {
+		if len(settings.Relays) > 1 {
+			c.prefix = r.Name + ": "
+		}
 		c.relay(ctx, r)
 	}
+	c.prefix = ""
+	c.answers(ctx, settings)
 	if ctx.Err() != nil { // what was found is about the interrupt
 		fmt.Fprintln(stderr, "understudy: check: interrupted")
 		return exitFailed
@@ -73,6 +79,7 @@ func checkAll(ctx context.Context, l line, stdout, stderr io.Writer) int {
 // checkup collects what was found.
 type checkup struct {
 	running *control.Status // what a running process says; nil when there is none
+	prefix  string          // of the first cell of each row
 	rows    [][]string
 	failed  int
 	warned  int
@@ -98,7 +105,7 @@ func (c *checkup) row(what, result, took, detail string) {
 	case "warning":
 		c.warned++
 	}
-	c.rows = append(c.rows, []string{what, result, took, detail})
+	c.rows = append(c.rows, []string{c.prefix + what, result, took, detail})
 }
 
 // control asks the process that runs already, if one does, or looks whether
@@ -165,7 +172,7 @@ func denied(dir string) error {
 }
 
 // process looks at what all relays share.
-func (c *checkup) process(ctx context.Context, settings config.Settings) {
+func (c *checkup) process(settings config.Settings) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
 		// The Go runtime has raised the soft limit to the hard one.
@@ -188,8 +195,47 @@ func (c *checkup) process(ctx context.Context, settings config.Settings) {
 	if settings.StateDir != "" {
 		c.result("state directory "+settings.StateDir, "writable", checkStateDir(settings.StateDir))
 	}
+}
+
+// answers looks at the HTTP listener, at the ports that tell its verdicts in
+// other words, and asks each probe once.
+func (c *checkup) answers(ctx context.Context, settings config.Settings) {
 	if settings.HTTP.Listen != "" {
 		c.address(ctx, "http", "http", settings.HTTP.Listen)
+	}
+	for _, r := range settings.HTTP.Routes {
+		if v := r.Verdict; v != nil && v.Agent != "" {
+			c.address(ctx, "agent", "http", v.Agent)
+		}
+		if v := r.Verdict; v != nil && v.TCP != "" {
+			c.address(ctx, "tcp verdict", "http", v.TCP)
+		}
+	}
+	s := &service{log: hclog.NewNullLogger(), resolver: health.NewResolver(), runner: hooks.New(hooks.Config{})}
+	defer s.resolver.Close()
+	defer s.runner.Close()
+	if _, err := s.answer(settings, nil); err != nil {
+		c.result("routes", "", err)
+	}
+	for _, p := range settings.Probes {
+		what := "probe " + p.Name
+		if p.Exec != nil {
+			c.script(what, p.Exec.Command[0])
+		}
+		ask, err := s.ofProbe(p)
+		if err != nil {
+			c.result(what, "", err)
+			continue
+		}
+		limited, cancel := context.WithTimeout(ctx, p.Timeout)
+		result := ask(limited)
+		cancel()
+		took := result.Latency.Round(100 * time.Microsecond).String()
+		if result.OK {
+			c.row(what, "ok", took, "")
+		} else {
+			c.row(what, "failed", took, fmt.Sprintf("%s: %v", result.Phase, result.Err))
+		}
 	}
 }
 
@@ -217,9 +263,14 @@ func (c *checkup) relay(ctx context.Context, r config.Relay) {
 			c.script(s[0], s[1])
 		}
 	}
+	for _, k := range r.Checks {
+		if k.Exec != nil {
+			c.script("check script", k.Exec.Command[0])
+		}
+	}
 	resolver := health.NewResolver()
 	defer resolver.Close()
-	rules, err := rulesOf(onlyRelay, r, resolver.Resolve)
+	rules, err := rulesOf(r, resolver.Resolve)
 	if err != nil {
 		c.result("checks", "", err)
 		return
@@ -282,7 +333,7 @@ func tryBind(ctx context.Context, addr string) error {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return tryUnix(ctx, path)
 	}
-	r, err := relay.New(relay.Config{Name: onlyRelay, Listen: []string{addr}})
+	r, err := relay.New(relay.Config{Name: config.MainRelay, Listen: []string{addr}})
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"understudy/config"
 	"understudy/control"
@@ -13,25 +17,98 @@ import (
 	"understudy/relay"
 )
 
+// conducted is a relay and what decides over it.
+type conducted struct {
+	name      string
+	settings  config.Relay // that hold now; of newService, and of reload later
+	relay     *relay.Relay
+	conductor *failover.Conductor
+	keeper    *failover.Keeper // nil when nothing is remembered
+	part      *part            // nil until it runs
+}
+
 // conduct makes one relay and the conductor that decides over it. Each needs
 // the other: the relay reports connects that failed, the conductor opens and
 // shuts the relay. The relay reports nothing before it is opened.
-func (s *service) conduct(name string, cfg config.Relay, p process) (c conducted, err error) {
-	c.name = name
-	c.relay, err = relay.New(relay.Config{
-		Name:           name,
+func (s *service) conduct(cfg config.Relay, all config.Settings, sockets []int) (*conducted, error) {
+	c := &conducted{name: cfg.Name, settings: cfg}
+	rc := s.relayConfig(cfg, all.HTTP)
+	rc.Sockets = sockets
+	rc.Suspect = func(epoch uint64, err error) { c.conductor.Suspect(epoch, err) }
+	rc.FirstByte = func(epoch uint64) { c.conductor.FirstByte(epoch) }
+	var err error
+	c.relay, err = relay.New(rc)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := rulesOf(cfg, s.resolver.Resolve)
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	if dir := all.StateDir; dir != "" {
+		c.keeper, err = failover.OpenKeeper(dir, cfg.Name, s.log.Named("state"))
+		if err != nil {
+			// Clients are served without a memory as well.
+			s.log.Error("nothing is remembered across restarts", "relay", cfg.Name, "error", err)
+		}
+	}
+	rules.Gate, rules.Scripts, rules.Stats = c.relay, s.runner, c.relay.Stats
+	rules.Keeper, rules.Logger = c.keeper, s.log
+	c.conductor, err = failover.New(rules)
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// run runs the relay and its conductor until ctx ends, and the relay has
+// drained.
+func (c *conducted) run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var both group
+	both.start(ctx, stop, c.relay.Run)
+	both.start(ctx, stop, c.conductor.Run)
+	return both.wait()
+}
+
+// startRelay runs a relay until it is not configured any more or the program
+// ends.
+func (s *service) startRelay(c *conducted) {
+	c.part = s.serving.start(s.finish, s.stop, c.run)
+}
+
+// close gives up what it holds, once it does not run any more or if it never
+// did.
+func (c *conducted) close() {
+	c.relay.Close()
+	c.keeper.Close()
+}
+
+// logCounts says what became of every client.
+func (c *conducted) logCounts(log hclog.Logger) {
+	n := c.relay.Stats()
+	log.Info("ended", "relay", c.name, "accepted", n.Accepted, "live", n.Live, "finished", n.Finished,
+		"reset", n.Reset, "fenced", n.Fenced, "expired", n.Expired, "gone", n.Gone,
+		"denied", n.Denied, "sent", n.Sent, "received", n.Received)
+}
+
+// relayConfig turns the settings of a relay into those of its engine, but for
+// what joins it to its conductor.
+func (s *service) relayConfig(cfg config.Relay, http config.HTTP) relay.Config {
+	return relay.Config{
+		Name:           cfg.Name,
 		Listen:         cfg.Listen,
-		Sockets:        p.sockets,
 		Resolve:        s.resolver.Resolve,
-		Suspect:        func(epoch uint64, err error) { c.conductor.Suspect(epoch, err) },
-		FirstByte:      func(epoch uint64) { c.conductor.FirstByte(epoch) },
 		Hold:           orNever(cfg.Hold),
 		ConnectTimeout: cfg.ConnectTimeout,
 		IdleTimeout:    cfg.IdleTimeout,
 		UserTimeout:    orNever(cfg.UserTimeout),
 		DrainTimeout:   orNever(cfg.DrainTimeout),
 		MaxConnections: cfg.MaxConnections,
-		Reserve:        verdictDescriptors(p.settings.HTTP),
+		Reserve:        verdictDescriptors(http),
 		SendProxy:      relay.ProxyVersion(cfg.SendProxy),
 		AcceptProxy:    cfg.AcceptProxy,
 		Allow:          cfg.Allow,
@@ -39,42 +116,33 @@ func (s *service) conduct(name string, cfg config.Relay, p process) (c conducted
 		Loops:          cfg.Loops,
 		Spin:           cfg.Spin,
 		Logger:         s.log,
-	})
-	if err != nil {
-		return c, err
 	}
-	rules, err := rulesOf(name, cfg, s.resolver.Resolve)
-	if err != nil {
-		return c, err
-	}
-	if dir := p.settings.StateDir; dir != "" {
-		c.keeper, err = failover.OpenKeeper(dir, name, s.log.Named("state"))
-		if err != nil {
-			// Clients are served without a memory as well.
-			s.log.Error("nothing is remembered across restarts", "relay", name, "error", err)
-		}
-	}
-	rules.Gate, rules.Scripts, rules.Stats = c.relay, s.runner, c.relay.Stats
-	rules.Keeper, rules.Logger = c.keeper, s.log
-	c.conductor, err = failover.New(rules)
-	return c, err
 }
 
 // verdictDescriptors is how many descriptors the verdict listener can use: for
-// its clients, and for the ports that a ping is replayed to.
+// its clients, and for those that a request is replayed to.
 func verdictDescriptors(cfg config.HTTP) int {
 	if cfg.Listen == "" {
 		return 0
 	}
-	return health.MaxConnections + 16*len(cfg.LPorts)
+	replayed := 0
+	for _, r := range cfg.Routes {
+		switch {
+		case r.Verdict != nil:
+			replayed += 16 * len(r.Verdict.Ports)
+		case r.Endpoints != nil:
+			replayed += health.MaxConnections
+		}
+	}
+	return health.MaxConnections + replayed
 }
 
 // rulesOf turns the settings of a relay into those of its conductor, as far as
 // they need no running part.
-func rulesOf(name string, cfg config.Relay, resolve health.ResolveFunc) (failover.Config, error) {
+func rulesOf(cfg config.Relay, resolve health.ResolveFunc) (failover.Config, error) {
 	checks, err := checksOf(cfg, resolve)
 	return failover.Config{
-		Name:         name,
+		Name:         cfg.Name,
 		Hosts:        cfg.Hosts,
 		Checks:       checks,
 		Triggers:     failover.Triggers{Path: cfg.OnFailover, Timeout: cfg.TriggerTimeout, Abort: cfg.TriggerAbort},
@@ -89,7 +157,8 @@ func rulesOf(name string, cfg config.Relay, resolve health.ResolveFunc) (failove
 }
 
 // checksOf lists the questions that every host of a relay is asked: does it
-// accept connections, do its HTTP ports say pong, does the script agree.
+// accept connections, do its HTTP ports say pong, does the script agree, and
+// what else the file has.
 func checksOf(cfg config.Relay, resolve health.ResolveFunc) ([]failover.Check, error) {
 	checks := []failover.Check{
 		{Name: "tcp", Run: health.TCP(resolve), Interval: cfg.Interval, Timeout: cfg.Timeout},
@@ -105,7 +174,7 @@ func checksOf(cfg config.Relay, resolve health.ResolveFunc) ([]failover.Check, e
 			return nil, fmt.Errorf("pong check: %w", err)
 		}
 		checks = append(checks, failover.Check{
-			Name: "http:" + strconv.Itoa(port), Run: pong, Interval: cfg.Interval, Timeout: cfg.Timeout,
+			Name: "http:" + strconv.Itoa(port), Spec: cfg.PongPath, Run: pong, Interval: cfg.Interval, Timeout: cfg.Timeout,
 		})
 	}
 	if cfg.CheckHost != "" {
@@ -113,16 +182,39 @@ func checksOf(cfg config.Relay, resolve health.ResolveFunc) ([]failover.Check, e
 			Name: "check-host", Script: cfg.CheckHost, Interval: cfg.CheckInterval, Timeout: cfg.CheckTimeout,
 		})
 	}
+	for _, ask := range cfg.Checks {
+		check := failover.Check{Name: nameOf(ask), Spec: specOf(ask), Interval: ask.Interval, Timeout: ask.Timeout}
+		if ask.Exec != nil {
+			check.Script, check.Args = ask.Exec.Command[0], ask.Exec.Command[1:]
+		} else {
+			var err error
+			if check.Run, err = question(ask, resolve); err != nil {
+				return nil, fmt.Errorf("check %s of relay %s: %w", check.Name, cfg.Name, err)
+			}
+		}
+		// Records tell them apart by their names.
+		for n, name := 2, check.Name; slices.ContainsFunc(checks, func(c failover.Check) bool { return c.Name == check.Name }); n++ {
+			check.Name = name + "#" + strconv.Itoa(n)
+		}
+		checks = append(checks, check)
+	}
 	return checks, nil
 }
 
 // newControl makes the control socket of a service; at is the setting.
 func newControl(at string, s *service) *control.Server {
-	cfg := control.Config{Path: controlPath(at), Version: versionText(), Logger: s.log}
-	for _, c := range s.relays {
-		cfg.Relays = append(cfg.Relays, control.Relay{Conductor: c.conductor, Relay: c.relay})
-	}
-	return control.NewServer(cfg)
+	return control.NewServer(control.Config{
+		Path: controlPath(at), Version: versionText(), Logger: s.log,
+		Relays: func() (all []control.Relay) {
+			for _, c := range s.current() {
+				all = append(all, control.Relay{Conductor: c.conductor, Relay: c.relay})
+			}
+			return all
+		},
+		Probes:     func() []control.Probe { return s.answers.Load().probesNow() },
+		Reload:     s.reload,
+		LastReload: s.reloaded.Load,
+	})
 }
 
 // controlPath is the control socket that the setting means.
@@ -149,17 +241,6 @@ func (s *service) bindControl(at string) error {
 	s.log.Warn("no control socket: status, switch and the like will not work for this process; --control chooses another path", "error", err)
 	s.control = nil
 	return nil
-}
-
-// withoutPrimary names the relays that have no primary now. It takes no lock.
-func (s *service) withoutPrimary() []string {
-	var names []string
-	for _, c := range s.relays {
-		if c.conductor.Snapshot().Primary == "" {
-			names = append(names, c.name)
-		}
-	}
-	return names
 }
 
 // orNever is d, or negative for zero: in the settings zero says "not at all",

@@ -12,16 +12,19 @@ import (
 	"understudy/config"
 )
 
-// printConfig prints every setting with its value and its origin, and then
-// reports what is wrong with them.
+// printConfig prints every setting with its value and its origin, relays, checks,
+// probes and routes of the file too, and then reports what is unwise or wrong.
 func printConfig(_ context.Context, line line, stdout, stderr io.Writer) int {
-	_, values, err := line.settings(len(passedSockets()))
+	settings, values, err := line.settings(len(passedSockets()))
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "SETTING\tVALUE\tORIGIN")
 	for _, v := range values {
-		fmt.Fprintf(w, "%s\t%s\t%s\n", v.Flag, cell(v.Text), v.Origin)
+		fmt.Fprintf(w, "%s\t%s\t%s\n", v.Name, cell(v.Text), v.Origin)
 	}
 	_ = w.Flush() // standard output; there is nowhere else to complain
+	for _, warning := range settings.Warnings {
+		fmt.Fprintf(stderr, "understudy: warning: %s\n", warning)
+	}
 	// To look at the defaults is no mistake.
 	if err != nil && !errors.Is(err, config.ErrNothing) {
 		return usage(stderr, err)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,8 +92,10 @@ type demonstration struct {
 // demo's own defaults. --port is on loopback here, as is all of the demo.
 func (d *demonstration) given(line line) (config.Given, error) {
 	g := config.Given{Flags: maps.Clone(line.flags)}
-	if _, ok := g.Flags["hosts"]; ok {
-		return g, errors.New("--hosts: the demo brings its own hosts")
+	for _, flag := range []string{"hosts", "config"} {
+		if _, ok := g.Flags[flag]; ok {
+			return g, fmt.Errorf("--%s: the demo brings its own hosts", flag)
+		}
 	}
 	_, values, _ := line.settings(0)
 	set := map[string]string{}
@@ -119,7 +122,8 @@ func (d *demonstration) given(line line) (config.Given, error) {
 	}
 	g.Flags["hosts"] = hosts
 	for _, pair := range os.Environ() {
-		if !strings.HasPrefix(pair, "PORT=") && !strings.HasPrefix(pair, "HOSTS=") {
+		name, _, _ := strings.Cut(pair, "=")
+		if !slices.Contains([]string{"PORT", "HOSTS", "CONFIG"}, name) {
 			g.Environ = append(g.Environ, pair)
 		}
 	}

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
+	"strings"
 
+	"understudy/config"
 	"understudy/health"
 )
 
@@ -36,14 +39,31 @@ func setFlag(_ context.Context, l line, stdout, stderr io.Writer) int {
 	return exitDone
 }
 
-// statusDir is the directory of flags that the settings name. The other
+// statusDir is the directory of flags that the settings name: --status-dir, or
+// the file's only route with flags, or of several the one at /status. The other
 // settings do not matter here, right or wrong.
 func (l line) statusDir() (string, error) {
-	_, values, _ := l.settings(0)
+	settings, values, _ := l.settings(0)
 	for _, v := range values {
 		if v.Flag == "status-dir" && v.Text != "" {
 			return v.Text, nil
 		}
 	}
-	return "", fmt.Errorf("%s: needs --status-dir or STATUS_DIR, the directory of the flags", l.verb.name)
+	var dirs []string
+	for _, r := range settings.HTTP.Routes {
+		switch {
+		case r.Flags == "":
+		case r.Path == config.StatusPath:
+			return r.Flags, nil
+		case !slices.Contains(dirs, r.Flags):
+			dirs = append(dirs, r.Flags)
+		}
+	}
+	if len(dirs) > 1 {
+		return "", fmt.Errorf("%s: needs --status-dir or STATUS_DIR to say which of the directories is meant: %s", l.verb.name, strings.Join(dirs, ", "))
+	}
+	if len(dirs) == 0 {
+		return "", fmt.Errorf("%s: needs --status-dir or STATUS_DIR, the directory of the flags", l.verb.name)
+	}
+	return dirs[0], nil
 }

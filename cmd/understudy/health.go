@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ const askTimeout = 10 * time.Second
 // askHealth asks for one verdict and says by its exit status whether it is
 // good. It is made for HEALTHCHECK lines, which have no curl.
 func askHealth(ctx context.Context, line line, stdout, stderr io.Writer) int {
+	var own *tls.Config // how our own listener is spoken to
 	target := "/ping"
 	if len(line.args) > 0 {
 		target = line.args[0]
@@ -29,12 +31,14 @@ func askHealth(ctx context.Context, line line, stdout, stderr io.Writer) int {
 			return usage(stderr, err)
 		}
 		target = base + target
+		// It is asked by an address that its certificate does not name.
+		own = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true} //nolint:gosec // the process on this machine, and no secret is sent
 	} else if !strings.HasPrefix(target, "http://") && !strings.HasPrefix(target, "https://") {
 		return usage(stderr, fmt.Errorf("health: %q is neither an http URL nor a path", target))
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	answer, err := health.Ask(ctx, target)
+	answer, err := health.Ask(ctx, target, own)
 	if err != nil {
 		fmt.Fprintf(stderr, "understudy: %v\n", err)
 		return exitFailed
@@ -46,7 +50,11 @@ func askHealth(ctx context.Context, line line, stdout, stderr io.Writer) int {
 // verdictAddress is the URL of the listener that the settings name, without a
 // path. The other settings do not matter here, right or wrong.
 func (l line) verdictAddress() (string, error) {
-	_, values, _ := l.settings(0)
+	settings, values, _ := l.settings(0)
+	scheme := "http://"
+	if settings.HTTP.Cert != "" {
+		scheme = "https://"
+	}
 	for _, v := range values {
 		if v.Flag != "http" || v.Text == "" {
 			continue
@@ -58,7 +66,7 @@ func (l line) verdictAddress() (string, error) {
 		if ip := net.ParseIP(host); host == "" || ip.IsUnspecified() {
 			host = "localhost" // it listens everywhere, IPv4 or IPv6
 		}
-		return "http://" + net.JoinHostPort(host, port), nil
+		return scheme + net.JoinHostPort(host, port), nil
 	}
 	return "", errors.New("health: a path alone needs --http or HTTP, the address to ask at")
 }

@@ -68,6 +68,8 @@ func verbs() []verb {
 		{name: "unfreeze", group: changing, summary: "end a freeze", operates: true,
 			options: func() any { return new(relayOptions) }, run: unlockHost},
 
+		{name: "reload", group: changing, summary: "read the configuration file again", operates: true, run: reloadRunning},
+
 		{name: "drill", group: preparing, args: "[HOST]", maxArgs: 1, summary: "rehearse: who would take over, and would it work", operates: true,
 			options: func() any { return new(drillOptions) }, run: drill},
 		{name: "predict", group: preparing, summary: "how long a failover takes at worst, from the settings", settings: true,
@@ -91,7 +93,15 @@ func verbs() []verb {
 
 // takes says whether a verb that takes no settings takes this one.
 func (v verb) takes(s config.Setting) bool {
-	return v.operates && s.Flag == "control" || v.flags && s.Flag == "status-dir"
+	switch s.Flag {
+	case "config": // where the other may be written
+		return v.operates || v.flags
+	case "control":
+		return v.operates
+	case "status-dir":
+		return v.flags
+	}
+	return false
 }
 
 // line is a command line, taken apart.

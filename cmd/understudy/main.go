@@ -71,7 +71,7 @@ Needed are a place to listen and hosts to relay to, as flags or as variables:
   -p, --port N      or PORT     listen on this port (or -b, --bind ADDR, or BIND)
   -H, --hosts LIST  or HOSTS    hosts in order of preference
 
-or an HTTP address and ports to answer for: --http ADDR --lport N.
+or an HTTP address and ports to answer for: --http ADDR --lport N; or --config FILE.
 
 Try 'understudy demo' to see it work, 'understudy --help' for everything.
 `

@@ -322,6 +322,21 @@ func unlockHost(ctx context.Context, l line, stdout, stderr io.Writer) int {
 	})
 }
 
+// reloadRunning has the running process read its configuration again.
+func reloadRunning(ctx context.Context, l line, stdout, stderr io.Writer) int {
+	return l.ask(ctx, stderr, func(ctx context.Context, c *control.Client) error {
+		did, err := c.Reload(ctx, control.Order{By: onBehalf()})
+		if err != nil {
+			for problem := range strings.SplitSeq(err.Error(), "\n") {
+				fmt.Fprintf(stderr, "understudy: reload: %s\n", printable(problem))
+			}
+			return errBad
+		}
+		fmt.Fprint(stdout, describeChanges(did))
+		return nil
+	})
+}
+
 func drill(ctx context.Context, l line, stdout, stderr io.Writer) int {
 	o := l.options.(*drillOptions)
 	order := control.Order{Relay: o.Relay, Triggers: o.Triggers, By: onBehalf()}
@@ -356,11 +371,11 @@ func predict(ctx context.Context, l line, stdout, stderr io.Writer) int {
 		}
 		return newTerminal(stdout).prediction(p)
 	}
-	_, values, _ := l.settings(0)
-	if !isGiven(values, "hosts") {
+	settings, values, err := l.settings(1) // where it listens makes no difference
+	if !isGiven(values, "hosts") && !isGiven(values, "config") {
 		for flag := range l.flags {
 			if flag != "control" {
-				return l.usage(stderr, fmt.Errorf("--%s: needs --hosts as well; without settings the running understudy is asked for its own", flag))
+				return l.usage(stderr, fmt.Errorf("--%s: needs --hosts or --config as well; without settings the running understudy is asked for its own", flag))
 			}
 		}
 		return l.ask(ctx, stderr, func(ctx context.Context, c *control.Client) error {
@@ -371,14 +386,25 @@ func predict(ctx context.Context, l line, stdout, stderr io.Writer) int {
 			return show(p)
 		})
 	}
-	settings, _, err := l.settings(1) // where it listens makes no difference
-	switch {
-	case err != nil:
+	if err != nil {
 		return l.usage(stderr, err)
-	case o.Relay != "" && o.Relay != onlyRelay:
-		return l.usage(stderr, fmt.Errorf("--relay: the relay of these settings is called %s", onlyRelay))
 	}
-	rules, err := rulesOf(onlyRelay, settings.Relays[0], nil)
+	var names []string
+	for _, r := range settings.Relays {
+		names = append(names, r.Name)
+	}
+	i := slices.Index(names, o.Relay)
+	if o.Relay == "" && len(names) == 1 {
+		i = 0
+	}
+	switch {
+	case i >= 0:
+	case o.Relay == "":
+		return l.usage(stderr, fmt.Errorf("--relay: needed to say which is meant: %s", strings.Join(names, ", ")))
+	default:
+		return l.usage(stderr, fmt.Errorf("--relay: these settings have no relay %q: there is %s", o.Relay, strings.Join(names, ", ")))
+	}
+	rules, err := rulesOf(settings.Relays[i], nil)
 	if err == nil {
 		err = show(failover.Predict(rules))
 	}
@@ -388,9 +414,6 @@ func predict(ctx context.Context, l line, stdout, stderr io.Writer) int {
 	}
 	return exitDone
 }
-
-// onlyRelay is the name of the relay that a command line makes.
-const onlyRelay = "main"
 
 // isGiven says whether anybody but the default set a flag.
 func isGiven(values []config.Value, flag string) bool {

@@ -22,16 +22,17 @@ import (
 
 // endings returns two contexts: the first ends with the first TERM or INT and
 // asks the program to finish, the second with the next one and asks it to end
-// at once. HUP is noted and changes nothing; a reader of standard output or
-// error who goes away does not end the program. Release stops all of it.
+// at once. Each HUP is handed on, or several as one; a reader of standard output
+// or error who goes away does not end the program. Release stops all of it.
 //
 // The signals are handled and not ignored, because what a process ignores its
 // scripts would ignore as well.
-func endings(ctx context.Context, log hclog.Logger) (finish, hurry context.Context, release func()) {
+func endings(ctx context.Context, log hclog.Logger) (finish, hurry context.Context, hangups <-chan struct{}, release func()) {
 	finish, cancelFinish := context.WithCancel(ctx)
 	hurry, cancelHurry := context.WithCancel(context.WithoutCancel(ctx))
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	hung := make(chan struct{}, 1)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -43,7 +44,10 @@ func endings(ctx context.Context, log hclog.Logger) (finish, hurry context.Conte
 				switch {
 				case s == syscall.SIGPIPE:
 				case s == syscall.SIGHUP:
-					log.Info("nothing to reload: there is no configuration file", "signal", s.String())
+					select {
+					case hung <- struct{}{}:
+					default: // one is waiting to be looked at
+					}
 				case finish.Err() == nil:
 					log.Info("ending: connections may finish", "signal", s.String())
 					cancelFinish()
@@ -54,7 +58,7 @@ func endings(ctx context.Context, log hclog.Logger) (finish, hurry context.Conte
 			}
 		}
 	})
-	return finish, hurry, func() {
+	return finish, hurry, hung, func() {
 		signal.Stop(signals)
 		close(done)
 		wg.Wait()

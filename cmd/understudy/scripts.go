@@ -12,9 +12,19 @@ import (
 // inspectScripts reports every script that could not be run when it is needed.
 // Of a directory of triggers only its absence is an error: files in it come
 // and go, and those that cannot be run are warned about at each election.
-func inspectScripts(relays []config.Relay) error {
+func inspectScripts(settings config.Settings) error {
 	var errs []error
-	for _, r := range relays {
+	for _, p := range settings.Probes {
+		if p.Exec != nil {
+			errs = append(errs, inAs("probe "+p.Name, hooks.Inspect(p.Exec.Command[0])))
+		}
+	}
+	for _, r := range settings.Relays {
+		for _, k := range r.Checks {
+			if k.Exec != nil {
+				errs = append(errs, inAs("check of relay "+r.Name, hooks.Inspect(k.Exec.Command[0])))
+			}
+		}
 		if r.CheckHost != "" {
 			errs = append(errs, inAs("check-host", hooks.Inspect(r.CheckHost)))
 		}

@@ -6,20 +6,20 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/hashicorp/go-hclog"
 
 	"understudy/config"
 	"understudy/control"
-	"understudy/failover"
 	"understudy/health"
 	"understudy/hooks"
-	"understudy/relay"
+	"understudy/logs"
 )
 
 const (
@@ -35,6 +35,10 @@ const (
 type process struct {
 	settings config.Settings
 	sockets  []int // passed by systemd
+
+	// load makes the settings again, for a reload; nil when there is no file to
+	// read them from.
+	load func() (config.Settings, error)
 
 	stdout, stderr io.Writer
 
@@ -54,12 +58,19 @@ type bound struct {
 // serveVerb runs until it is asked to end.
 func serveVerb(ctx context.Context, line line, stdout, stderr io.Writer) int {
 	sockets := passedSockets()
-	settings, _, err := line.settings(len(sockets))
-	if err = errors.Join(err, inspectScripts(settings.Relays)); err != nil {
+	load := func() (config.Settings, error) {
+		settings, _, err := line.settings(len(sockets))
+		return settings, errors.Join(err, inspectScripts(settings))
+	}
+	settings, err := load()
+	if err != nil {
 		return usage(stderr, err)
 	}
-	err = serve(ctx, process{settings: settings, sockets: sockets, stdout: stdout, stderr: stderr})
-	if err != nil {
+	p := process{settings: settings, sockets: sockets, stdout: stdout, stderr: stderr}
+	if settings.File != "" {
+		p.load = load
+	}
+	if err := serve(ctx, p); err != nil {
 		fmt.Fprintf(stderr, "understudy: %v\n", err)
 		return exitFailed
 	}
@@ -70,32 +81,41 @@ func serveVerb(ctx context.Context, line line, stdout, stderr io.Writer) int {
 // has run, then runs all parts until ctx ends, a signal asks for the end or a
 // part fails. When it returns, all of them are gone.
 func serve(ctx context.Context, p process) error {
-	log, queue := newLogger(p.settings.Log, p.stdout, p.stderr)
-	finish, hurry, release := endings(ctx, log)
+	journal, err := newLogger(p.settings.Log, p.stdout, p.stderr) //nolint:contextcheck // it goes on until the very end
+	if err != nil {
+		return err
+	}
+	log := journal.Logger()
+	finish, hurry, hangups, release := endings(ctx, log)
 	defer release() // last: until then a closed output must not kill this process
 	defer func() {
 		if hurry.Err() != nil {
-			queue.Close(hurryTime)
+			journal.Close(hurryTime)
 		} else {
-			queue.Close(logPatience)
+			journal.Close(logPatience)
 		}
 	}()
+	for _, w := range p.settings.Warnings {
+		log.Warn("configuration", "reason", w)
+	}
 
-	s, err := newService(p, log)
+	s, err := newService(p, journal)
 	if err != nil {
 		return err
 	}
 	b, err := s.bind(p.settings.Control) //nolint:contextcheck // it waits for nothing
 	if err == nil {
-		prepareProcess(s.loops, log)
+		prepareProcess(s.loops(), log)
 		log.Info("starting", "version", versionText(), "pid", os.Getpid(), "listen", b.String())
 		if p.bound != nil {
 			err = p.bound(b)
 		}
 	}
 	if err == nil {
-		err = s.run(finish, hurry)
-		s.logCounts()
+		err = s.run(finish, hurry, hangups)
+		for _, c := range s.current() {
+			c.logCounts(log)
+		}
 	}
 	if hurry.Err() == nil { // otherwise the end of the process closes it all, now
 		s.close()
@@ -116,49 +136,83 @@ func (b bound) String() string {
 }
 
 // service is everything that serves: the relays with their conductors, the
-// verdict listener, and what they share.
+// probes, what answers for them, and what they share.
+//
+// Its parts run in two groups. When the program is asked to end the relays
+// drain, and the verdicts and the control socket go on until they have, so that
+// balancers in front see them turn.
 type service struct {
+	settings config.Settings // that hold now; written by reload
+	sockets  []int
+	load     func() (config.Settings, error)
+
+	journal  *logs.Log
 	log      hclog.Logger
-	loops    int // event loops of all relays, zero for the default
 	resolver *health.Resolver
 	runner   *hooks.Runner
-	relays   []conducted
 	verdicts *health.VerdictLog
-	http     *health.Server  // nil when there is none
 	control  *control.Server // nil when there is none
+
+	relays   atomic.Pointer[[]*conducted]
+	answers  atomic.Pointer[answers]
+	draining atomic.Bool // the program is ending
+	reloaded atomic.Pointer[control.Reload]
+
+	// The following are of run and reload.
+	changing      sync.Mutex // held by a reload, and by run once everything ends
+	ending        bool       // guarded by changing
+	finish, last  context.Context
+	stop          func() // has everything end
+	serving, rest group
+	leaving       []*conducted // relays that drain because they are no longer configured; guarded by changing
 }
 
-// conducted is a relay and what decides over it.
-type conducted struct {
-	name      string
-	relay     *relay.Relay
-	conductor *failover.Conductor
-	keeper    *failover.Keeper // nil when nothing is remembered
+// current are the relays that are configured now.
+func (s *service) current() []*conducted { return *s.relays.Load() }
+
+// loops is the number of event loops of all relays, zero for the default.
+func (s *service) loops() (n int) {
+	for _, c := range s.current() {
+		n += c.settings.Loops
+	}
+	return n
 }
 
 // newService makes the parts and joins them. It opens nothing but the state
 // that is remembered.
-func newService(p process, log hclog.Logger) (*service, error) {
+func newService(p process, journal *logs.Log) (*service, error) {
+	log := journal.Logger()
 	s := &service{
+		settings: p.settings,
+		sockets:  p.sockets,
+		load:     p.load,
+		journal:  journal,
 		log:      log,
 		resolver: health.NewResolver(),
-		runner:   hooks.New(hooks.Config{Logger: log.Named("hooks")}),
+		runner:   hooks.New(hooks.Config{Logger: log.Named("hooks"), Without: append(p.settings.SecretVariables(), managersVariables...)}),
+		verdicts: health.NewVerdictLog(p.stdout, p.stderr, p.settings.Log.JSON, log.Named("http")),
 	}
-	for _, r := range p.settings.Relays {
-		c, err := s.conduct("main", r, p)
-		s.relays = append(s.relays, c)
+	var relays []*conducted
+	s.relays.Store(&relays)
+	for i, r := range p.settings.Relays {
+		var sockets []int
+		if i == 0 {
+			sockets = p.sockets
+		}
+		c, err := s.conduct(r, p.settings, sockets)
 		if err != nil {
 			s.close()
 			return nil, err
 		}
-		s.loops += r.Loops
+		relays = append(relays, c)
+		s.relays.Store(&relays)
 	}
-	if p.settings.HTTP.Listen != "" {
-		if err := s.answer(p); err != nil {
-			s.close()
-			return nil, err
-		}
+	a, err := s.answer(p.settings, nil)
+	if err != nil {
+		s.close()
+		return nil, err
 	}
+	s.answers.Store(a)
 	if p.settings.Control != config.ControlOff {
 		s.control = newControl(p.settings.Control, s)
 	}
@@ -167,11 +221,11 @@ func newService(p process, log hclog.Logger) (*service, error) {
 
 // close gives up what was made, for a service that has ended or never ran.
 func (s *service) close() {
-	for _, c := range s.relays {
-		if c.relay != nil {
-			c.relay.Close()
-		}
-		c.keeper.Close()
+	for _, c := range s.current() {
+		c.close()
+	}
+	if a := s.answers.Load(); a != nil {
+		a.close(nil)
 	}
 	if s.control != nil {
 		s.control.Close()
@@ -180,49 +234,22 @@ func (s *service) close() {
 	s.resolver.Close()
 }
 
-// answer makes the verdict listener.
-func (s *service) answer(p process) error {
-	cfg := p.settings.HTTP
-	routes := map[string]http.Handler{}
-	if len(s.relays) > 0 || len(cfg.LPorts) > 0 {
-		s.verdicts = health.NewVerdictLog(p.stdout, p.stderr, p.settings.Log.JSON, s.log.Named("http"))
-		ping := health.PingConfig{Ports: cfg.LPorts, Timeout: cfg.PingTimeout, FailStatus: cfg.FailStatus, Log: s.verdicts}
-		if len(s.relays) > 0 {
-			ping.Relays = s.withoutPrimary
-		}
-		handler, err := health.NewPing(ping)
-		if err != nil {
-			return err
-		}
-		for _, path := range cfg.PingPaths {
-			routes[path] = handler
-		}
-	}
-	if cfg.StatusDir != "" {
-		routes[config.StatusPath] = health.NewStatus(health.StatusConfig{
-			Flags: health.Flags{Dir: cfg.StatusDir}, Logger: s.log.Named("http"),
-		})
-	}
-	var err error
-	s.http, err = health.NewServer(health.ServerConfig{Listen: cfg.Listen, Routes: routes, Logger: s.log})
-	return err
-}
-
 // bind binds every address. What was bound before one that fails is given up
 // by close.
 func (s *service) bind(controlAt string) (bound, error) {
 	var b bound
-	for _, c := range s.relays {
+	for _, c := range s.current() {
 		if err := c.relay.Bind(); err != nil {
 			return b, err
 		}
 		b.relays = append(b.relays, c.relay.Addrs()...)
 	}
-	if s.http != nil {
-		if err := s.http.Bind(); err != nil {
-			return b, err
-		}
-		b.http = s.http.Addr()
+	a := s.answers.Load()
+	if err := a.bind(nil); err != nil {
+		return b, err
+	}
+	if a.server != nil {
+		b.http = a.server.Addr()
 	}
 	err := s.bindControl(controlAt)
 	if s.control != nil {
@@ -233,40 +260,54 @@ func (s *service) bind(controlAt string) (bound, error) {
 
 // run runs all parts. When finish ends, or a part fails, the relays drain and
 // the verdicts go on, so that balancers in front see them turn; then the rest
-// ends. When hurry ends everything does, at once.
-func (s *service) run(finish, hurry context.Context) error {
-	finish, stop := context.WithCancel(finish)
-	defer stop()
+// ends. When hurry ends everything does, at once. With each hangup the
+// configuration is read again.
+func (s *service) run(finish, hurry context.Context, hangups <-chan struct{}) error {
+	finish, s.stop = context.WithCancel(finish)
+	defer s.stop()
 	last, stopLast := context.WithCancel(context.WithoutCancel(finish))
 	defer stopLast()
+	s.finish, s.last = finish, last
 
-	var serving, lasting group
-	for _, c := range s.relays {
-		serving.start(stop, func() error { return c.relay.Run(finish) })
-		serving.start(stop, func() error { return c.conductor.Run(finish) })
+	for _, c := range s.current() {
+		s.startRelay(c)
 	}
-	if s.http != nil {
-		lasting.start(stop, func() error { return s.http.Run(last) })
-	}
+	s.answers.Load().start(s, nil)
 	if s.control != nil {
-		lasting.start(stop, func() error { return s.control.Run(last) })
+		s.rest.start(last, s.stop, s.control.Run)
 	}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		s.rest.start(last, s.stop, s.notify)
+	}
+	s.rest.start(finish, func() {}, func(ctx context.Context) error {
+		for {
+			select {
+			case <-hangups:
+				s.hangup(ctx)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
 	var logging group
 	logLast, stopLog := context.WithCancel(context.WithoutCancel(finish))
 	defer stopLog()
-	if s.verdicts != nil {
-		logging.start(stop, func() error { return s.verdicts.Run(logLast) })
-	}
+	logging.start(logLast, s.stop, s.verdicts.Run)
 	if os.Getpid() == 1 {
-		logging.start(stop, func() error { return hooks.Reap(logLast) })
+		logging.start(logLast, s.stop, hooks.Reap)
 	}
 
 	ended := make(chan error, 1)
 	go func() {
 		<-finish.Done()
-		err := serving.wait()
+		s.draining.Store(true)
+		s.tellManager(daemon.SdNotifyStopping)
+		s.changing.Lock() // a reload gives up when finish ends
+		s.ending = true
+		s.changing.Unlock()
+		err := s.serving.wait()
 		stopLast()
-		err = errors.Join(err, lasting.wait())
+		err = errors.Join(err, s.rest.wait())
 		stopLog()
 		ended <- errors.Join(err, logging.wait())
 	}()
@@ -275,9 +316,7 @@ func (s *service) run(finish, hurry context.Context) error {
 		return err
 	case <-hurry.Done():
 	}
-	for _, c := range s.relays {
-		c.relay.Cut()
-	}
+	s.cut()
 	killChildren()
 	stopLast()
 	stopLog()
@@ -289,32 +328,50 @@ func (s *service) run(finish, hurry context.Context) error {
 	}
 }
 
-// logCounts says what became of every client.
-func (s *service) logCounts() {
-	for _, c := range s.relays {
-		n := c.relay.Stats()
-		s.log.Info("ended", "relay", c.name, "accepted", n.Accepted, "live", n.Live, "finished", n.Finished,
-			"reset", n.Reset, "fenced", n.Fenced, "expired", n.Expired, "gone", n.Gone,
-			"denied", n.Denied, "sent", n.Sent, "received", n.Received)
+// cut ends the drain of every relay.
+func (s *service) cut() {
+	all := s.current()
+	if s.changing.TryLock() {
+		all = append(all, s.leaving...)
+		s.changing.Unlock()
+	}
+	for _, c := range all {
+		c.relay.Cut()
 	}
 }
 
-// group is a number of functions that run until they are done.
+// part is something that runs in a group.
+type part struct {
+	end  context.CancelFunc
+	over chan struct{} // closed when it has ended
+}
+
+// group is a number of parts that run until they are done.
 type group struct {
 	wg   sync.WaitGroup
 	mu   sync.Mutex // guards errs
 	errs []error
 }
 
-// start runs part. The first that fails, or that ends, calls stop.
-func (g *group) start(stop func(), part func() error) {
+// start runs a part until ctx ends. One that fails, or that ends although
+// nobody wants it to, calls stop.
+func (g *group) start(ctx context.Context, stop func(), run func(context.Context) error) *part {
+	ctx, cancel := context.WithCancel(ctx)
+	p := &part{end: cancel, over: make(chan struct{})}
 	g.wg.Go(func() {
-		err := part()
-		g.mu.Lock()
-		g.errs = append(g.errs, err)
-		g.mu.Unlock()
-		stop()
+		defer close(p.over)
+		defer cancel()
+		err := run(ctx)
+		if err != nil {
+			g.mu.Lock()
+			g.errs = append(g.errs, err)
+			g.mu.Unlock()
+		}
+		if err != nil || ctx.Err() == nil {
+			stop()
+		}
 	})
+	return p
 }
 
 // wait waits for all of them and returns their errors, joined.

@@ -264,7 +264,7 @@ func TestPingSaysWhetherThereIsAPrimary(t *testing.T) {
 	addr, verdict := freeAddr(t), freeAddr(t)
 	u := proctest.Start(t, nil, "-b", addr, "-H", "127.0.0.1:"+strconv.Itoa(a.Port), "--http", verdict, "-B", "1")
 	ping := func() string {
-		answer, err := health.Ask(t.Context(), "http://"+verdict+"/ping")
+		answer, err := health.Ask(t.Context(), "http://"+verdict+"/ping", nil)
 		return fmt.Sprint(answer, " ", err == nil)
 	}
 	u.Until("503 no primary", func() bool { return ping() == "503 no primary false" })
@@ -291,7 +291,7 @@ func TestVerdictsWithoutARelay(t *testing.T) {
 	ask := func(verdict, want string) {
 		t.Helper()
 		proctest.Until(t, "the answer is "+want, func() bool {
-			answer, _ := health.Ask(t.Context(), "http://"+verdict+"/up")
+			answer, _ := health.Ask(t.Context(), "http://"+verdict+"/up", nil)
 			return answer == want
 		})
 	}
@@ -395,7 +395,7 @@ func TestClosedOutputsEndNothing(t *testing.T) {
 	awaitGreeting(t, addr, "a")
 	r.Close() // from here on each write is EPIPE, and SIGPIPE
 	for range 20 {
-		if _, err := health.Ask(t.Context(), "http://"+verdict+"/ping"); err != nil {
+		if _, err := health.Ask(t.Context(), "http://"+verdict+"/ping", nil); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := proctest.Greeting(addr, 10*time.Second); err != nil {
@@ -532,13 +532,41 @@ func TestDemoSaysWhatToDoAboutABusyPort(t *testing.T) {
 
 func TestAFailedPartEndsTheRest(t *testing.T) {
 	t.Parallel()
+	cause := errors.New("listener died")
+	for _, tt := range []struct {
+		name string
+		part func(context.Context) error
+		want error
+	}{
+		{"it fails", func(context.Context) error { return cause }, cause},
+		{"it ends although nobody wants it to", func(context.Context) error { return nil }, nil},
+	} {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		var g group
+		g.start(ctx, stop, func(ctx context.Context) error { <-ctx.Done(); return nil })
+		g.start(ctx, stop, tt.part)
+		if err := g.wait(); !errors.Is(err, tt.want) {
+			t.Errorf("%s: wait returned %v, want %v", tt.name, err, tt.want)
+		}
+	}
+}
+
+func TestAPartThatIsToldToEndEndsAlone(t *testing.T) {
+	t.Parallel()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	cause := errors.New("listener died")
 	var g group
-	g.start(stop, func() error { <-ctx.Done(); return nil })
-	g.start(stop, func() error { return cause })
-	if err := g.wait(); !errors.Is(err, cause) {
-		t.Errorf("wait returned %v, want %v", err, cause)
+	wait := func(ctx context.Context) error { <-ctx.Done(); return nil }
+	g.start(ctx, stop, wait)
+	one := g.start(ctx, stop, wait)
+	one.end()
+	<-one.over
+	if ctx.Err() != nil {
+		t.Error("the rest ends with a part that was told to end")
+	}
+	stop()
+	if err := g.wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -87,7 +87,7 @@ func (t *terminal) paintAs(word, text string) string {
 	switch word {
 	case "up", "ok", "open", "serving", "good":
 		code = "32"
-	case "down", "failed", "selecting", "bad", "aborted", "gone":
+	case "down", "stale", "failed", "selecting", "bad", "aborted", "gone":
 		code = "31"
 	case "unknown", "suspected", "switching", "warning", "frozen", "under way", "interrupted":
 		code = "33"
@@ -273,7 +273,37 @@ func (t *terminal) status(s control.Status) error {
 	if len(s.Relays) == 0 {
 		t.say("", "no relay: this process only answers over HTTP")
 	}
+	if err := t.probes(s); err != nil {
+		return err
+	}
+	if r := s.Reload; r != nil && !r.OK {
+		fmt.Fprintln(t.w)
+		t.say("", "the configuration was read again "+span(s.Now.Sub(r.At))+" ago and is wrong; what held before goes on:")
+		for problem := range strings.SplitSeq(r.Error, "\n") {
+			t.say("  ", problem)
+		}
+	}
 	return nil
+}
+
+// probes writes a table of the probes, if there are any.
+func (t *terminal) probes(s control.Status) error {
+	if len(s.Probes) == 0 {
+		return nil
+	}
+	rows := [][]string{{"PROBE", "STATE", "FOR", "NOTE"}}
+	for _, p := range s.Probes {
+		state, since := p.State, ""
+		if p.Stale {
+			state = "stale"
+		}
+		if !p.Since.IsZero() {
+			since = span(s.Now.Sub(p.Since))
+		}
+		rows = append(rows, []string{p.Name, state, since, p.Why})
+	}
+	fmt.Fprintln(t.w)
+	return t.table(rows, false)
 }
 
 // primaryText says who is primary, and if nobody is, what is done about it.

@@ -31,15 +31,30 @@ func renderings() map[string]func(t *terminal) error {
 	one := s.Relays[0]
 	one.Hosts = one.Hosts[2:3]
 	return map[string]func(t *terminal) error{
-		"status":       func(t *terminal) error { return t.status(s) },
-		"status-none":  func(t *terminal) error { return t.status(control.Status{}) },
-		"why":          func(t *terminal) error { return t.why(s.Relays[0], moment, false) },
-		"why-host":     func(t *terminal) error { return t.why(one, moment, true) },
-		"drill-good":   func(t *terminal) error { return t.drill(goodDrill()) },
-		"drill-bad":    func(t *terminal) error { return t.drill(badDrill()) },
-		"predict":      func(t *terminal) error { return t.prediction(somePrediction()) },
-		"events":       func(t *terminal) error { return t.incident(failedOver()) },
-		"events-abort": func(t *terminal) error { return t.incident(abortedSwitchover()) },
+		"status":        func(t *terminal) error { return t.status(s) },
+		"status-probes": func(t *terminal) error { return t.status(answering()) },
+		"status-none":   func(t *terminal) error { return t.status(control.Status{}) },
+		"why":           func(t *terminal) error { return t.why(s.Relays[0], moment, false) },
+		"why-host":      func(t *terminal) error { return t.why(one, moment, true) },
+		"drill-good":    func(t *terminal) error { return t.drill(goodDrill()) },
+		"drill-bad":     func(t *terminal) error { return t.drill(badDrill()) },
+		"predict":       func(t *terminal) error { return t.prediction(somePrediction()) },
+		"events":        func(t *terminal) error { return t.incident(failedOver()) },
+		"events-abort":  func(t *terminal) error { return t.incident(abortedSwitchover()) },
+	}
+}
+
+// answering is a process that only answers, and whose file has become wrong.
+func answering() control.Status {
+	return control.Status{Now: moment,
+		Probes: []control.Probe{
+			{Name: "elastic", State: "up", Since: before(75 * time.Hour)},
+			{Name: "search", State: "down", Since: before(11 * time.Minute), Why: "down: criteria: body \"yellow\" does not match \"^green\""},
+			{Name: "backup", State: "down", Stale: true, Since: before(4 * time.Second), Why: "stale: no result for 12s"},
+			{Name: "new", State: "unknown", Why: "not known yet"},
+		},
+		Reload: &control.Reload{At: before(90 * time.Second), By: "anna",
+			Error: "/etc/understudy/understudy.yaml:4: relays[0].hots: unknown key: did you mean hosts?\n/etc/understudy/understudy.yaml:9: probes.search.timeout: \"soon\" is not a duration"},
 	}
 }
 

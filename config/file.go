@@ -1,0 +1,688 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const (
+	// maxFile is far more than a file that somebody wrote; one pasted by
+	// mistake must not cost memory.
+	maxFile = 1 << 20
+
+	// maxRelays, maxProbes and maxRoutes keep a slip from becoming a load.
+	maxRelays = 1000
+	maxProbes = 1000
+	maxRoutes = 1000
+	maxList   = 1000
+)
+
+// file is what the configuration file says. The zero file says nothing.
+type file struct {
+	top    map[string]raw // settings, by flag; those of relays hold for each that says nothing else
+	checks []Ask          // the same for checks
+
+	listed bool // there is a list of relays
+	relays []relaySection
+
+	probes    []Probe
+	routes    []routeSection
+	routesAt  Origin
+	addresses []address // that routes listen on, beside the HTTP listener
+	values    []Value   // of what only a file can say
+}
+
+// relaySection is one entry of the list of relays.
+type relaySection struct {
+	name     string
+	at       Origin
+	settings map[string]raw // by flag
+	checks   []Ask          // nil: none are given
+}
+
+// address is one to listen on.
+type address struct {
+	at   Origin
+	addr string
+}
+
+// reader makes a file of the nodes of a YAML document.
+type reader struct {
+	d    *draft
+	name string // of the file
+	file *file
+}
+
+// spot is a place in the file: a value, and the way to it.
+type spot struct {
+	node *yaml.Node
+	line int    // of its key; of itself in a list
+	key  string // last part of the way
+	path string // "relays[0].hosts"
+}
+
+// readFile reads the configuration file, if there is one.
+func (d *draft) readFile(read func(string) ([]byte, error)) *file {
+	f := &file{top: map[string]raw{}}
+	v := d.choose(lookup("config"))
+	if len(v.texts) == 0 {
+		return f
+	}
+	name := strings.TrimSpace(v.texts[len(v.texts)-1])
+	if name == "" {
+		return f // reported as empty
+	}
+	if read == nil {
+		read = readRegular
+	}
+	data, err := read(name)
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("%s is longer than %d bytes", quote(name), maxFile)
+	}
+	if err != nil {
+		d.problem(v.origin, err)
+		return f
+	}
+	r := &reader{d: d, name: name, file: f}
+	root, err := parseYAML(data)
+	if err != nil {
+		r.syntax(err)
+		return f
+	}
+	if root != nil {
+		r.top(spot{node: root, line: root.Line})
+	}
+	return f
+}
+
+// readRegular reads a file, and no more of it than the limit and one byte. A
+// pipe could block for ever, and could not be read again.
+func readRegular(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", quote(name))
+	}
+	f, err := os.Open(name) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return io.ReadAll(io.LimitReader(f, maxFile+1))
+}
+
+// parseYAML returns the root of the only document of data, or nil if there is
+// nothing in it.
+func parseYAML(data []byte) (root *yaml.Node, err error) {
+	// A file must never end a process that serves, whatever a parser that is
+	// not ours does with it.
+	defer func() {
+		if p := recover(); p != nil {
+			root, err = nil, fmt.Errorf("cannot be read as YAML: %v", p)
+		}
+	}()
+	if err := checkText(data); err != nil {
+		return nil, err
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var document, second yaml.Node
+	if err := decoder.Decode(&document); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, nil //nolint:nilnil // an empty file is no mistake, and has no root
+		}
+		return nil, err
+	}
+	if err := decoder.Decode(&second); err == nil {
+		return nil, fmt.Errorf("line %d: a second document begins: want one", second.Line)
+	} else if !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if len(document.Content) == 0 || isNull(document.Content[0]) {
+		return nil, nil //nolint:nilnil // as above
+	}
+	return document.Content[0], nil
+}
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" && n.Style == 0 }
+
+var (
+	syntaxLine = regexp.MustCompile(`^line (\d+): `)
+
+	// parserError is what the parser says with a line that it counts from zero;
+	// the scanner counts from one.
+	parserError = regexp.MustCompile(`^(did not find expected (node content|<document start>|'-' indicator|key|',' or .*)|found (duplicate|incompatible|undefined) .*)$`)
+)
+
+// syntax reports an error of the YAML parser, which names no line when it is
+// the first.
+func (r *reader) syntax(err error) {
+	text, line := strings.TrimPrefix(err.Error(), "yaml: "), 1
+	if m := syntaxLine.FindStringSubmatch(text); m != nil {
+		text = text[len(m[0]):]
+		line, _ = strconv.Atoi(m[1])
+		if parserError.MatchString(text) {
+			line++
+		}
+	}
+	r.d.problem(r.at(spot{line: line}), errors.New(text))
+}
+
+// checkText reports what no text file has. The YAML parser would not say where.
+func checkText(data []byte) error {
+	line := 1
+	for i := 0; i < len(data); {
+		c, size := utf8.DecodeRune(data[i:])
+		switch {
+		case c == '\n':
+			line++
+		case c == utf8.RuneError && size == 1:
+			return fmt.Errorf("line %d: is not text in UTF-8", line)
+		case c < ' ' && c != '\t' && c != '\r':
+			return fmt.Errorf("line %d: has the control character %q", line, c)
+		}
+		i += size
+	}
+	return nil
+}
+
+// at is the origin of the value of s.
+func (r *reader) at(s spot) Origin {
+	return Origin{Kind: File, Name: fmt.Sprintf("%s:%d", r.name, s.line), line: s.line, key: s.path}
+}
+
+// problem remembers what is wrong with the value of s.
+func (r *reader) problem(s spot, format string, args ...any) {
+	r.d.problem(r.at(s), fmt.Errorf(format, args...))
+}
+
+// plain says whether the value is one that may stand in this file, and reports
+// it if not. What one part of a file says must not change another part: there
+// are no aliases, merges and types of YAML's own, and so nothing that a few
+// lines could blow up.
+func (r *reader) plain(s spot) bool {
+	switch n := s.node; {
+	case n.Kind == yaml.AliasNode:
+		r.problem(s, "is an alias (*%s), which is not allowed here: write the value out", n.Value)
+	case n.Style&yaml.TaggedStyle != 0:
+		r.problem(s, "has the tag %s, which is not allowed here", n.Tag)
+	case isNull(n):
+		r.problem(s, "has no value: give one, or remove the key")
+	default:
+		return true
+	}
+	return false
+}
+
+// entries returns what a map holds, in order. It reports whatever makes it
+// none, and keys that stand there twice.
+func (r *reader) entries(s spot, limit int) (entries []spot, ok bool) {
+	if !r.plain(s) {
+		return nil, false
+	}
+	if s.node.Kind != yaml.MappingNode {
+		r.problem(s, "is %s: want a map of keys and values", kindOf(s.node))
+		return nil, false
+	}
+	if len(s.node.Content)/2 > limit {
+		r.problem(s, "has %d entries, more than %d", len(s.node.Content)/2, limit)
+		return nil, false
+	}
+	lines := map[string]int{}
+	for i := 0; i+1 < len(s.node.Content); i += 2 {
+		key := s.node.Content[i]
+		e := spot{node: s.node.Content[i+1], line: key.Line, key: key.Value, path: join(s.path, key.Value)}
+		switch first, twice := lines[key.Value], false; {
+		case key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle != 0:
+			r.problem(spot{line: key.Line, path: s.path}, "has a key that is not a word")
+			continue
+		case key.Tag == "!!merge":
+			r.problem(e, "merges another map, which is not allowed here: write the values out")
+			continue
+		default:
+			if twice = first != 0; twice {
+				r.problem(e, "stands there twice: first in line %d", first)
+				continue
+			}
+		}
+		lines[key.Value] = key.Line
+		entries = append(entries, e)
+	}
+	return entries, true
+}
+
+// join is the way to a key of the map at path.
+func join(path, key string) string {
+	if len(key) > 80 {
+		key = quote(key)
+	}
+	switch path {
+	case "":
+		return key
+	case "probes", "routes":
+		return path + "[" + key + "]" // their keys are names
+	}
+	return path + "." + key
+}
+
+// items returns what a list holds.
+func (r *reader) items(s spot, limit int) (items []spot, ok bool) {
+	if !r.plain(s) {
+		return nil, false
+	}
+	if s.node.Kind != yaml.SequenceNode {
+		r.problem(s, "is %s: want a list", kindOf(s.node))
+		return nil, false
+	}
+	if len(s.node.Content) > limit {
+		r.problem(s, "has %d items, more than %d", len(s.node.Content), limit)
+		return nil, false
+	}
+	for i, n := range s.node.Content {
+		items = append(items, spot{node: n, line: n.Line, path: fmt.Sprintf("%s[%d]", s.path, i)})
+	}
+	return items, true
+}
+
+// text returns a single value, as it was written.
+func (r *reader) text(s spot) (string, bool) {
+	if !r.plain(s) {
+		return "", false
+	}
+	if s.node.Kind != yaml.ScalarNode {
+		r.problem(s, "is %s: want a single value", kindOf(s.node))
+		return "", false
+	}
+	return s.node.Value, true
+}
+
+// texts returns the values of a list, or of a single value that stands for a
+// list of one.
+func (r *reader) texts(s spot) (texts []string, ok bool) {
+	if s.node.Kind != yaml.SequenceNode {
+		if s.node.Kind == yaml.MappingNode {
+			r.problem(s, "is a map: want a list")
+			return nil, false
+		}
+		text, ok := r.text(s)
+		return []string{text}, ok
+	}
+	items, ok := r.items(s, maxList)
+	texts = []string{} // an empty list is one
+	for _, item := range items {
+		text, good := r.text(item)
+		ok = ok && good
+		texts = append(texts, text)
+	}
+	return texts, ok
+}
+
+// isSingle says whether a value is neither a map nor a list.
+func isSingle(s spot) bool { return s.node.Kind == yaml.ScalarNode }
+
+// isEmpty says whether a value is a list of nothing.
+func isEmpty(s spot) bool { return s.node.Kind == yaml.SequenceNode && len(s.node.Content) == 0 }
+
+// isMap says whether a value holds others by name.
+func isMap(s spot) bool { return s.node.Kind == yaml.MappingNode }
+
+func kindOf(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a map"
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.ScalarNode, yaml.AliasNode, yaml.DocumentNode:
+	}
+	return "the single value " + quote(n.Value)
+}
+
+// nearest is [Nearest], for the first of many mistakes: nobody wants thousands
+// of suggestions, and they take their time.
+func (r *reader) nearest(typed string, words []string) string {
+	if len(r.d.problems) > 100 {
+		return ""
+	}
+	return Nearest(typed, words)
+}
+
+// unknown reports a key that is none of the words there are.
+func (r *reader) unknown(s spot, words []string) {
+	if near := r.nearest(s.key, words); near != "" {
+		r.problem(s, "unknown key: did you mean %s?", near)
+		return
+	}
+	if len(words) > 12 {
+		r.problem(s, "unknown key")
+		return
+	}
+	r.problem(s, "unknown key: want %s", alternatives(words))
+}
+
+// record remembers a value to print.
+func (r *reader) record(path, text string, at Origin) {
+	r.file.values = append(r.file.values, Value{Name: path, Text: text, Origin: at})
+}
+
+// spellings are the other names of settings in the file, by the way to them.
+var spellings = map[string]string{
+	"bind":             "bind",
+	"http.listen":      "http",
+	"http.tls.cert":    "http-cert",
+	"http.tls.key":     "http-key",
+	"log.level":        "log-level",
+	"log.format":       "log-format",
+	"log.output":       "log-output",
+	"triggers.path":    "on-failover",
+	"triggers.timeout": "trigger-timeout",
+	"triggers.policy":  "trigger-policy",
+}
+
+// settingOf returns the setting that the file calls so, or nil.
+func settingOf(way string) *Setting {
+	for i := range table {
+		if s := &table[i]; s.key() == way || spellings[way] == s.Flag {
+			return s
+		}
+	}
+	return nil
+}
+
+// spelled returns the keys of the map at way that hold settings by another
+// name; none if there is no such map.
+func spelled(way string) (keys []string) {
+	for spelling := range spellings {
+		if rest, ok := strings.CutPrefix(spelling, way+"."); ok {
+			key, _, _ := strings.Cut(rest, ".")
+			if !slices.Contains(keys, key) {
+				keys = append(keys, key)
+			}
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// settingKeys returns the keys of settings at the top of the file, or in a
+// relay.
+func settingKeys(ofRelay bool) (keys []string) {
+	for i := range table {
+		if s := &table[i]; s.Flag != "config" && (s.OfRelay() || !ofRelay) {
+			keys = append(keys, s.key())
+		}
+	}
+	keys = append(keys, "triggers")
+	if !ofRelay {
+		keys = append(keys, "log")
+	}
+	return keys
+}
+
+// setting stores the setting at s, if it is one, in values. Way is how it is
+// written.
+func (r *reader) setting(s spot, way string, values map[string]raw) bool {
+	if strings.Contains(s.key, ".") {
+		return false // way is made of keys, and no key itself
+	}
+	children := spelled(way)
+	if setting := settingOf(way); setting != nil && (len(children) == 0 || s.node.Kind != yaml.MappingNode) {
+		r.store(s, setting, values)
+		return true
+	}
+	if len(children) == 0 {
+		return false
+	}
+	entries, _ := r.entries(s, maxList)
+	for _, e := range entries {
+		if !r.setting(e, way+"."+e.key, values) {
+			r.unknown(e, children)
+		}
+	}
+	return true
+}
+
+// store takes the value of a setting as text; its own parser looks at it when
+// all values are known.
+func (r *reader) store(s spot, setting *Setting, values map[string]raw) {
+	if setting.Flag == "config" {
+		r.problem(s, "cannot stand in the file itself")
+		return
+	}
+	if before, twice := values[setting.Flag]; twice {
+		r.problem(s, "is the same as %s, which is given in line %d", before.origin.key, before.origin.line)
+		return
+	}
+	var texts []string
+	var ok bool
+	if setting.List {
+		texts, ok = r.texts(s)
+	} else {
+		var text string
+		text, ok = r.text(s)
+		texts = []string{text}
+	}
+	if ok {
+		values[setting.Flag] = raw{texts: texts, origin: r.at(s)}
+	}
+}
+
+// top reads the whole file.
+func (r *reader) top(root spot) {
+	entries, _ := r.entries(root, maxList)
+	var relays, probes, routes *spot
+	for i := range entries {
+		switch e := entries[i]; e.key {
+		case "relays":
+			relays = &e
+		case "probes":
+			probes = &e
+		case "routes":
+			routes = &e
+		case "checks":
+			r.file.checks = r.checks(e)
+		default:
+			if !r.setting(e, e.key, r.file.top) {
+				r.unknown(e, append(settingKeys(false), "relays", "probes", "routes", "checks"))
+			}
+		}
+	}
+	if relays != nil {
+		r.relays(*relays)
+	}
+	if probes != nil {
+		r.probes(*probes)
+	}
+	if routes != nil {
+		r.routes(*routes)
+	}
+}
+
+// relays reads the list of relays.
+func (r *reader) relays(s spot) {
+	items, ok := r.items(s, maxRelays)
+	r.file.listed = ok && len(items) > 0
+	if ok && len(items) == 0 {
+		return
+	}
+	for _, flag := range whereAndWhat {
+		if v, given := r.file.top[flag]; given {
+			r.d.problem(v.origin, errors.New("stands beside relays: put it into one of them"))
+		}
+	}
+	lines := map[string]int{}
+	for _, item := range items {
+		section := relaySection{at: r.at(item), settings: map[string]raw{}}
+		printed := len(r.file.values)
+		entries, _ := r.entries(item, maxList)
+		named := false
+		for _, e := range entries {
+			switch e.key {
+			case "name":
+				named = true
+				var ok bool
+				if section.name, ok = r.relayName(e); ok && lines[section.name] != 0 {
+					r.problem(e, "%s is the name of the relay in line %d already", quote(section.name), lines[section.name])
+				} else if ok {
+					lines[section.name] = e.line
+				}
+			case "checks":
+				section.checks = r.checks(e)
+			default:
+				if setting := settingOf(e.key); setting != nil && !setting.OfRelay() || e.key == "log" {
+					r.problem(e, "is a setting of the whole program: move it to the top of the file")
+				} else if !r.setting(e, e.key, section.settings) {
+					r.unknown(e, append(settingKeys(true), "name", "checks"))
+				}
+			}
+		}
+		if !named && item.node.Kind == yaml.MappingNode {
+			r.problem(item, "needs a name")
+		}
+		if section.name == "" {
+			section.name = strings.TrimPrefix(item.path, "relays") // printed beside the problem
+		}
+		for i := range r.file.values[printed:] {
+			v := &r.file.values[printed+i]
+			v.Name = "relays[" + section.name + "]" + strings.TrimPrefix(v.Name, item.path)
+		}
+		r.file.relays = append(r.file.relays, section)
+	}
+}
+
+// relayName reads the name of a relay.
+func (r *reader) relayName(s spot) (string, bool) {
+	text, ok := r.text(s)
+	if !ok {
+		return "", false
+	}
+	if _, err := name(text); err != nil {
+		r.problem(s, "%s %v", quote(text), err)
+		return "", false
+	}
+	return text, true
+}
+
+var nameWanted = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
+
+// name accepts names of relays and probes. They are parts of file names, of
+// addresses and of columns.
+func name(text string) (string, error) {
+	if !nameWanted.MatchString(text) {
+		return "", errors.New("is not a name: want 1 to 64 letters, digits, dots, dashes and underscores, and no dot in front")
+	}
+	return text, nil
+}
+
+// key is one key of a map in the file that fills in a T. What is no setting of
+// the [Table] is described by lists of these, from which docs/configuration.md
+// is made too.
+type key[T any] struct {
+	name     string
+	value    string // what its value is, in the documentation
+	fallback string // default, as an operator would write it; empty for none
+	help     string // one line
+	list     bool
+
+	// One of these: parse takes a text or a list of them, read anything else.
+	parse parser[*T]
+	read  func(r *reader, s spot, to *T)
+}
+
+// decode fills in to from the map at s, and returns what was given. Elsewhere
+// says where a key that is none of keys would be right, if anywhere; it may be
+// nil.
+func decode[T any](r *reader, s spot, keys []key[T], to *T, elsewhere func(key string) string) (given map[string]spot, ok bool) {
+	entries, ok := r.entries(s, maxList)
+	given = map[string]spot{}
+	var words []string
+	for _, k := range keys {
+		words = append(words, k.name)
+	}
+	for _, e := range entries {
+		if slices.Contains(words, e.key) {
+			given[e.key] = e
+			continue
+		}
+		if elsewhere != nil {
+			if where := elsewhere(e.key); where != "" {
+				r.problem(e, "%s", where)
+				continue
+			}
+		}
+		r.unknown(e, words)
+	}
+	for _, k := range keys {
+		e, found := given[k.name]
+		switch {
+		case !found && k.fallback == "":
+		case !found && k.read != nil:
+			r.record(join(s.path, k.name), k.fallback, Origin{}) // whoever reads it knows
+		case !found:
+			k.store(r, spot{line: s.line, path: join(s.path, k.name)}, Origin{}, k.split(k.fallback), to)
+		case k.read != nil:
+			k.read(r, e, to)
+		case k.list:
+			texts, good := r.texts(e)
+			if good && isSingle(e) {
+				texts = k.split(texts[0])
+			}
+			if good {
+				k.store(r, e, r.at(e), texts, to)
+			}
+		default:
+			if text, good := r.text(e); good {
+				k.store(r, e, r.at(e), []string{text}, to)
+			}
+		}
+	}
+	return given, ok
+}
+
+// split makes the items of a list of a single value.
+func (k key[T]) split(text string) []string {
+	if !k.list {
+		return []string{text}
+	}
+	var items []string
+	for item := range strings.SplitSeq(text, ",") {
+		items = append(items, strings.TrimSpace(item))
+	}
+	return items
+}
+
+// store parses a value and remembers it for being printed.
+func (k key[T]) store(r *reader, s spot, at Origin, texts []string, to *T) {
+	if len(texts) > 0 {
+		for _, err := range k.parse(to, texts) {
+			r.problem(s, "%v", err)
+		}
+	}
+	r.record(s.path, strings.Join(texts, ","), at)
+}
+
+// lift makes keys of a T that is a part of a larger one.
+func lift[Part, T any](keys []key[Part], part func(*T) *Part) []key[T] {
+	var lifted []key[T]
+	for _, k := range keys {
+		l := key[T]{name: k.name, value: k.value, fallback: k.fallback, help: k.help, list: k.list}
+		if k.parse != nil {
+			l.parse = func(to *T, items []string) []error { return k.parse(part(to), items) }
+		}
+		if k.read != nil {
+			l.read = func(r *reader, s spot, to *T) { k.read(r, s, part(to)) }
+		}
+		lifted = append(lifted, l)
+	}
+	return lifted
+}

@@ -1,0 +1,50 @@
+package logs
+
+import (
+	"context"
+	"io"
+	"os"
+	"syscall"
+	"time"
+)
+
+// stream writes lines as they are.
+type stream struct {
+	w    io.Writer
+	file *os.File // w, if it is ours to close
+	torn bool     // a line's beginning is written, its end is not
+}
+
+// openFile opens a log file for appending. A named pipe that nobody reads is
+// an error instead of an endless wait.
+func openFile(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o640) //nolint:gosec // the operator's path, and a group of the operator's may read the log
+}
+
+func (s *stream) write(ctx context.Context, r record) error {
+	line := r.line
+	if s.torn {
+		line = append([]byte{'\n'}, line...)
+	}
+	if s.file != nil { // a named pipe may be full
+		stop := context.AfterFunc(ctx, func() { _ = s.file.SetWriteDeadline(time.Now()) }) // other files have no deadlines
+		defer stop()
+	}
+	n, err := s.w.Write(line)
+	if n > 0 {
+		s.torn = err != nil
+	}
+	return err
+}
+
+// replace goes on with another file.
+func (s *stream) replace(file *os.File) {
+	s.close()
+	s.w, s.file, s.torn = file, file, false
+}
+
+func (s *stream) close() {
+	if s.file != nil {
+		s.file.Close()
+	}
+}
