@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 
 # What the tests want beside Go, each by the program that shows it is there
 # and the package of Debian that has it.
-TEST_DEPS := haproxy:haproxy nginx:nginx-light busybox:busybox-static ip:iproute2 nft:nftables pgrep:procps curl:curl slowhttptest:slowhttptest
+TEST_DEPS := haproxy:haproxy nginx:nginx-light busybox:busybox-static ip:iproute2 nft:nftables pgrep:procps curl:curl strace:strace slowhttptest:slowhttptest systemd-analyze:systemd postgres:postgresql redis-server:redis-server lintian:lintian debootstrap:debootstrap mandoc:mandoc zsh:zsh fish:fish
 NGINX_STREAM := /usr/share/nginx/modules-available/mod-stream.conf
 
 # The race detector wants a C compiler; without one the tests run all the same.
@@ -45,7 +45,7 @@ race: ## run all tests under the race detector, or fail
 test-deps: ## install what the tests want from Debian, as far as it is missing
 	@missing=; \
 	for dep in $(TEST_DEPS); do \
-		PATH=$$PATH:/usr/sbin:/sbin command -v $${dep%%:*} >/dev/null 2>&1 || missing="$$missing $${dep#*:}"; \
+		PATH=$$PATH:/usr/sbin:/sbin$$(printf :%s /usr/lib/postgresql/*/bin) command -v $${dep%%:*} >/dev/null 2>&1 || missing="$$missing $${dep#*:}"; \
 	done; \
 	[ -e $(NGINX_STREAM) ] || missing="$$missing libnginx-mod-stream"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
@@ -82,6 +82,15 @@ bench: ## compare with HAProxy and nginx (about 80 minutes; BENCH=-quick tries i
 .PHONY: bench-failover
 bench-failover: ## break hosts behind all three, write docs/failover.md (25 minutes; root; BENCH=-quick tries it)
 	$(GO) build -o bin/bench-failover ./bench/failover && bin/bench-failover $(or $(BENCH),-out docs/failover.md)
+
+.PHONY: deb
+deb: ## build the Debian packages for amd64 and arm64 into dist/
+	$(GO) run ./packaging/build -out dist -version '$(VERSION)' deb
+
+.PHONY: release
+release: ## build packages, tarballs, bills of materials and checksums into dist/
+	rm -rf dist
+	$(GO) run ./packaging/build -out dist -version '$(VERSION)' release
 
 .PHONY: check
 check: lint test cross ## what to run before a commit

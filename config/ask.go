@@ -2,8 +2,10 @@ package config
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -44,6 +46,24 @@ func clientTLS(r *reader, s spot, to *ClientTLS) {
 	if to.SkipVerify && (to.CA != "" || to.ServerName != "") {
 		r.problem(given["skip_verify"], "contradicts ca and server_name: nothing is verified")
 	}
+	to.Digest = digest(to.CA, to.Cert, to.Key)
+}
+
+// digest tells what files hold from what they held before. A file that cannot
+// be read is reported elsewhere.
+func digest(files ...string) string {
+	h := sha256.New()
+	for _, file := range files {
+		if file == "" {
+			continue
+		}
+		text, _ := os.ReadFile(file) //nolint:gosec // the operator names the file
+		fmt.Fprintf(h, "%d:%s", len(text), text)
+	}
+	if strings.Join(files, "") == "" {
+		return ""
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // atOr is the origin of s, or of the map around it if it is not there.

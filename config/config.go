@@ -89,9 +89,14 @@ type Given struct {
 	// variable is as good as none.
 	Environ []string
 
-	// Sockets is the number of listening sockets that were passed in; they
-	// stand in for an address to listen on.
-	Sockets int
+	// Sockets holds the names of the listening sockets that were passed in;
+	// they stand in for addresses to listen on. One that bears the name of a
+	// relay is that relay's, one without a name (see [named]) the only relay's.
+	Sockets []string
+
+	// Anywhere says that it makes no difference where relays listen: none has
+	// to say.
+	Anywhere bool
 
 	// ReadFile returns the content of the configuration file. Nil reads it
 	// from the file system, if it is a regular file of 1 MiB at most.
@@ -106,7 +111,7 @@ type Given struct {
 // relay's settings as they are for relays that say nothing else), then those
 // that only a file has.
 func Load(g Given) (Settings, []Value, error) {
-	d := &draft{flags: g.Flags, env: environment(g.Environ), sockets: g.Sockets, raw: map[string]raw{}, claimed: map[string]Origin{}}
+	d := &draft{flags: g.Flags, env: environment(g.Environ), sockets: g.Sockets, anywhere: g.Anywhere, raw: map[string]raw{}, claimed: map[string]Origin{}}
 	file := d.readFile(g.ReadFile)
 	for i := range table {
 		s := &table[i]
@@ -129,6 +134,7 @@ func Load(g Given) (Settings, []Value, error) {
 	} else {
 		d.mainRelay(file)
 	}
+	d.checkSockets()
 	d.settings.Probes = file.probes
 	d.makeRoutes(file)
 	d.checkTogether(file)
@@ -162,9 +168,10 @@ func (v raw) given() bool { return v.origin.Kind != Default && len(v.texts) > 0 
 
 // draft is a Settings in the making.
 type draft struct {
-	flags   map[string][]string
-	env     map[string]string
-	sockets int
+	flags    map[string][]string
+	env      map[string]string
+	sockets  []string
+	anywhere bool
 
 	raw      map[string]raw // by flag: the program's settings, and those that hold for every relay
 	relay    Relay          // the one in the making
@@ -297,13 +304,13 @@ func (d *draft) oneAddress(values map[string]raw) {
 // describe, if they do.
 func (d *draft) mainRelay(file *file) {
 	d.checkRelay(d.raw, d.at)
-	listens := d.given("bind") || d.given("port") || d.sockets > 0
+	listens := d.given("bind") || d.given("port") || len(d.sockets) > 0 || d.anywhere
 	switch {
 	case d.given("hosts"):
 		if !listens {
 			d.problem(Origin{Name: fmt.Sprintf("%s (or %s)", d.at("port").place(), d.at("bind").place())}, errors.New("needed to say where to listen"))
 		}
-		d.relay.Name = MainRelay
+		d.relay.Name, d.relay.Sockets = MainRelay, d.socketsOf(MainRelay, true)
 		d.relay.Checks = inherit(file.checks, d.relay)
 		d.settings.Relays = []Relay{d.relay}
 	case listens:
@@ -337,7 +344,7 @@ func (d *draft) listedRelays(file *file) (values []Value) {
 		}
 		d.oneAddress(own)
 		d.lookIntoScriptsDir(own)
-		d.relay = Relay{Name: section.name}
+		d.relay = Relay{Name: section.name, Sockets: d.socketsOf(section.name, !several)}
 		d.parse(own, (*Setting).OfRelay)
 		d.checkRelay(own, func(flag string) Origin {
 			if o := own[flag].origin; o.Kind != Default {
@@ -345,7 +352,7 @@ func (d *draft) listedRelays(file *file) (values []Value) {
 			}
 			return section.at
 		})
-		if !own["bind"].given() && !own["port"].given() && (d.sockets == 0 || several) {
+		if !own["bind"].given() && !own["port"].given() && len(d.relay.Sockets) == 0 && !d.anywhere {
 			d.problem(section.at, errors.New("needs listen (or port), to say where to listen"))
 		}
 		if !own["hosts"].given() {
@@ -364,6 +371,41 @@ func (d *draft) listedRelays(file *file) (values []Value) {
 		}
 	}
 	return values
+}
+
+// named says whether somebody gave a socket its name. Otherwise it has that of its
+// socket unit, which ends in ".socket", or none; see FileDescriptorName= in
+// systemd.socket(5) and sd_listen_fds_with_names(3).
+func named(socket string) bool {
+	return socket != "" && socket != "unknown" && !strings.HasSuffix(socket, ".socket")
+}
+
+// socketsOf are the passed sockets of the relay of that name, by index; only says
+// that there is no other relay.
+func (d *draft) socketsOf(relay string, only bool) (list []int) {
+	for i, name := range d.sockets {
+		if name == relay || only && !named(name) {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// checkSockets finds the passed sockets that no relay takes: their clients would
+// wait for ever.
+func (d *draft) checkSockets() {
+	if len(d.settings.Relays) == 0 {
+		return // which is a problem already
+	}
+	for i, name := range d.sockets {
+		switch {
+		case slices.ContainsFunc(d.settings.Relays, func(r Relay) bool { return slices.Contains(r.Sockets, i) }):
+		case named(name):
+			d.problem(Origin{Name: fmt.Sprintf("passed socket %q", name)}, errors.New("there is no relay of that name (FileDescriptorName= of the socket unit)"))
+		default:
+			d.problem(Origin{Name: fmt.Sprintf("passed socket %q", name)}, errors.New("which relay is it for? FileDescriptorName= of the socket unit has to say"))
+		}
+	}
 }
 
 // checkRelay finds the problems that lie between the settings of one relay.
@@ -432,7 +474,7 @@ func reaches(host, addr string) bool {
 func (d *draft) checkTogether(file *file) {
 	answers := d.given("http")
 	if answers && len(d.settings.HTTP.Routes) == 0 && len(d.settings.Relays) == 0 && file.routesAt.Kind == Default &&
-		!d.given("bind") && !d.given("port") && d.sockets == 0 {
+		!d.given("bind") && !d.given("port") && len(d.sockets) == 0 && !d.anywhere {
 		d.problem(d.at("http"), errors.New("has nothing to answer for: give --lport, --status-dir, --endpoints, routes in the file or hosts to relay to"))
 	}
 	for _, flag := range []string{"lport", "status-dir", "endpoints", "http-cert"} {

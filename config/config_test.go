@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -272,10 +273,68 @@ func TestNothing(t *testing.T) {
 	}
 }
 
-func TestSocketsStandInForAnAddress(t *testing.T) {
-	got, _, err := Load(Given{Flags: map[string][]string{"hosts": {"a:1"}}, Sockets: 1})
+func TestAnywhere(t *testing.T) {
+	file := "relays: [{name: orders, hosts: [a:1]}, {name: mail, port: 25, hosts: [b:1]}]\n"
+	got, _, err := Load(Given{
+		Flags: map[string][]string{"config": {"x.yaml"}}, Anywhere: true,
+		ReadFile: func(string) ([]byte, error) { return []byte(file), nil },
+	})
+	if err != nil || len(got.Relays) != 2 {
+		t.Errorf("Load = %+v, %v, want two relays", got, err)
+	}
+	got, _, err = Load(Given{Flags: map[string][]string{"hosts": {"a:1"}}, Anywhere: true})
 	if err != nil || len(got.Relays) != 1 {
 		t.Errorf("Load = %+v, %v, want one relay", got, err)
+	}
+}
+
+func TestPassedSockets(t *testing.T) {
+	hosts := map[string][]string{"hosts": {"a:1"}}
+	one := "relays: [{name: orders, hosts: [a:1]}]\n"
+	two := "relays: [{name: orders, hosts: [a:1]}, {name: mail, hosts: [b:1]}]\n"
+	for _, tt := range []struct {
+		name    string
+		flags   map[string][]string
+		file    string
+		sockets []string
+		want    [][]int
+		problem string // instead
+	}{
+		{"the only relay", hosts, "", []string{"unknown"}, [][]int{{0}}, ""},
+		{"all of them", hosts, "", []string{"understudy.socket", "", "main"}, [][]int{{0, 1, 2}}, ""},
+		{"the only one of a file", nil, one, []string{"understudy.socket", "orders"}, [][]int{{0, 1}}, ""},
+		{"another name", hosts, "", []string{"mail"}, nil, `passed socket "mail": there is no relay of that name`},
+		{"by name", nil, two, []string{"mail", "orders", "mail"}, [][]int{{1}, {0, 2}}, ""},
+		{"beside an address", nil, "relays: [{name: orders, hosts: [a:1]}, {name: mail, port: 25, hosts: [b:1]}]\n", []string{"orders"}, [][]int{{0}, nil}, ""},
+		{"no name among several", nil, two, []string{"mail", "orders", "understudy.socket"}, nil, `passed socket "understudy.socket": which relay is it for?`},
+		{"none for one of several", nil, two, []string{"mail"}, nil, "needs listen (or port), to say where to listen"},
+		{"no hosts", map[string][]string{"http": {":1"}}, "", []string{"understudy.socket"}, nil, "needed to say where to relay to"},
+		{"escaped", hosts, "", []string{"a\nb"}, nil, `passed socket "a\nb": there is no relay of that name`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := Given{Flags: tt.flags, Sockets: tt.sockets}
+			if tt.file != "" {
+				g.Flags = map[string][]string{"config": {"x.yaml"}}
+				g.ReadFile = func(string) ([]byte, error) { return []byte(tt.file), nil }
+			}
+			got, _, err := Load(g)
+			if tt.problem != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.problem) {
+					t.Errorf("%v, want %s", err, tt.problem)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var all [][]int
+			for _, r := range got.Relays {
+				all = append(all, r.Sockets)
+			}
+			if !reflect.DeepEqual(all, tt.want) {
+				t.Errorf("sockets %v, want %v", all, tt.want)
+			}
+		})
 	}
 }
 

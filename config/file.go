@@ -243,18 +243,16 @@ func (r *reader) entries(s spot, limit int) (entries []spot, ok bool) {
 	for i := 0; i+1 < len(s.node.Content); i += 2 {
 		key := s.node.Content[i]
 		e := spot{node: s.node.Content[i+1], line: key.Line, key: key.Value, path: join(s.path, key.Value)}
-		switch first, twice := lines[key.Value], false; {
+		switch {
 		case key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle != 0:
 			r.problem(spot{line: key.Line, path: s.path}, "has a key that is not a word")
 			continue
 		case key.Tag == "!!merge":
 			r.problem(e, "merges another map, which is not allowed here: write the values out")
 			continue
-		default:
-			if twice = first != 0; twice {
-				r.problem(e, "stands there twice: first in line %d", first)
-				continue
-			}
+		case lines[key.Value] != 0:
+			r.problem(e, "stands there twice: first in line %d", lines[key.Value])
+			continue
 		}
 		lines[key.Value] = key.Line
 		entries = append(entries, e)

@@ -519,7 +519,7 @@ relays:
 			{HTTP: &AskHTTP{
 				Port: 8008, Path: "/p?q", HTTPS: true, Method: "POST", RequestBody: "hi", Status: []string{"2xx", "304"}, BodyRegex: "x",
 				Headers: [][2]string{{"X-A", "a"}, {"X-A", "b"}, {"Authorization", "Bearer x"}, {"X-B", "b,c"}},
-				TLS:     ClientTLS{ServerName: "db", CA: cert, Cert: cert, Key: key},
+				TLS:     ClientTLS{ServerName: "db", CA: cert, Cert: cert, Key: key, Digest: digest(cert, cert, key)},
 			}, Interval: 7 * second, Timeout: second},
 			{Flag: &AskFlag{Dir: "/d", Name: "web.80", Absent: true}, Interval: 7 * second, Timeout: 4 * second},
 			{VIP: &AskVIP{Addresses: []addrValue{addr("192.0.2.1"), addr("::1")}, AnyInterface: true}, Interval: 7 * second, Timeout: 4 * second},
@@ -822,5 +822,27 @@ func checkAsk(t *testing.T, text string, a Ask) {
 	}
 	if kinds != 1 || a.Interval <= 0 || a.Timeout <= 0 {
 		t.Errorf("%q made the question %+v", text, a)
+	}
+}
+
+// A certificate that was renewed in its place is another setting, so that a
+// reload takes it.
+func TestRenewedCertificateIsAnotherSetting(t *testing.T) {
+	dir := t.TempDir()
+	cert, _ := writePair(t, dir, "one")
+	text := "http: ':1'\nprobes: {p: {http: {url: 'https://h/', tls: {ca: " + cert + "}}}}\nroutes: {/p: {probes: [p]}}\n"
+	var seen []string
+	for _, renew := range []bool{false, false, true} {
+		if renew {
+			writePair(t, dir, "one")
+		}
+		settings, _, err := loadFile(t, text, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen = append(seen, settings.Probes[0].HTTP.TLS.Digest)
+	}
+	if seen[0] == "" || seen[0] != seen[1] || seen[1] == seen[2] {
+		t.Errorf("digests %q, want the same twice and then another", seen)
 	}
 }

@@ -41,8 +41,10 @@ const (
 type Relay struct {
 	Name string // unique
 
-	Listen []string // "192.0.2.1:5432", "[::]:5432", ":5432" or "unix:/path"; empty when systemd passed sockets
-	Hosts  []string // in order of preference, as the operator wrote them, without surrounding space
+	Listen  []string // "192.0.2.1:5432", "[::]:5432", ":5432" or "unix:/path"; may be empty if there are Sockets
+	Sockets []int    // those of [Given.Sockets] that are this relay's, by index
+
+	Hosts []string // in order of preference, as the operator wrote them, without surrounding space
 
 	PongPorts []int  // ask each host's HTTP port; empty asks none
 	PongPath  string // begins with a slash
@@ -129,6 +131,7 @@ type ClientTLS struct {
 	CA         string // file of the authorities to believe instead of the system's
 	Cert, Key  string // files of our own certificate, or both empty
 	SkipVerify bool   // believe any certificate
+	Digest     string // of what the files hold; another certificate is another setting
 }
 
 // AskTCP is a connect and, if Expect is set, what the peer must say.

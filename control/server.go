@@ -104,8 +104,9 @@ func (s *Server) Run(ctx context.Context) error {
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
-		ErrorLog:          s.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
-		BaseContext:       func(net.Listener) context.Context { return ctx }, // follow ends with it
+		// Clients are operators, few and friendly: what is said here is about us.
+		ErrorLog:    s.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn}),
+		BaseContext: func(net.Listener) context.Context { return ctx }, // follow ends with it
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, callerKey{}, callerOf(c))
 		},

@@ -15,6 +15,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -105,12 +107,13 @@ func (e *engine) image(name string, files map[string]string, links ...string) st
 	return ref
 }
 
-// images are what the tests of one run share: the image that users build, and
-// what it was built on.
+// images are what the tests of one run share: the images that users build, by
+// their base, and what they were built on.
 var images struct {
 	sync.Mutex
-	built string
-	refs  []string
+	built         map[string]string
+	base, builder string
+	refs          []string
 }
 
 func removeImages() {
@@ -120,45 +123,84 @@ func removeImages() {
 	}
 }
 
-// build builds the image that users build, on bases of the test's own.
-func (e *engine) build() string {
+// shells are what the bases of the tests have of a shell's tools.
+var shells = []string{"sh", "ls", "cat", "grep", "nc", "sleep", "id", "echo", "mkdir", "dirname", "cp", "chmod", "ps", "touch"}
+
+// authorities is what the builder's file of them holds.
+const authorities = "-----BEGIN CERTIFICATE-----\n"
+
+// build builds the image that users build, on a base of the test's own that has a
+// shell.
+func (e *engine) build() string { return e.buildOn("") }
+
+// buildOn builds the image on another base.
+func (e *engine) buildOn(base string) string {
 	e.tb.Helper()
 	images.Lock()
 	defer images.Unlock()
-	if images.built != "" {
-		return images.built
+	if ref := images.built[base]; ref != "" {
+		return ref
 	}
-	read := func(path string) string {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			e.tb.Fatal(err)
-		}
-		return string(b)
-	}
-	shell := []string{"sh", "ls", "cat", "grep", "nc", "sleep", "id", "echo", "mkdir", "dirname", "cp", "ps", "touch"}
-	box := read(busybox)
-	base := e.image("base", map[string]string{"bin/busybox": box}, shell...)
-	// The builder has no compiler: what it hands out is the program that this
-	// machine's compiler made. Everything else is the Dockerfile's.
-	builder := e.image("builder", map[string]string{
-		"bin/busybox":         box,
-		"prebuilt/understudy": read(proctest.Build(e.tb)),
-		"usr/local/bin/go": `#!/bin/sh
+	if images.built == nil {
+		images.built = map[string]string{}
+		box := e.read(busybox)
+		images.base = e.image("base", map[string]string{"bin/busybox": box}, shells...)
+		// The builder has no compiler: what it hands out is the program that this
+		// machine's compiler made. Everything else is the Dockerfile's.
+		images.builder = e.image("builder", map[string]string{
+			"bin/busybox":                       box,
+			"prebuilt/understudy":               e.read(e.compile()),
+			"etc/ssl/certs/ca-certificates.crt": authorities,
+			"usr/local/bin/go": `#!/bin/sh
 [ "$1" = mod ] && exit 0
 while [ $# -gt 0 ]; do
 	if [ "$1" = -o ]; then mkdir -p "$(dirname "$2")" && exec cp /prebuilt/understudy "$2"; fi
 	shift
 done
 exit 1
-`}, shell...)
-	args := []string{"build", "-q", "-f", "Dockerfile", "--build-arg", "BUILDER=" + builder, "--build-arg", "BASE=" + base}
+`}, shells...)
+	}
+	ref, on := e.tag, images.base
+	if base != "" {
+		ref, on = e.tag+"-"+base, base
+	}
+	args := []string{
+		"build", "-q", "-f", "Dockerfile", "--build-arg", "BUILDER=" + images.builder, "--build-arg", "BASE=" + on,
+		"--build-arg", "VERSION=v1.2.3", "--build-arg", "REVISION=0123456789ab",
+	}
 	// The first stage has no name that it could be removed by, but an id.
 	stage := lastLine(e.docker(append(args, "--target", "build", "..")...)) // warnings come first
 	images.refs = append(images.refs, stage)
-	e.docker(append(args, "-t", e.tag, "..")...)
-	images.refs = append(images.refs, e.tag)
-	images.built = e.tag
-	return e.tag
+	e.docker(append(args, "-t", ref, "..")...)
+	images.refs = append(images.refs, ref)
+	images.built[base] = ref
+	return ref
+}
+
+func (e *engine) read(path string) string {
+	e.tb.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		e.tb.Fatal(err)
+	}
+	return string(b)
+}
+
+// compile builds the program as the Dockerfile does, and returns its path.
+func (e *engine) compile() string {
+	e.tb.Helper()
+	m := regexp.MustCompile(`CGO_ENABLED=0 go build -trimpath -ldflags "([^"]*)" -o \S+ ./cmd/understudy\n`).FindStringSubmatch(e.read("Dockerfile"))
+	if m == nil {
+		e.tb.Fatal("the Dockerfile builds the program in a way that this test does not know")
+	}
+	path := filepath.Join(e.tb.TempDir(), "understudy")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", strings.ReplaceAll(m[1], "${VERSION}", "v1.2.3"), "-o", path, "./cmd/understudy")
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		e.tb.Fatalf("go build: %v\n%s", err, out)
+	}
+	return path
 }
 
 // run starts a container that ends with the test.
@@ -190,13 +232,22 @@ type cluster struct {
 	host                 [2]string
 }
 
-// start builds the image and starts the cluster. The hosts have names on a
-// private network; the check script reads a host's answer.
+// start builds the image and starts the cluster. The check script reads a host's
+// answer.
 func start(t *testing.T) *cluster {
 	t.Helper()
 	e := newEngine(t)
+	return e.start(e.build(), "--read-only", "--cap-drop", "ALL",
+		"-v", scriptsDir(t, 0o755)+":/etc/understudy:ro", "--health-interval", "500ms",
+		"-e", "CHECK_INTERVAL=500ms", "-e", "CHECK_TIMEOUT=1", "-e", "HTTP=:9001", "-e", "MAX_BACKOFF=")
+}
+
+// start starts a cluster, whose relay gets more arguments. The hosts have names
+// on a private network.
+func (e *engine) start(image string, args ...string) *cluster {
+	t := e.tb
+	t.Helper()
 	c := &cluster{engine: e, network: e.tag + "-net"}
-	image := e.build()
 	e.docker("network", "create", c.network)
 	t.Cleanup(func() { e.try("network", "rm", c.network) })
 	for i := range c.host {
@@ -204,11 +255,8 @@ func start(t *testing.T) *cluster {
 		c.host[i] = e.run("-i", "--network", c.network, "--network-alias", name, "--no-healthcheck", image,
 			"demo-host", fmt.Sprint(i+1), ":8000")
 	}
-	scripts := scriptsDir(t, 0o755)
-	c.relay = e.run("--network", c.network, "--read-only", "--cap-drop", "ALL",
-		"-v", scripts+":/etc/understudy:ro", "--health-interval", "500ms",
-		"-e", "PORT=5432", "-e", "HOSTS=host1:8000,host2:8000", "-e", "CHECK_INTERVAL=500ms", "-e", "CHECK_TIMEOUT=1",
-		"-e", "HTTP=:9001", "-e", "MAX_BACKOFF=", image)
+	args = append([]string{"--network", c.network, "-e", "PORT=5432", "-e", "HOSTS=host1:8000,host2:8000"}, args...)
+	c.relay = e.run(append(args, image)...)
 	c.addr = e.address(c.relay, "5432")
 	proctest.Until(t, "the relay to have a primary", func() bool { return c.who() != "" })
 	return c
@@ -322,6 +370,103 @@ func TestHealthcheckAndStop(t *testing.T) {
 	}
 }
 
+// alpine is the size of alpine:3.22, the base with a shell that users get.
+const alpine = 8.4 * 1024 * 1024
+
+func TestImageIsSmall(t *testing.T) {
+	e := newEngine(t)
+	size := func(ref string) float64 {
+		n, err := strconv.ParseFloat(e.docker("image", "inspect", "-f", "{{.Size}}", ref), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	image := e.build()
+	n := size(image) - size(images.base) + alpine
+	t.Logf("%.1f MiB on Alpine", n/1024/1024)
+	if n > 25*1024*1024 {
+		t.Errorf("the image has %.1f MiB on Alpine, more than 25", n/1024/1024)
+	}
+	if n := size(e.buildOn("scratch")); n > 17*1024*1024 {
+		t.Errorf("the image has %.1f MiB on scratch, more than 17", n/1024/1024)
+	}
+}
+
+func TestImageLabels(t *testing.T) {
+	e := newEngine(t)
+	var labels map[string]string
+	text := e.docker("image", "inspect", "-f", "{{json .Config.Labels}}", e.build())
+	if err := json.Unmarshal([]byte(text), &labels); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"title": "understudy", "licenses": "MIT", "version": "v1.2.3", "revision": "0123456789ab", "base.name": images.base,
+		"description": "Failover TCP relay with health verdicts",
+	} {
+		if got := labels["org.opencontainers.image."+name]; got != want {
+			t.Errorf("label %s is %q, want %q", name, got, want)
+		}
+	}
+	if out := e.docker("run", "--rm", e.build(), "--version"); !strings.Contains(out, "v1.2.3") {
+		t.Errorf("the version is %s", out)
+	}
+}
+
+// confined takes from a container what it can do without.
+var confined = []string{
+	"--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "12345:54321", "--tmpfs", "/tmp",
+}
+
+// A user that nobody has heard of, a root that nobody can write to: all works, the
+// scripts, the commands and a volume of state too.
+func TestAnyUser(t *testing.T) {
+	e := newEngine(t)
+	image, volume := e.build(), e.tag+"-state"
+	t.Cleanup(func() { e.try("volume", "rm", volume) }) // after the container
+	c := e.start(image, append(confined, "-v", scriptsDir(t, 0o755)+":/etc/understudy:ro",
+		"-v", volume+":/var/lib/understudy", "-e", "STATE_DIR=/var/lib/understudy")...)
+	if got := c.who(); got != "1" {
+		t.Errorf("host %s answers", got)
+	}
+	if id := e.docker("exec", c.relay, "id", "-u"); id != "12345" {
+		t.Errorf("runs as user %s", id)
+	}
+	if out := e.docker("exec", c.relay, "understudy", "status"); !strings.Contains(out, "host1:8000") {
+		t.Errorf("status says %s", out)
+	}
+	if log := e.docker("logs", c.relay); strings.Contains(log, "[WARN]  understudy: ") || !strings.Contains(log, "start  host1:8000") {
+		t.Errorf("there are warnings, or the trigger has not run:\n%s", log)
+	}
+
+	// Another container with the volume remembers.
+	e.docker("exec", c.relay, "understudy", "switch", "host2:8000")
+	e.docker("rm", "-f", c.relay)
+	again := e.run(append(append([]string{"--network", c.network, "-e", "PORT=5432", "-e", "HOSTS=host1:8000,host2:8000",
+		"-v", volume + ":/var/lib/understudy", "-e", "STATE_DIR=/var/lib/understudy"}, confined...), image)...)
+	c.relay, c.addr = again, e.address(again, "5432")
+	proctest.Until(t, "host 2 to be primary again", func() bool { return c.who() == "2" })
+}
+
+// Without a shell there are no scripts; all else is there.
+func TestScratchImage(t *testing.T) {
+	e := newEngine(t)
+	c := e.start(e.buildOn("scratch"), append(confined, "--health-interval", "500ms")...)
+	c.during(t, "2", func() { c.docker("kill", c.host[0]) })
+	proctest.Until(t, "the container to be healthy", func() bool {
+		return e.docker("inspect", "-f", "{{.State.Health.Status}}", c.relay) == "healthy"
+	})
+	if out := e.docker("exec", c.relay, "/usr/local/bin/understudy", "status"); !strings.Contains(out, "host2:8000") {
+		t.Errorf("status says %s", out)
+	}
+	if out, err := e.try("exec", c.relay, "/bin/sh", "-c", "true"); err == nil {
+		t.Errorf("there is a shell: %s", out)
+	}
+	if out := e.docker("cp", c.relay+":/etc/ssl/certs/ca-certificates.crt", "-"); !strings.Contains(out, strings.TrimSpace(authorities)) {
+		t.Errorf("there are no authorities: %s", out)
+	}
+}
+
 func TestScriptsDirInContainer(t *testing.T) {
 	e := newEngine(t)
 	image := e.build()
@@ -357,6 +502,9 @@ func TestComposeFile(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
+	if out, err := compose("config", "-q"); err != nil {
+		t.Fatalf("config: %v\n%s", err, out)
+	}
 	t.Cleanup(func() { compose("down", "-t", "1", "-v") })
 	if out, err := compose("up", "-d", "--no-build"); err != nil {
 		t.Fatalf("up: %v\n%s", err, out)
@@ -373,6 +521,9 @@ func TestComposeFile(t *testing.T) {
 		t.Fatalf("kill: %v\n%s", err, out)
 	}
 	proctest.Until(t, "host 2 to answer", func() bool { return c.who() == "2" })
+	if out, err := compose("exec", "-T", "understudy", "understudy", "status"); err != nil || !strings.Contains(out, "host2:8000") {
+		t.Errorf("status: %v\n%s", err, out)
+	}
 }
 
 func asExit(err error, to **exec.ExitError) bool {

@@ -34,7 +34,7 @@ const (
 // time, until over is closed.
 func honest(t *testing.T, addr string, over <-chan struct{}) (took []time.Duration) {
 	t.Helper()
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -80,8 +80,14 @@ func TestSlowClients(t *testing.T) {
 			pong := newService(t, "pong")
 			a := (&proctest.Host{Name: "a"}).Start(t)
 			addr, verdict := freeAddr(t), freeAddr(t)
-			cmd := proctest.BinaryCommand(program(t), nil, "--bind", addr, "--hosts", a.Addr(), "--http", verdict, "--lport", pong.port())
-			cmd.Stdout = io.Discard
+			cmd := proctest.BinaryCommand(program(t), nil, "--bind", addr, "--hosts", a.Addr(), "--http", verdict,
+				"--lport", pong.port(), "--ping-timeout", "9s")
+			stdout, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0) // not through this process
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stdout.Close()
+			cmd.Stdout = stdout
 			u := proctest.StartCommand(t, cmd)
 			awaitGreeting(t, u, addr, "a")
 			if code, body := get(t, "http://"+verdict+"/ping"); code != http.StatusOK || body != "pong" {
@@ -111,7 +117,8 @@ func TestSlowClients(t *testing.T) {
 				defer close(watched)
 				for {
 					now := lookAt(t, u.PID())
-					worst.memory, worst.descriptors = max(worst.memory, now.memory), max(worst.descriptors, now.descriptors)
+					worst.memory, worst.threads = max(worst.memory, now.memory), max(worst.threads, now.threads)
+					worst.descriptors = max(worst.descriptors, now.descriptors)
 					select {
 					case <-over:
 						return
@@ -128,23 +135,25 @@ func TestSlowClients(t *testing.T) {
 				len(took), share(took, 0.5), share(took, 0.99), share(took, 1), (worst.memory-first.memory)>>10, worst.descriptors, first.descriptors)
 			t.Log(report)
 
-			wantSlowReport(t, figures+".csv", out.String())
-			if len(took) < 20 {
-				t.Errorf("%d honest requests were answered", len(took))
-			}
-			wantWithin(t, "the slowest honest request", share(took, 1), 2*time.Second)
-			if lost := report.Lost(); len(lost) > 0 || report.Slowest() > 2*time.Second {
-				t.Errorf("clients of the relay noticed it: %v", report)
+			made := wantSlowReport(t, figures+".csv", out.String())
+			if lost := report.Lost(); len(lost) > 0 {
+				t.Errorf("%d clients of the relay were lost", len(lost))
 			}
 			if grown := worst.memory - first.memory; grown > 64<<20 {
 				t.Errorf("memory grew by %d KiB", grown>>10)
 			}
-			// An accepted connection may be waiting for its place, and clients
-			// of the relay come and go.
-			if more := worst.descriptors - first.descriptors; more > listenerConns+64 {
+			// What the machine had no time for says little.
+			calm, bound := report.Stall < 100*time.Millisecond, 2*time.Second+5*report.Stall
+			wantWithin(t, "the slowest honest request", share(took, 1), bound)
+			wantWithin(t, "the slowest client of the relay", report.Slowest(), bound)
+			if calm && (made <= listenerConns+64 || len(took) < 20) {
+				t.Errorf("%d slow connections were made, want %d, and %d honest requests", made, slowConns, len(took))
+			}
+			// The relay has some too.
+			if more := worst.descriptors - first.descriptors; calm && more > listenerConns+64 {
 				t.Errorf("%d more descriptors than at first, want %d and few", more, listenerConns)
 			}
-			first.memory = worst.memory // the runtime gives it back when it likes
+			first.memory, first.threads = worst.memory, worst.threads // the runtime gives them back when it likes
 			lookAgain(t, u, first, addr, "a")
 			if n := end(t, u); n["reset"]+n["fenced"]+n["expired"]+n["gone"] > 0 {
 				t.Errorf("connections of the relay were harmed: %v", n)
@@ -153,15 +162,14 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// wantSlowReport checks what slowhttptest has found out, second by second: it
-// has made more connections than the listener takes, all of them where the
-// machine has time for it, and the service was there all the time.
-func wantSlowReport(t *testing.T, path, out string) {
+// wantSlowReport checks what slowhttptest has found out, second by second: the
+// service was there all the time. It returns how many connections it has made.
+func wantSlowReport(t *testing.T, path, out string) (made int) {
 	t.Helper()
 	rows := lines(path)
 	if len(rows) < 2 || rows[0] != "Seconds,Closed,Pending,Connected,Service Available" {
 		t.Errorf("slowhttptest reports %q and says %s", rows, out)
-		return
+		return 0
 	}
 	t.Logf("slowhttptest: %s: %s", rows[0], strings.Join(rows[1:], " "))
 	var n [5]int
@@ -173,9 +181,7 @@ func wantSlowReport(t *testing.T, path, out string) {
 			t.Errorf("slowhttptest had no service after %ds", n[0])
 		}
 	}
-	if made := n[1] + n[3]; made <= listenerConns+64 {
-		t.Errorf("slowhttptest made %d connections only, want %d", made, slowConns)
-	}
+	return n[1] + n[3]
 }
 
 // The same slowness, one client each and no other: it is not room that is
@@ -201,8 +207,8 @@ func TestSlowClientIsCutOff(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			c := dial(t, verdict)
 			begin := time.Now()
+			c := dial(t, verdict)
 			c.send(tt.begin)
 			var left atomic.Bool
 			go func() {
@@ -221,8 +227,8 @@ func TestSlowClientIsCutOff(t *testing.T) {
 			if isTimeout(err) || strings.Contains(line, " 200 ") {
 				t.Errorf("%q, %v", line, err)
 			}
-			wantWithin(t, "the end of a client that sends slowly", took, tt.limit+3*time.Second)
-			if took < tt.limit-time.Second {
+			wantWithin(t, "the end of a client that sends slowly", took, tt.limit+10*time.Second)
+			if took < tt.limit {
 				t.Errorf("it was cut off after %v already", took)
 			}
 		})
@@ -258,6 +264,6 @@ func TestSlowClientIsCutOff(t *testing.T) {
 		if n >= 32<<20 || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("a client that hardly reads has had %d bytes, and then %v", n, err)
 		}
-		wantWithin(t, "the end of a client that reads slowly", took, 16*time.Second)
+		wantWithin(t, "the end of a client that reads slowly", took, 22*time.Second)
 	})
 }

@@ -34,11 +34,17 @@ import (
 // recipes is the page whose blocks are run here.
 const recipes = "../docs/verdicts.md"
 
-// recipe is a block of that page, with changes: what stands there and what the
-// test has instead, in turn.
+// recipe is a block of that page, with changes; see recipeOf.
 func recipe(t *testing.T, name string, changes ...string) string {
 	t.Helper()
-	page, err := os.ReadFile(recipes)
+	return recipeOf(t, recipes, name, changes...)
+}
+
+// recipeOf is a block of a page, with changes: what stands there and what the
+// test has instead, in turn.
+func recipeOf(t *testing.T, path, name string, changes ...string) string {
+	t.Helper()
+	page, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +52,7 @@ func recipe(t *testing.T, name string, changes ...string) string {
 	_, rest, _ = strings.Cut(rest, "\n")
 	block, _, closed := strings.Cut(rest, "\n```\n")
 	if !found || !closed {
-		t.Fatalf("%s has no recipe %s", recipes, name)
+		t.Fatalf("%s has no recipe %s", path, name)
 	}
 	for i := 0; i < len(changes); i += 2 {
 		if !strings.Contains(block, changes[i]) {
@@ -308,7 +314,7 @@ func TestHAProxyFollowsTheVerdict(t *testing.T) {
 	client := dial(t, h.orders)
 	client.want("a\n")
 	h.Signal(syscall.SIGTERM)
-	become("ending", "DRAIN", "UP", "UP", "UP")
+	become("ending", "DRAIN", "DOWN", "DOWN", "UP")
 	client.send("still here")
 	client.want("still here")
 	client.Close()
@@ -571,13 +577,9 @@ func TestHealthAsAnExitStatus(t *testing.T) {
 		{docker, []string{"CONFIG=" + h.config}},
 		{[]string{"understudy", "health", "--http", h.http}, nil},
 	}
-	// The services may have been asked a second ago.
 	become := func(when string, status int, said string) {
 		t.Helper()
 		for _, c := range commands {
-			proctest.Until(t, fmt.Sprintf("%q exits with %d: %s", c.words, status, when), func() bool {
-				return health(t, c.words, c.env).Exit() == status
-			})
 			wantHealth(t, when, c.words, c.env, status, said)
 		}
 	}
@@ -594,22 +596,25 @@ func TestHealthAsAnExitStatus(t *testing.T) {
 	}
 }
 
-// health runs a command as it stands on the page.
-func health(t *testing.T, words, env []string) *proctest.Understudy {
+// wantHealth runs a command as it stands on the page, until it ends as it
+// should: answers of the services may be a second old.
+func wantHealth(t *testing.T, when string, words, env []string, status int, said string) {
 	t.Helper()
 	if filepath.Base(words[0]) != "understudy" || words[1] != "health" {
 		t.Fatalf("%q does not ask for a verdict", words)
 	}
-	return proctest.StartCommand(t, proctest.BinaryCommand(program(t), env, words[1:]...))
-}
-
-// wantHealth runs such a command and checks how it ends.
-func wantHealth(t *testing.T, when string, words, env []string, status int, said string) {
-	t.Helper()
-	u := health(t, words, env)
-	if code := u.Exit(); code != status || u.Stdout() != said || (status == 0) != (u.Log() == "") {
-		t.Errorf("%s: %q with %q exits with %d, says %q and %q; want %d, %q", when, words, env, code, u.Stdout(), u.Log(), status, said)
-	}
+	last := ""
+	defer func() {
+		if t.Failed() {
+			t.Logf("%s: %q with %q exits with %s", when, words, env, last)
+		}
+	}()
+	proctest.Until(t, fmt.Sprintf("%s: %q with %q exits with %d and says %q", when, words, env, status, said), func() bool {
+		u := proctest.StartCommand(t, proctest.BinaryCommand(program(t), env, words[1:]...))
+		code := u.Exit()
+		last = fmt.Sprintf("%d, %q and %q", code, u.Stdout(), u.Log())
+		return code == status && u.Stdout() == said && (status == 0) == (u.Log() == "")
+	})
 }
 
 // The same over TLS, with a certificate that nobody has signed.
@@ -628,7 +633,6 @@ func TestHealthOverTLS(t *testing.T) {
 	wantHealth(t, "a certificate that is believed", byURL, []string{"SSL_CERT_FILE=" + cert}, 0, "200 pong\n")
 	wantHealth(t, "without TLS", []string{"understudy", "health", "http://" + addr + "/ping"}, nil, 1, "")
 	pong.is(isIll)
-	u.Until("that is noticed", func() bool { return health(t, byPath, own).Exit() == 1 })
 	wantHealth(t, "a service is ill", byPath, own, 1, "")
 	terminate(t, u)
 }

@@ -28,18 +28,11 @@ func (c *Conductor) cfg() *Config { return &c.rules.Load().Config }
 // An error that is not [ErrOver] or that of ctx names every invalid field of
 // cfg, and nothing has changed.
 func (c *Conductor) Reconfigure(ctx context.Context, cfg Config) error {
-	was := c.cfg()
-	cfg.Name, cfg.Gate, cfg.Scripts, cfg.Keeper = was.Name, was.Gate, was.Scripts, was.Keeper
-	cfg.Stats, cfg.Logger = was.Stats, was.Logger
-	if err := cfg.validate(); err != nil {
-		return fmt.Errorf("failover config: %w", err)
-	}
-	cfg = cfg.withDefaults()
-	if _, err := selector.New(cfg.election()); err != nil {
+	next, err := c.successor(cfg)
+	if err != nil {
 		return err
 	}
-	next := &rules{cfg, Predict(cfg), make(chan struct{})}
-	err := c.request(ctx, func() selector.Event {
+	err = c.request(ctx, func() selector.Event {
 		if c.next != nil {
 			close(c.next.taken) // never held
 		}
@@ -57,6 +50,27 @@ func (c *Conductor) Reconfigure(ctx context.Context, cfg Config) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Accepts returns the error that [Conductor.Reconfigure] would have about cfg.
+func (c *Conductor) Accepts(cfg Config) error {
+	_, err := c.successor(cfg)
+	return err
+}
+
+// successor is cfg as the settings that follow those of c.
+func (c *Conductor) successor(cfg Config) (*rules, error) {
+	was := c.cfg()
+	cfg.Name, cfg.Gate, cfg.Scripts, cfg.Keeper = was.Name, was.Gate, was.Scripts, was.Keeper
+	cfg.Stats, cfg.Logger = was.Stats, was.Logger
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("failover config: %w", err)
+	}
+	cfg = cfg.withDefaults()
+	if _, err := selector.New(cfg.election()); err != nil {
+		return nil, err
+	}
+	return &rules{cfg, Predict(cfg), make(chan struct{})}, nil
 }
 
 // takeRules has the settings hold that somebody gave. What is done for an

@@ -82,6 +82,9 @@ func TestReconfigureThatIsWrongChangesNothing(t *testing.T) {
 				if err := c.Reconfigure(t.Context(), next); err == nil || !strings.Contains(err.Error(), tt.want) {
 					t.Errorf("error %v, want %q", err, tt.want)
 				}
+				if err := c.Accepts(next); err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("accepts: error %v, want %q", err, tt.want)
+				}
 			}
 			time.Sleep(time.Second)
 			if now := c.Status(); now.Primary != "a" || len(now.Hosts) != 2 {

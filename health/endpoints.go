@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -27,6 +28,9 @@ const (
 	// maxEndpointBodies is how many bytes of request bodies may be held at one
 	// time.
 	maxEndpointBodies = 32 << 20
+	// silentFor is how long an endpoint that gave no response is asked behind
+	// all others.
+	silentFor = 5 * time.Second
 )
 
 // EndpointsConfig says who is asked for a usable response, and what is one.
@@ -81,7 +85,8 @@ type EndpointsConfig struct {
 // follow, and nothing is compressed or unpacked on the way.
 //
 // The request is replayed with its method, path, query, end-to-end headers and
-// body. The client's address is appended to X-Forwarded-For;
+// body. An endpoint that gave no response is asked behind all others for the
+// next 5s. The client's address is appended to X-Forwarded-For;
 // X-Forwarded-Host and X-Forwarded-Proto are added where the client sent none.
 // Trailers of requests are dropped. Every method is replayed to the next
 // endpoint when one failed, POST too: that is what several endpoints are for.
@@ -94,10 +99,11 @@ type EndpointsConfig struct {
 // for it.
 //
 // Endpoints keeps idle connections for later requests; Close ends them. It
-// belongs behind a [Server].
+// belongs behind a [Server], of whose connections it takes three quarters at
+// most: what comes when endpoints or slow clients hold so many is answered 503.
 type Endpoints struct {
 	cfg     EndpointsConfig
-	targets []endpoint
+	targets []*endpoint
 	usable  *criteria
 	name    string // in CDN-Loop; no other Endpoints has it
 	bodies  bodyRoom
@@ -220,6 +226,7 @@ func (e *Endpoints) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	switch {
 	case switchesProtocol(r.Header):
+		w.Header().Set("Connection", "close") // what follows may not be HTTP
 		tell(w, http.StatusNotImplemented, "switching protocols, as WebSocket does, cannot be replayed to endpoints")
 		return
 	case strings.Contains(strings.Join(r.Header["Cdn-Loop"], ","), e.name):
@@ -233,10 +240,18 @@ func (e *Endpoints) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer e.bodies.give(body)
+	if from, ok := r.Context().Value(peerKey{}).(*peer); ok {
+		if !from.lend() {
+			tell(w, http.StatusServiceUnavailable, "busy")
+			return
+		}
+		defer from.giveBack()
+	}
 
 	c := &contest{
 		Endpoints: e,
 		request:   r,
+		order:     e.order(),
 		header:    e.replayHeader(r),
 		body:      body,
 		deadline:  began.Add(e.cfg.Total),
@@ -281,6 +296,7 @@ func tell(w http.ResponseWriter, status int, text string) {
 type contest struct {
 	*Endpoints
 	request  *http.Request
+	order    []*endpoint // to ask them in
 	header   http.Header // as replayed; read only
 	body     []byte
 	deadline time.Time // for the head of a usable response
@@ -308,6 +324,9 @@ func (c *contest) run(ctx context.Context) *offer {
 	}
 	for pending := len(c.asks); pending > 0; pending-- {
 		o := <-c.offers
+		if ctx.Err() == nil {
+			c.remember(o)
+		}
 		if o.err == nil {
 			o.err = c.judge(o.resp.StatusCode)
 		}
@@ -324,6 +343,35 @@ func (c *contest) run(ctx context.Context) *offer {
 	return nil
 }
 
+// order returns the endpoints in the order to ask them. Those that gave no
+// response lately come last, or every request would wait for them first.
+func (e *Endpoints) order() []*endpoint {
+	now := time.Now().UnixNano()
+	var answering, silent []*endpoint
+	for _, target := range e.targets {
+		if now < target.silentUntil.Load() {
+			silent = append(silent, target)
+		} else {
+			answering = append(answering, target)
+		}
+	}
+	return append(answering, silent...)
+}
+
+// remember notes whether an endpoint gave a response, usable or not.
+func (e *Endpoints) remember(o *offer) {
+	if o.resp != nil {
+		if o.endpoint.silentUntil.Swap(0) != 0 {
+			e.log.Info("endpoint gives responses again", "endpoint", o.endpoint.name)
+		}
+		return
+	}
+	if o.endpoint.silentUntil.Swap(time.Now().Add(silentFor).UnixNano()) == 0 {
+		e.log.Warn("endpoint gives no response, others are asked before it",
+			"endpoint", o.endpoint.name, "error", escapeText(clipText(o.err.Error()), 0))
+	}
+}
+
 // judge returns nil when a response of this status is usable, or why not.
 func (c *contest) judge(status int) error {
 	if status == http.StatusSwitchingProtocols {
@@ -334,7 +382,7 @@ func (c *contest) judge(status int) error {
 
 // ask asks the next endpoint and does not wait.
 func (c *contest) ask(parent context.Context) {
-	o := &offer{endpoint: &c.targets[len(c.asks)]}
+	o := &offer{endpoint: c.order[len(c.asks)]}
 	ctx, end := context.WithCancelCause(parent)
 	o.end, o.ended = end, func() error { return context.Cause(ctx) }
 	c.asks = append(c.asks, o)
@@ -380,12 +428,12 @@ func (o *offer) cause(err error) error {
 // reasons says of each endpoint why it had no usable response.
 func (c *contest) reasons() error {
 	var errs []string
-	for i := range c.targets {
+	for i, target := range c.order {
 		why := "not asked, no time was left"
 		if i < len(c.asks) {
 			why = escapeText(clipText(c.asks[i].err.Error()), 0)
 		}
-		errs = append(errs, c.targets[i].name+": "+why)
+		errs = append(errs, target.name+": "+why)
 	}
 	return errors.New(strings.Join(errs, "; "))
 }
@@ -438,38 +486,40 @@ type endpoint struct {
 	path         string // percent-encoded, without a slash at its end
 	query        string // percent-encoded
 	name         string // for logs: no query, where secrets may be
+
+	silentUntil atomic.Int64 // UnixNano; 0 since it last gave a response
 }
 
 // parseEndpoint reads a URL. Its error never repeats what may be a secret.
-func parseEndpoint(raw string) (endpoint, error) {
+func parseEndpoint(raw string) (*endpoint, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
 		if wrapped, ok := errors.AsType[*url.Error](err); ok {
 			err = wrapped.Err // the URL may hold a password
 		}
-		return endpoint{}, fmt.Errorf("not a URL: %w", err)
+		return nil, fmt.Errorf("not a URL: %w", err)
 	}
 	shown := u.Redacted()
 	switch {
 	case raw == "":
-		return endpoint{}, errors.New("empty")
+		return nil, errors.New("empty")
 	case u.Scheme != "http" && u.Scheme != "https":
-		return endpoint{}, fmt.Errorf("%q does not begin with http:// or https://", shown)
+		return nil, fmt.Errorf("%q does not begin with http:// or https://", shown)
 	case u.User != nil:
-		return endpoint{}, fmt.Errorf("%q has a user name, which is not sent", shown)
+		return nil, fmt.Errorf("%q has a user name, which is not sent", shown)
 	case u.Hostname() == "":
-		return endpoint{}, fmt.Errorf("%q has no host", shown)
+		return nil, fmt.Errorf("%q has no host", shown)
 	case u.Fragment != "" || strings.HasSuffix(raw, "#"):
-		return endpoint{}, fmt.Errorf("%q has a fragment, which is never sent", shown)
+		return nil, fmt.Errorf("%q has a fragment, which is never sent", shown)
 	case climbs(u.EscapedPath()):
-		return endpoint{}, fmt.Errorf("%q has a path that leaves itself", shown)
+		return nil, fmt.Errorf("%q has a path that leaves itself", shown)
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return endpoint{}, fmt.Errorf("%q: port %q is not from 1 to 65535", shown, port)
+			return nil, fmt.Errorf("%q: port %q is not from 1 to 65535", shown, port)
 		}
 	}
-	return endpoint{
+	return &endpoint{
 		scheme: u.Scheme,
 		host:   u.Host,
 		path:   strings.TrimSuffix(u.EscapedPath(), "/"),

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -22,12 +21,13 @@ var errOverdue = errors.New("no verdict")
 
 // follow asks judge at once and then every second, and hands each verdict to
 // tell; an error when there is none for too long. When ctx ends it hands over
-// the end as well, and returns when judge has.
+// the end as well, and returns when judge has, or 500ms later at the latest: a
+// verdict that nobody will hear is left behind.
 func follow(ctx context.Context, judge func(context.Context) error, tell func(error)) {
 	verdicts := make(chan error)
-	var asking sync.WaitGroup
-	defer asking.Wait()
-	asking.Go(func() {
+	asking := make(chan struct{})
+	go func() {
+		defer close(asking)
 		tick := time.NewTicker(askEvery)
 		defer tick.Stop()
 		for {
@@ -43,7 +43,7 @@ func follow(ctx context.Context, judge func(context.Context) error, tell func(er
 				return
 			}
 		}
-	})
+	}()
 	late := time.NewTimer(overdue)
 	defer late.Stop()
 	for {
@@ -55,6 +55,11 @@ func follow(ctx context.Context, judge func(context.Context) error, tell func(er
 			tell(errOverdue)
 		case <-ctx.Done():
 			tell(context.Cause(ctx))
+			late.Reset(lateness)
+			select {
+			case <-asking:
+			case <-late.C:
+			}
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -48,6 +49,21 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// A verdict that nobody will hear delays nobody.
+func TestFollowLeavesHungJudge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, release := time.Now(), make(chan struct{})
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		var last error
+		follow(ctx, func(context.Context) error { <-release; return nil }, func(verdict error) { last = verdict })
+		if took := time.Since(began); took != time.Minute+lateness || !errors.Is(last, context.DeadlineExceeded) {
+			t.Errorf("follow ended after %s with %v, want %s after its context", took, last, lateness)
+		}
+		close(release) // it ends alone
+	})
+}
+
 // failingListener has no descriptors left for a while.
 type failingListener struct {
 	net.Listener
@@ -75,5 +91,10 @@ func TestAcceptAllSurvives(t *testing.T) {
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
 		acceptAll(ctx, &failingListener{left: 1 << 30}, nil, hclog.NewNullLogger()) // ends with ctx
+		var out bytes.Buffer
+		acceptAll(ctx, &failingListener{left: 1 << 30}, nil, hclog.New(&hclog.LoggerOptions{Output: &out})) // has ended
+		if out.Len() > 0 {
+			t.Errorf("told of a failure after the end: %s", out.String())
+		}
 	})
 }

@@ -72,7 +72,8 @@ func (l *Lamp) Addr() net.Addr {
 	return l.socket.addr
 }
 
-// Close gives up the address of a Lamp that was bound and never ran.
+// Close gives up the address of a Lamp that was bound and never ran. After
+// Run it does nothing.
 func (l *Lamp) Close() error {
 	if l.socket == nil {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,8 +13,9 @@ import (
 // lampSocket is a bound socket. While it does not listen connects to it are
 // refused, and nobody else can have the address.
 type lampSocket struct {
-	fd   int
-	addr *net.TCPAddr
+	fd      int
+	addr    *net.TCPAddr
+	closing sync.Once
 }
 
 // claimLamp binds the address without listening.
@@ -142,7 +144,8 @@ func (s *lampSocket) shut() {
 	s.reuse(0)
 }
 
-// close gives the address up.
-func (s *lampSocket) close() error {
-	return os.NewSyscallError("close", unix.Close(s.fd))
+// close gives the address up, once: its descriptor may be another's then.
+func (s *lampSocket) close() (err error) {
+	s.closing.Do(func() { err = os.NewSyscallError("close", unix.Close(s.fd)) })
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"syscall"
@@ -145,6 +146,30 @@ func TestLampAddresses(t *testing.T) {
 			_, port, _ := net.SplitHostPort(addr)
 			waitUntil(t, "the port opens", func() bool { return lit(t, net.JoinHostPort(tt.dial, port)) })
 		})
+	}
+}
+
+// The number of its descriptor is somebody else's as soon as it is closed.
+func TestLampClosesOnce(t *testing.T) {
+	l := newLamp(t, "127.0.0.1:0", func(context.Context) error { return nil })
+	_, stop := run(t, l)
+	stop()
+	var others []*os.File
+	for range 64 { // one of them gets the number
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		others = append(others, f)
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("Close() = %v after Run, want nil", err)
+	}
+	for _, f := range others {
+		if _, err := f.Stat(); err != nil {
+			t.Errorf("Close after Run has closed another's file: %v", err)
+		}
 	}
 }
 

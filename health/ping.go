@@ -1,17 +1,13 @@
 package health
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
-	"sync/atomic"
 	"time"
 )
 
@@ -101,7 +97,7 @@ type Ping struct {
 	replayer  *replayer
 	coalescer coalescer
 	turns     chan struct{} // holds an element for each replay under way
-	bodies    atomic.Int64  // bytes of request bodies held
+	bodies    bodyRoom
 }
 
 // NewPing returns a Ping, or an error naming every invalid field of cfg.
@@ -164,6 +160,7 @@ func NewPing(cfg PingConfig) (*Ping, error) {
 		log:      cfg.Log,
 		replayer: newReplayer(cfg.Timeout, expected),
 		turns:    make(chan struct{}, maxReplays),
+		bodies:   bodyRoom{each: maxPingBody, all: maxPingBodies},
 	}, nil
 }
 
@@ -199,7 +196,7 @@ func (p *Ping) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if asJSON {
 		delete(q.header, "Accept")
 	}
-	v := p.judge(r.Context(), q, shareable(r, trusted), func() ([]byte, *verdict) { return p.readBody(r) })
+	v := p.judge(r.Context(), q, shareable(r, trusted), r)
 
 	body, contentType := v.body, "text/plain"
 	if asJSON {
@@ -228,9 +225,8 @@ func (p *Ping) Judge(ctx context.Context) error {
 }
 
 // judge comes to a verdict. The ports are asked q, unless a shared replay has
-// their replies already; for one that is not shared readBody reads the rest of
-// the question, or returns the verdict that tells why not.
-func (p *Ping) judge(ctx context.Context, q question, share bool, readBody func() ([]byte, *verdict)) verdict {
+// their replies already; one that is not shared has the body of r as well.
+func (p *Ping) judge(ctx context.Context, q question, share bool, r *http.Request) verdict {
 	members := make([]memberState, len(p.members))
 	for i, m := range p.members {
 		members[i] = memberState{m, m.State()}
@@ -244,12 +240,13 @@ func (p *Ping) judge(ctx context.Context, q question, share bool, readBody func(
 	if share {
 		replies, shared = p.coalescer.do(q.key(), func() []reply { return p.replay(ctx, q) })
 	} else {
-		var bad *verdict
-		if q.body, bad = readBody(); bad != nil {
-			return *bad
+		body, status, text := p.bodies.read(r)
+		if status != 0 {
+			return verdict{status: status, body: []byte(text), reason: text, members: members}
 		}
+		defer p.bodies.give(body)
+		q.body = body
 		replies = p.replay(ctx, q)
-		p.bodies.Add(-int64(len(q.body)))
 	}
 	if len(replies) == 0 {
 		return p.policy.fail(v, failure{http.StatusServiceUnavailable, []byte("busy"), "busy"})
@@ -270,38 +267,5 @@ func (p *Ping) replay(parent context.Context, q question) []reply {
 		return p.replayer.askAll(ctx, q, p.ports)
 	case <-ctx.Done():
 		return nil
-	}
-}
-
-// readBody reads the body of r and counts it in p.bodies, or returns the
-// verdict that tells why not.
-func (p *Ping) readBody(r *http.Request) ([]byte, *verdict) {
-	refuse := func(status int, body string) ([]byte, *verdict) {
-		return nil, &verdict{status: status, body: []byte(body), reason: body}
-	}
-	if r.ContentLength > maxPingBody {
-		return refuse(http.StatusRequestEntityTooLarge, "body too large")
-	}
-	var body bytes.Buffer
-	for {
-		n, err := io.CopyN(&body, r.Body, 32<<10)
-		held := p.bodies.Add(n)
-		status, text := 0, ""
-		switch {
-		case body.Len() > maxPingBody:
-			status, text = http.StatusRequestEntityTooLarge, "body too large"
-		case held > maxPingBodies:
-			status, text = http.StatusServiceUnavailable, "busy"
-		case errors.Is(err, io.EOF):
-			return body.Bytes(), nil
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			status, text = http.StatusRequestTimeout, "body too slow"
-		case err != nil:
-			status, text = http.StatusBadRequest, "body broken"
-		default:
-			continue
-		}
-		p.bodies.Add(-int64(body.Len()))
-		return refuse(status, text)
 	}
 }

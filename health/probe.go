@@ -45,6 +45,10 @@ type ProberConfig struct {
 	// none.
 	Logger hclog.Logger
 
+	// Before asked the same question until now, by another schedule or with
+	// other thresholds: what it found counts on. Defaults to nobody.
+	Before *Prober
+
 	// Changed is called behind every change of state, by the goroutine of
 	// [Prober.Run]: it must return soon. Defaults to nothing.
 	Changed func()
@@ -132,11 +136,18 @@ func NewProber(cfg ProberConfig) (*Prober, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("probe %q: %w", cfg.Name, err)
 	}
-	return &Prober{
+	p := &Prober{
 		cfg:   cfg,
 		log:   cfg.Logger.Named("probe").With("probe", cfg.Name),
 		state: ProbeState{Condition: ProbeUnknown},
-	}, nil
+	}
+	if b := cfg.Before; b != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		p.state, p.why = b.state, b.why
+		p.cfg.Before = nil // or each would keep all before it
+	}
+	return p, nil
 }
 
 // Name returns the name of the probe.
@@ -197,7 +208,9 @@ func (p *Prober) patience() time.Duration {
 func (p *Prober) Run(ctx context.Context) error {
 	p.mu.Lock()
 	p.heard = time.Now() // a probe that never answers is stale one day, too
-	p.state.Since = p.heard
+	if p.state.Since.IsZero() {
+		p.state.Since = p.heard
+	}
 	p.mu.Unlock()
 
 	next := time.NewTimer(0)

@@ -265,6 +265,37 @@ func TestProberStaleIsSaidOnce(t *testing.T) {
 	})
 }
 
+// Each silence is told, and whoever is to hear of changes does.
+func TestProberTellsEachSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		var hangs atomic.Bool
+		changes := 0
+		t.Cleanup(func() { time.Sleep(time.Hour) }) // virtual; the last call is left behind
+		p := runProber(t, ProberConfig{
+			Rise: 1, Fall: 1000,
+			Check: func(context.Context) Result {
+				for hangs.Load() {
+					time.Sleep(time.Second) // virtual
+				}
+				return passed
+			},
+			Logger: hclog.New(&hclog.LoggerOptions{Output: &log}), Changed: func() { changes++ },
+		})
+		for round := 1; round <= 2; round++ {
+			hangs.Store(false)
+			time.Sleep(time.Minute) // virtual
+			hangs.Store(true)
+			time.Sleep(time.Minute) // virtual
+			synctest.Wait()
+			if n := strings.Count(log.String(), "probe is stale"); n != round || changes != 2*round || !p.State().Stale {
+				t.Errorf("%d records of %d silences and %d changes, want %d:\n%s", n, round, changes, 2*round, &log)
+			}
+		}
+		hangs.Store(false)
+	})
+}
+
 // A program that was stopped does not blame its probes for that.
 func TestProberAfterAStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -335,4 +366,35 @@ func TestNewProberNamesEveryMistake(t *testing.T) {
 			t.Errorf("NewProber = %v\nwant it to name %s", err, want)
 		}
 	}
+}
+
+// What was found counts on when only the schedule or the thresholds change.
+func TestProberFollowsAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ill atomic.Bool
+		cfg := ProberConfig{Rise: 2, Fall: 2, Check: func(context.Context) Result {
+			if ill.Load() {
+				return refused
+			}
+			return passed
+		}}
+		first := runProber(t, cfg)
+		time.Sleep(90 * time.Second)
+		cfg.Before, cfg.Rise, cfg.Interval = first, 5, time.Minute
+		second := runProber(t, cfg)
+		if err := second.Err(); err != nil {
+			t.Errorf("at first: %v, want it up as before", err)
+		}
+		since := first.State().Since
+		synctest.Wait()
+		if got := second.State(); got.Condition != ProbeUp || !got.Since.Equal(since) || got.Streak <= 5 {
+			t.Errorf("state %+v, want it up since %v", got, since)
+		}
+		ill.Store(true)
+		time.Sleep(3 * time.Minute)
+		cfg.Before = second
+		if third := runProber(t, cfg); third.Err() == nil || third.Err().Error() != second.Err().Error() {
+			t.Errorf("third: %v, want what the second says: %v", third.Err(), second.Err())
+		}
+	})
 }

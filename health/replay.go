@@ -41,7 +41,7 @@ type question struct {
 // Accept-Encoding, since the bodies of replies are compared. HEAD becomes GET,
 // because a reply without a body could never pass.
 func newQuestion(r *http.Request) question {
-	q := question{method: r.Method, host: r.Host, header: r.Header.Clone()}
+	q := question{method: r.Method, host: r.Host, header: endToEnd(r.Header)}
 	if q.method == http.MethodHead {
 		q.method = http.MethodGet
 	}
@@ -51,22 +51,8 @@ func newQuestion(r *http.Request) question {
 	} else {
 		q.url.Opaque = r.RequestURI // sent byte for byte
 	}
-	for _, list := range r.Header["Connection"] {
-		for name := range strings.SplitSeq(list, ",") {
-			q.header.Del(strings.TrimSpace(name))
-		}
-	}
-	for name := range q.header {
-		switch name {
-		case "Accept-Encoding", "Connection", "Content-Length", "Expect",
-			"Http2-Settings", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
-			delete(q.header, name)
-		default:
-			if strings.HasPrefix(name, "Proxy-") {
-				delete(q.header, name)
-			}
-		}
-	}
+	delete(q.header, "Accept-Encoding")
+	delete(q.header, "Content-Length")
 	if _, sent := q.header["User-Agent"]; !sent {
 		q.header["User-Agent"] = nil // otherwise net/http names itself
 	}

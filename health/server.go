@@ -259,8 +259,7 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	s.log.Info("http listener ready", "address", s.gate.Addr())
 	err := srv.Serve(s.gate)
-	if stop() { // the listener died by itself
-		s.gate.Close()
+	if stop() { // the listener died by itself, and Serve has closed it
 		srv.Close()
 	} else {
 		<-closed
@@ -403,7 +402,7 @@ type complaintLog struct {
 
 func (c *complaintLog) Write(p []byte) (int, error) {
 	text := strings.TrimSpace(string(p))
-	if strings.Contains(text, "panic serving") {
+	if strings.HasPrefix(text, "http: panic serving") { // elsewhere it may be a client's own word
 		c.log.Error("http handler panicked", "error", text) // our fault, not a client's
 		return len(p), nil
 	}

@@ -33,6 +33,7 @@ type gate struct {
 	mu      sync.Mutex // guards everything below, and the place of each client
 	room    sync.Cond  // signalled when open or owing changes, or the gate closes
 	open    int        // connections that count against limit
+	lent    int        // those of them whose request takes as long as others make it
 	owing   list.List  // the *peer whose turn it is to send, longest first
 	closing bool
 }
@@ -158,6 +159,26 @@ func (c *peer) paid() {
 		c.gate.owing.Remove(c.place)
 		c.place = nil
 	}
+}
+
+// lend lets the request on c take as long as others make it, until giveBack.
+// It returns false when three quarters of all connections have such a request:
+// the rest is for verdicts, which must come in time whatever endpoints do.
+func (c *peer) lend() bool {
+	c.gate.mu.Lock()
+	defer c.gate.mu.Unlock()
+	if c.gate.lent >= c.gate.limit-c.gate.limit/4 {
+		return false
+	}
+	c.gate.lent++
+	return true
+}
+
+// giveBack undoes lend.
+func (c *peer) giveBack() {
+	c.gate.mu.Lock()
+	defer c.gate.mu.Unlock()
+	c.gate.lent--
 }
 
 // Close closes the connection and gives its place to another.

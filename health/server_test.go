@@ -253,6 +253,34 @@ func TestServerChecksEveryHead(t *testing.T) {
 	}
 }
 
+// The time for an answer begins when the request is here as a whole.
+func TestServerAnswersASlowBody(t *testing.T) {
+	const limit = time.Second
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, RequestTimeout: time.Minute, AnswerTimeout: limit})
+	conn := dialHTTP(t, addr)
+	io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nsl")
+	time.Sleep(limit + limit/4)
+	io.WriteString(conn, "ow")
+	if got, err := io.ReadAll(conn); !strings.Contains(string(got), `"slow"`) || err != nil {
+		t.Errorf("answered %q, %v, want what was asked", got, err)
+	}
+}
+
+// Whatever follows a request with a body is never taken for another.
+func TestServerEndsWithABody(t *testing.T) {
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	const second = "GET /second HTTP/1.1\r\nHost: x\r\n\r\n"
+	for _, first := range []string{
+		"POST /first HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi",
+		"POST /first HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+	} {
+		got := say(t, addr, first+second)
+		if answer := parseAnswer(t, got, "POST"); answer.StatusCode != http.StatusOK || !answer.Close || answer.rest != "" || !strings.Contains(answer.body, `"hi"`) {
+			t.Errorf("after %q answered %q, want one answer and the end", first, got)
+		}
+	}
+}
+
 func TestServerKeepsHonestConnections(t *testing.T) {
 	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
 	conn := dialHTTP(t, addr)
@@ -303,7 +331,7 @@ func TestServerLimitsHeads(t *testing.T) {
 func TestServerTimeouts(t *testing.T) {
 	addr := serveRoutes(t, ServerConfig{
 		Routes:        map[string]http.Handler{"/": told},
-		HeaderTimeout: 200 * time.Millisecond, RequestTimeout: 500 * time.Millisecond, IdleTimeout: 300 * time.Millisecond,
+		HeaderTimeout: time.Second, RequestTimeout: 1500 * time.Millisecond, IdleTimeout: 1200 * time.Millisecond,
 	})
 	for _, tt := range []struct{ name, raw, want string }{
 		{"silence", "", ""},
@@ -314,7 +342,7 @@ func TestServerTimeouts(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			began := time.Now()
 			got := say(t, addr, tt.raw)
-			if took := time.Since(began); took < 150*time.Millisecond || took > 5*time.Second {
+			if took := time.Since(began); took < 900*time.Millisecond || took > 15*time.Second {
 				t.Errorf("closed after %s, want after its timeout", took)
 			}
 			if !strings.Contains(got, tt.want) || tt.want == "" && got != "" {
@@ -327,7 +355,11 @@ func TestServerTimeouts(t *testing.T) {
 // F60: slow clients, more than the limit admits, do not keep honest ones out.
 func TestServerSlowlorisDoesNotLockOut(t *testing.T) {
 	const limit, slow = 64, 400
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, MaxConnections: limit})
+	// Whoever is locked out waits until the slow ones are out of time.
+	addr := serveRoutes(t, ServerConfig{
+		Routes: map[string]http.Handler{"/": told}, MaxConnections: limit,
+		HeaderTimeout: time.Minute, RequestTimeout: time.Minute, IdleTimeout: time.Minute,
+	})
 	for i := range slow {
 		conn := dialHTTP(t, addr)
 		switch i % 3 {
@@ -349,8 +381,8 @@ func TestServerSlowlorisDoesNotLockOut(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("honest requests beside %d slow ones: median %s, slowest %s", slow, took[50], took[99])
-	if took[99] > time.Second {
-		t.Errorf("slowest honest request took %s, want under 1s", took[99])
+	if took[99] > 15*time.Second {
+		t.Errorf("slowest honest request took %s, want no wait for the slow ones", took[99])
 	}
 }
 
@@ -466,7 +498,7 @@ func TestServerStop(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("Run() = %v, want nil", err)
 	}
-	if took := time.Since(began); took > 4*time.Second {
+	if took := time.Since(began); took > 9*time.Second { // AnswerTimeout is 10s
 		t.Errorf("stopping took %s, want as long as the request under way", took)
 	}
 }
@@ -527,6 +559,7 @@ func TestComplaintsAreRateLimited(t *testing.T) {
 			panic("on purpose")
 		}),
 	}, Logger: logger})
+	began := time.Now()
 	for range 50 {
 		say(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n\x00garbage")
 		say(t, addr, "\x00\xff garbage\r\n\r\n")
@@ -535,7 +568,8 @@ func TestComplaintsAreRateLimited(t *testing.T) {
 	for range 1000 {
 		io.WriteString(complaints, "http: TLS handshake error\n")
 	}
-	if n := strings.Count(out.String(), "http client refused"); n < 1 || n > 5 {
+	most := 3 + int(time.Since(began)/time.Second) // of two logs
+	if n := strings.Count(out.String(), "http client refused"); n < 1 || n > most {
 		t.Errorf("%d records about garbage, want one a second: %s", n, out.String())
 	}
 	say(t, addr, "GET /panic HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -80,7 +80,12 @@ func (e *engine) unbind() {
 	e.unbindLocked()
 }
 
+// unbindLocked gives the addresses up, once: afterwards a socket file of that name
+// may be somebody else's.
 func (e *engine) unbindLocked() {
+	if e.closed {
+		return
+	}
 	e.closed = true
 	for _, ln := range e.listeners {
 		ln.close()
@@ -418,6 +423,23 @@ func (e *engine) allowed(fd int32) bool {
 		}
 	}
 	return false
+}
+
+// enter takes the place of one connection, or returns false when there is none.
+func (e *engine) enter() bool {
+	s := e.cfg.Load()
+	all, own := s.Together.Add(1), e.live.Add(1)
+	if all <= s.most && own <= s.limit {
+		return true
+	}
+	e.leave()
+	return false
+}
+
+// leave gives the place of a connection back.
+func (e *engine) leave() {
+	e.live.Add(-1)
+	e.fixed.Together.Add(-1)
 }
 
 // idlest is the loop that should take a client: the one that accepted it unless

@@ -106,7 +106,7 @@ func (e *engine) bind() error {
 
 // apply replaces the listeners. Who is in the queue of one that goes is let in
 // first, while there is a primary. All else looks at the settings itself.
-func (e *engine) apply(c change) {
+func (e *engine) apply(c listeners) {
 	g, _ := e.current()
 	for _, ln := range c.gone {
 		ln.rest()
@@ -130,7 +130,12 @@ func (e *engine) unbind() {
 	e.unbindLocked()
 }
 
+// unbindLocked gives the addresses up, once: afterwards a socket file of that name
+// may be somebody else's.
 func (e *engine) unbindLocked() {
+	if e.closed {
+		return
+	}
 	e.closed = true
 	for _, ln := range e.listeners {
 		ln.close()
@@ -359,7 +364,7 @@ func (e *engine) admit(s stream, stop <-chan struct{}) {
 	}
 	e.mu.Lock()
 	// Where there are several listeners, another may have taken the last place.
-	for int64(len(e.live)) >= e.cfg.Load().limit {
+	for !e.cfg.Load().room(len(e.live)) {
 		e.mu.Unlock()
 		waits := sleep(tick, stop)
 		e.mu.Lock()
@@ -368,19 +373,25 @@ func (e *engine) admit(s stream, stop <-chan struct{}) {
 		}
 	}
 	e.live[c] = struct{}{}
+	e.fixed.Together.Add(1)
 	e.mu.Unlock()
 	e.running.Go(c.serve)
+}
+
+// room says whether there may be another connection beside live ones.
+func (s *settings) room(live int) bool {
+	return int64(live) < s.limit && s.Together.Load() < s.most
 }
 
 // awaitRoom waits until there may be another connection. It returns false when
 // stop is closed.
 func (e *engine) awaitRoom(stop <-chan struct{}) bool {
 	for {
-		limit := e.cfg.Load().limit
-		if int64(e.liveCount()) < limit {
+		s := e.cfg.Load()
+		if s.room(e.liveCount()) {
 			return true
 		}
-		e.full(limit)
+		e.full(s.limit)
 		if !sleep(tick, stop) {
 			return false
 		}

@@ -337,7 +337,7 @@ func (l *loop) end(i int32, c *conn, o outcome) {
 		l.deny(i, c) // it was never counted
 		return
 	}
-	if l.cfg().debug {
+	if l.engine.log.IsDebug() {
 		l.engine.log.Debug("connection ended", "client", peer(c.fd[client]), "epoch", c.epoch, "outcome", o.String(),
 			"sent", c.moved[client], "received", c.moved[host])
 	}
@@ -366,7 +366,7 @@ func (l *loop) drop(i int32, c *conn, reset bool) {
 	}
 	l.release(i, c)
 	l.live.Add(-1)
-	l.engine.live.Add(-1)
+	l.engine.leave()
 	if l.paused != 0 {
 		l.paused = l.now // there may be room again
 	}

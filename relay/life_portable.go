@@ -574,7 +574,8 @@ func (c *conn) end(o outcome) bool {
 	}
 	delete(e.live, c)
 	e.mu.Unlock()
-	if letIn && e.cfg.Load().debug {
+	e.fixed.Together.Add(-1)
+	if letIn && e.log.IsDebug() {
 		up, down := c.moved()
 		e.log.Debug("connection ended", "client", c.sock[client].RemoteAddr(), "epoch", c.epoch, "outcome", o.String(),
 			"sent", up, "received", down)

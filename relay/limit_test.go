@@ -1,7 +1,11 @@
 package relay
 
 import (
+	"io"
+	"net"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,8 +30,38 @@ func TestConnectionLimit(t *testing.T) {
 		{0, 10, most - 5},
 		{0, 1 << 30, (all - 64 - all/4) / 2}, // never all of them
 	} {
-		if got := connectionLimit(tt.asked, tt.reserve); got != tt.want {
-			t.Errorf("connectionLimit(%d, %d) = %d of %d descriptors, want %d", tt.asked, tt.reserve, got, all, tt.want)
+		cfg := Config{MaxConnections: tt.asked, Reserve: tt.reserve}.withDefaults()
+		if got := newSettings(cfg).limit; got != tt.want {
+			t.Errorf("of %d descriptors, %d asked for and %d reserved: %d connections, want %d", all, tt.asked, tt.reserve, got, tt.want)
 		}
 	}
+}
+
+// Relays that share the descriptors of the process share the limit on them.
+func TestConnectionLimitTogether(t *testing.T) {
+	most := connectionLimit(0)
+	var together atomic.Int64
+	r := start(t, Config{Loops: 2, Together: &together})
+	r.open(1, newHost(t, echo).addr)
+	others := most - 2 // what other relays have open
+	together.Add(others)
+	var all []*net.TCPConn
+	for range 3 {
+		c := r.dial()
+		io.WriteString(c, "x")
+		all = append(all, c)
+	}
+	readSome(t, all[0], 1)
+	readSome(t, all[1], 1)
+	waitFor(t, "the third to wait", func() bool { return r.Waiting().Queued == 1 })
+	time.Sleep(50 * time.Millisecond)
+	if s := r.Stats(); s.Live != 2 {
+		t.Errorf("%d are live, want 2", s.Live)
+	}
+	together.Add(-1) // another relay's has ended
+	readSome(t, all[2], 1)
+	for _, c := range all {
+		c.Close()
+	}
+	waitFor(t, "all places to be given back", func() bool { return together.Load() == others-1 })
 }

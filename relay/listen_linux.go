@@ -133,7 +133,7 @@ func (e *engine) bind() error {
 
 // apply replaces the listeners and has the loops look at the settings anew. Who
 // is in the queue of one that goes is let in first, while there is a primary.
-func (e *engine) apply(c change) {
+func (e *engine) apply(c listeners) {
 	if !slices.Equal(c.all, e.listeners) {
 		e.onLoops(func(l *loop) {
 			for _, ln := range c.gone {

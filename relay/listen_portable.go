@@ -216,7 +216,7 @@ func (e *engine) acceptQueued(ln *listener) {
 	_ = ln.queue.SetDeadline(time.Now().Add(time.Second)) // for one that leaves meanwhile
 	now := make(chan struct{})
 	close(now) // where another listener takes the last place, this one does not wait for more
-	for int64(e.liveCount()) < e.cfg.Load().limit {
+	for e.cfg.Load().room(e.liveCount()) {
 		ready := false
 		_ = raw.Control(func(fd uintptr) {
 			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) //nolint:gosec // a descriptor

@@ -465,9 +465,8 @@ func (l *loop) acceptFrom(ln *listener) (more bool) {
 			return false
 		}
 		// The place is taken first: other loops accept at the same time.
-		if limit := l.cfg().limit; l.engine.live.Add(1) > limit {
-			l.engine.live.Add(-1)
-			l.engine.full(limit)
+		if !l.engine.enter() {
+			l.engine.full(l.cfg().limit)
 			l.pause(tick)
 			return false
 		}
@@ -476,7 +475,7 @@ func (l *loop) acceptFrom(ln *listener) (more bool) {
 			l.admit(fd)
 			continue
 		}
-		l.engine.live.Add(-1)
+		l.engine.leave()
 		switch e {
 		case errAgain:
 			return false
@@ -500,7 +499,7 @@ func (l *loop) admit(fd int32) {
 	if !l.engine.allowed(fd) {
 		disconnect(fd)
 		closeFd(fd)
-		l.engine.live.Add(-1)
+		l.engine.leave()
 		l.mu.Lock()
 		l.counts.Denied++
 		l.mu.Unlock()

@@ -9,22 +9,27 @@ import (
 )
 
 // settings is a Config with its defaults, and what follows from it. It never
-// changes; another takes its place ([engine.reconfigure]).
+// changes; another takes its place ([Change.Commit]).
 type settings struct {
 	Config
 	limit int64 // on the connections that are open at one time
-	debug bool  // the end of each connection is logged
+	most  int64 // on those of all relays together
 }
 
 func newSettings(cfg Config) *settings {
-	return &settings{Config: cfg, limit: connectionLimit(cfg.MaxConnections, cfg.Reserve), debug: cfg.Logger.IsDebug()}
+	s := &settings{Config: cfg, most: connectionLimit(cfg.Reserve)}
+	s.limit = s.most
+	if asked := int64(cfg.MaxConnections); asked > 0 {
+		s.limit = min(s.limit, asked)
+	}
+	return s
 }
 
 // successor is cfg as the settings that follow c: what cannot change is that of
 // c.
 func (c Config) successor(cfg Config) (Config, error) {
 	cfg.Name, cfg.Sockets, cfg.Loops, cfg.Spin = c.Name, c.Sockets, c.Loops, c.Spin
-	cfg.Resolve, cfg.Suspect, cfg.FirstByte = c.Resolve, c.Suspect, c.FirstByte
+	cfg.Resolve, cfg.Suspect, cfg.FirstByte, cfg.Together = c.Resolve, c.Suspect, c.FirstByte, c.Together
 	if err := cfg.validate(); err != nil {
 		return Config{}, err
 	}
@@ -33,24 +38,49 @@ func (c Config) successor(cfg Config) (Config, error) {
 	return cfg, nil
 }
 
-// reconfigure puts cfg in the place of the settings, or changes nothing.
+// Change is a change of settings that is prepared: new addresses are claimed,
+// and nothing else has happened. One of Commit and Undo must follow; until then
+// other changes of the relay wait.
+type Change struct {
+	engine *engine
+	cfg    Config
+	listeners
+}
+
+// plan does what may fail of putting cfg in the place of the settings.
 //
-// The slow part, which may ask a name server, is done before gating is taken: a
-// failover must not wait for it.
-func (e *engine) reconfigure(cfg Config) error {
+// It is also the slow part, which may ask a name server, so gating is not held:
+// a failover must not wait for it.
+func (e *engine) plan(cfg Config) (*Change, error) {
 	e.changing.Lock()
+	c := &Change{engine: e}
+	var err error
+	if c.cfg, err = e.cfg.Load().successor(cfg); err != nil {
+		err = fmt.Errorf("relay %s: %w", e.fixed.Name, err)
+	} else if e.bound {
+		c.listeners, err = e.claimChange(c.cfg.Listen)
+	}
+	if err != nil {
+		e.changing.Unlock()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Undo gives up what was claimed.
+func (c *Change) Undo() {
+	defer c.engine.changing.Unlock()
+	c.undo()
+}
+
+// Commit has the settings hold. An error says that the relay has ended, or that
+// the system does not let a claimed address listen; nothing has changed then.
+func (c *Change) Commit() error {
+	e := c.engine
 	defer e.changing.Unlock()
-	cfg, err := e.cfg.Load().successor(cfg)
-	if err != nil {
-		return fmt.Errorf("relay %s: %w", e.fixed.Name, err)
-	}
 	if !e.bound {
-		e.cfg.Store(newSettings(cfg)) // for bind
+		e.cfg.Store(newSettings(c.cfg)) // for bind
 		return nil
-	}
-	c, err := e.claimChange(cfg.Listen)
-	if err != nil {
-		return err
 	}
 	e.gating.Lock()
 	defer e.gating.Unlock()
@@ -66,8 +96,8 @@ func (e *engine) reconfigure(cfg Config) error {
 			}
 		}
 	}
-	e.cfg.Store(newSettings(cfg))
-	e.apply(c)
+	e.cfg.Store(newSettings(c.cfg))
+	e.apply(c.listeners)
 	return nil
 }
 
@@ -79,15 +109,15 @@ func (e *engine) has(port uint16) bool {
 	})
 }
 
-// change is what becomes of the listeners with other settings.
-type change struct {
+// listeners is what becomes of them with other settings.
+type listeners struct {
 	all   []*listener // from then on, in the order of the settings
 	fresh []*listener // of all, those that are new
 	gone  []*listener // to be given up
 }
 
 // undo gives up what is new.
-func (c change) undo() {
+func (c listeners) undo() {
 	for _, ln := range c.fresh {
 		ln.close()
 	}
@@ -96,8 +126,8 @@ func (c change) undo() {
 // claimChange claims the addresses of listen that are not claimed yet, all of
 // them or none. A listener whose address is in listen stays, and so do those
 // over sockets that somebody else made.
-func (e *engine) claimChange(listen []string) (change, error) {
-	c := change{gone: slices.Clone(e.listeners)}
+func (e *engine) claimChange(listen []string) (listeners, error) {
+	c := listeners{gone: slices.Clone(e.listeners)}
 	stays := func(setting string) bool {
 		k := slices.IndexFunc(c.gone, func(ln *listener) bool { return ln.setting == setting })
 		if k < 0 {
@@ -123,7 +153,7 @@ func (e *engine) claimChange(listen []string) (change, error) {
 		}
 		if err != nil {
 			c.undo()
-			return change{}, err
+			return listeners{}, err
 		}
 		ln := newListener(e, cl)
 		c.fresh = append(c.fresh, ln)

@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -98,6 +99,11 @@ type Config struct {
 	// so are not for connections, beyond the 64 that are always left. A quarter
 	// of the limit is reserved at most. Defaults to none.
 	Reserve int
+
+	// Together counts the connections of several relays of this process, which
+	// share its descriptors: what the limit allows is for all of them. Each adds
+	// its own. Nil, the default, is a relay alone.
+	Together *atomic.Int64
 
 	// SendProxy is the version of the PROXY protocol header that each host is
 	// sent first. Zero, the default, sends none.
@@ -222,6 +228,9 @@ func (cfg Config) withDefaults() Config {
 	if cfg.Loops <= 0 {
 		cfg.Loops = DefaultLoops()
 	}
+	if cfg.Together == nil {
+		cfg.Together = new(atomic.Int64)
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
@@ -266,7 +275,18 @@ func (r *Relay) Addrs() []net.Addr { return r.engine.addrs() }
 // Every other field of cfg takes effect as [Config] says, but Name, Sockets,
 // Resolve, Suspect, FirstByte, Loops, Spin and Logger, which are ignored; see
 // [Relay.NeedsRestart].
-func (r *Relay) Reconfigure(cfg Config) error { return r.engine.reconfigure(cfg) }
+func (r *Relay) Reconfigure(cfg Config) error {
+	c, err := r.Prepare(cfg)
+	if err != nil {
+		return err
+	}
+	return c.Commit()
+}
+
+// Prepare is the first half of [Relay.Reconfigure], for who must know that
+// something else can be done as well: it claims the addresses that are new, and
+// clients notice nothing. The error is that of Reconfigure.
+func (r *Relay) Prepare(cfg Config) (*Change, error) { return r.engine.plan(cfg) }
 
 // NeedsRestart names the settings, "loops" and "spin", that have another value in
 // cfg and that Reconfigure cannot change. It is empty when there are none.
@@ -286,6 +306,10 @@ func (r *Relay) NeedsRestart(cfg Config) []string {
 // connections finish for DrainTimeout or until [Relay.Cut], resets the rest,
 // and returns when everything it started is gone.
 func (r *Relay) Run(ctx context.Context) error { return r.engine.run(ctx) }
+
+// Leave begins the end of Run before its context does: nothing is accepted any
+// more, and when it returns others may have the addresses.
+func (r *Relay) Leave() { r.engine.stopAccepting() }
 
 // Cut ends the drain of a Run whose context has ended.
 func (r *Relay) Cut() { r.engine.cut() }

@@ -62,15 +62,12 @@ func (r *reports) seldom(kind int) bool {
 // connectionLimit is how many connections fit below the descriptor limit with
 // a reserve for everything else: 64 and what was asked for, of which a quarter
 // of all is given at most.
-func connectionLimit(asked, reserve int) int64 {
+func connectionLimit(reserve int) int64 {
 	most := int64(1) << 30
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil && uint64(lim.Cur) < uint64(most) { //nolint:unconvert // signed on FreeBSD, and never negative
 		all := int64(lim.Cur) //nolint:gosec // below 1<<30
 		most = max(1, (all-64-min(int64(reserve), all/4))/2)
-	}
-	if asked > 0 {
-		return min(most, int64(asked))
 	}
 	return most
 }

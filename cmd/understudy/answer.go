@@ -7,11 +7,17 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
+	"time"
 
 	"understudy/config"
 	"understudy/control"
 	"understudy/health"
 )
+
+// releaseTime is how long a reload waits at most for an address that nobody
+// configures any more to be given up.
+const releaseTime = 2 * time.Second
 
 // answers is everything that answers for this machine: the probes, the HTTP
 // listener with its routes, and the ports that tell a verdict in other words.
@@ -24,8 +30,8 @@ type answers struct {
 
 	server     *health.Server // nil when there is none
 	serverPart *part
-	pings      map[string]*health.Ping // by path
 	dialects   map[dialectKey]*dialect
+	judges     map[dialectKey]*health.Ping // whose verdict each of dialects tells
 	endpoints  []*health.Endpoints
 	dead       []*deadFiles
 }
@@ -43,9 +49,10 @@ type probing struct {
 	part     *part
 }
 
-// dialectKey tells ports that tell a verdict apart.
+// dialectKey tells ports that tell a verdict apart. Whose verdict it is may
+// change while clients go on asking there.
 type dialectKey struct {
-	kind, listen, path string
+	kind, listen string
 }
 
 // dialect is a port that tells the verdict of a route in other words than
@@ -56,18 +63,18 @@ type dialect struct {
 		Run(ctx context.Context) error
 		Close() error
 	}
-	part *part
+	part *part // nil until it runs
 }
 
-// answer makes what the settings want, from what old has where that is the
-// same. Nothing is opened, and nothing of old changes.
-func (s *service) answer(all config.Settings, old *answers) (*answers, error) {
+// answer makes what the settings want, for relays, from what old has where that
+// is the same. Nothing is opened, and nothing of old changes.
+func (s *service) answer(all config.Settings, relays []*conducted, old *answers) (*answers, error) {
 	if old == nil {
 		old = &answers{}
 	}
 	a := &answers{
 		settings: all.HTTP, routes: map[string]http.Handler{},
-		pings: map[string]*health.Ping{}, dialects: map[dialectKey]*dialect{},
+		dialects: map[dialectKey]*dialect{}, judges: map[dialectKey]*health.Ping{},
 	}
 	for _, cfg := range all.Probes {
 		p, err := s.probe(cfg, old.probe(cfg.Name))
@@ -77,7 +84,7 @@ func (s *service) answer(all config.Settings, old *answers) (*answers, error) {
 		a.probes = append(a.probes, p)
 	}
 	for _, r := range all.HTTP.Routes {
-		if err := s.route(a, r, old); err != nil {
+		if err := s.route(a, r, relays, old); err != nil {
 			return nil, fmt.Errorf("route %s: %w", r.Path, err)
 		}
 	}
@@ -85,14 +92,18 @@ func (s *service) answer(all config.Settings, old *answers) (*answers, error) {
 	if a.tls, err = serverTLS(all.HTTP); err != nil {
 		return nil, err
 	}
-	switch {
-	case all.HTTP.Listen == "":
-	case old.server != nil && old.settings.Listen == all.HTTP.Listen:
-		a.server, a.serverPart = old.server, old.serverPart
-	default:
-		a.server, err = health.NewServer(health.ServerConfig{Listen: all.HTTP.Listen, Routes: a.routes, TLS: a.tls, Logger: s.log})
+	if all.HTTP.Listen == "" {
+		return a, nil
 	}
-	return a, err
+	// One that stays will get the routes and the certificate: this looks at both.
+	a.server, err = health.NewServer(health.ServerConfig{Listen: all.HTTP.Listen, Routes: a.routes, TLS: a.tls, Logger: s.log})
+	if err != nil {
+		return nil, err
+	}
+	if old.server != nil && old.settings.Listen == all.HTTP.Listen {
+		a.server, a.serverPart = old.server, old.serverPart
+	}
+	return a, nil
 }
 
 // probe makes a probe, or takes the old one if it asks the same.
@@ -105,44 +116,48 @@ func (s *service) probe(cfg config.Probe, old *probing) (*probing, error) {
 		return nil, fmt.Errorf("probe %s: %w", cfg.Name, err)
 	}
 	p := &probing{settings: cfg}
+	var before *health.Prober
+	if old != nil && specOf(old.settings.Ask) == specOf(cfg.Ask) {
+		before = old.prober
+	}
 	p.prober, err = health.NewProber(health.ProberConfig{
 		Name: cfg.Name, Check: check, Interval: cfg.Interval, Timeout: cfg.Timeout, Jitter: cfg.Jitter,
-		Rise: cfg.Rise, Fall: cfg.Fall, Logger: s.log,
+		Rise: cfg.Rise, Fall: cfg.Fall, Before: before, Logger: s.log,
 	})
 	return p, err
 }
 
 // route makes the handler of one route.
-func (s *service) route(a *answers, r config.Route, old *answers) error {
+func (s *service) route(a *answers, r config.Route, relays []*conducted, old *answers) error {
 	var err error
 	log := s.log.Named("http")
 	switch {
 	case r.Verdict != nil:
 		v := r.Verdict
 		ping, err := health.NewPing(health.PingConfig{
-			Path: r.Path, Ports: v.Ports, Members: s.members(a, v.Members), Quorum: v.Quorum,
+			Path: r.Path, Ports: v.Ports, Members: s.members(a, relays, v.Members), Quorum: v.Quorum,
 			Expect:  health.Expect{Status: v.Status, Body: v.Body, BodyContains: v.BodyContains, BodyRegex: v.BodyRegex},
 			Timeout: v.Timeout, FailStatus: v.FailStatus, Token: v.Token.Value(), Log: s.verdicts,
 		})
 		if err != nil {
 			return err
 		}
-		a.routes[r.Path], a.pings[r.Path] = ping, ping
-		if err := s.dialect(a, "agent", v.Agent, r.Path, old); err != nil {
+		a.routes[r.Path] = ping
+		if err := s.dialect(a, dialectKey{"agent", v.Agent}, ping, old); err != nil {
 			return err
 		}
-		return s.dialect(a, "tcp", v.TCP, r.Path, old)
+		return s.dialect(a, dialectKey{"tcp", v.TCP}, ping, old)
 	case r.Flags != "":
 		a.routes[r.Path] = health.NewStatus(health.StatusConfig{Flags: health.Flags{Dir: r.Flags}, Logger: log})
 	case r.Heartbeat != nil:
 		h := r.Heartbeat
 		a.routes[r.Path], err = health.NewHeartbeat(health.HeartbeatConfig{
-			Name: h.Name, Members: s.members(a, h.Members), Token: h.Token.Value(), Dead: h.Dead, Logger: log,
+			Name: h.Name, Members: s.members(a, relays, h.Members), Token: h.Token.Value(), Dead: h.Dead, Logger: log,
 		})
 		if err != nil || h.Dead == "" {
 			return err
 		}
-		keeper, err := health.NewDeadFiles(health.DeadFilesConfig{Dir: h.Dead, Members: s.members(a, h.Members), Logger: log})
+		keeper, err := health.NewDeadFiles(health.DeadFilesConfig{Dir: h.Dead, Members: s.members(a, relays, h.Members), Logger: log})
 		if err != nil {
 			return err
 		}
@@ -166,16 +181,18 @@ func (s *service) route(a *answers, r config.Route, old *answers) error {
 	return err
 }
 
-// members are those that count in a verdict. They are looked up each time: a
-// relay of the same name may be another one tomorrow.
-func (s *service) members(a *answers, list []config.Member) []health.Member {
+// members are those that count in a verdict.
+func (s *service) members(a *answers, relays []*conducted, list []config.Member) []health.Member {
 	all := make([]health.Member, 0, len(list))
 	for _, m := range list {
 		member := health.Member{Name: m.Name, Kind: "relay", Must: m.Must, Ignore: m.Ignore}
 		if m.Probe {
 			member.Kind, member.State = "probe", a.probe(m.Name).prober.Err
 		} else {
-			member.State = func() error { return s.hasPrimary(m.Name) }
+			// A verdict keeps its relay until it is exchanged itself, even if the
+			// relay is none of the service's any more.
+			k := slices.IndexFunc(relays, func(c *conducted) bool { return c.name == m.Name })
+			member.State = func() error { return s.hasPrimary(relays[k]) }
 		}
 		all = append(all, member)
 	}
@@ -184,38 +201,36 @@ func (s *service) members(a *answers, list []config.Member) []health.Member {
 
 // hasPrimary says whether clients of a relay are let through now. It takes no
 // lock.
-func (s *service) hasPrimary(name string) error {
-	for _, c := range s.current() {
-		if c.name == name && c.conductor.Snapshot().Primary != "" {
-			return nil
-		}
+func (s *service) hasPrimary(c *conducted) error {
+	if s.draining.Load() || c.conductor.Snapshot().Primary == "" {
+		return health.ErrNoPrimary
 	}
-	return health.ErrNoPrimary
+	return nil
 }
 
-// dialect makes the port that tells the verdict of path, if there is to be one,
+// dialect makes the port that tells the verdict of ping, if there is to be one,
 // or takes the old one.
-func (s *service) dialect(a *answers, kind, listen, path string, old *answers) error {
-	if listen == "" {
+func (s *service) dialect(a *answers, key dialectKey, ping *health.Ping, old *answers) error {
+	if key.listen == "" {
 		return nil
 	}
-	key := dialectKey{kind, listen, path}
+	a.judges[key] = ping
 	if d := old.dialects[key]; d != nil {
 		a.dialects[key] = d
 		return nil
 	}
 	judge := func(ctx context.Context) error {
-		if ping := s.answers.Load().pings[path]; ping != nil {
+		if ping := s.answers.Load().judges[key]; ping != nil {
 			return ping.Judge(ctx)
 		}
 		return errors.New("no verdict")
 	}
 	d, log := &dialect{}, s.log.Named("http")
 	var err error
-	if kind == "agent" {
-		d.server, err = health.NewAgent(health.AgentConfig{Listen: listen, Judge: judge, Draining: s.draining.Load, Logger: log})
+	if key.kind == "agent" {
+		d.server, err = health.NewAgent(health.AgentConfig{Listen: key.listen, Judge: judge, Draining: s.draining.Load, Logger: log})
 	} else {
-		d.server, err = health.NewLamp(health.LampConfig{Listen: listen, Judge: judge, Logger: log})
+		d.server, err = health.NewLamp(health.LampConfig{Listen: key.listen, Judge: judge, Logger: log})
 	}
 	a.dialects[key] = d
 	return err
@@ -269,10 +284,18 @@ func (a *answers) start(s *service, old *answers) {
 	}
 	for _, d := range old.dead {
 		d.part.end()
-		<-d.part.over // the new ones keep the same files
 	}
 	for _, d := range a.dead {
-		d.part = s.rest.start(s.last, s.stop, d.keeper.Run)
+		d.part = s.rest.start(s.last, s.stop, func(ctx context.Context) error {
+			for _, before := range old.dead { // they keep the same files
+				select {
+				case <-before.part.over:
+				case <-ctx.Done():
+					return nil
+				}
+			}
+			return d.keeper.Run(ctx)
+		})
 	}
 	switch a.server {
 	case nil:
@@ -286,11 +309,16 @@ func (a *answers) start(s *service, old *answers) {
 	}
 
 	if old.server != nil && old.server != a.server {
-		old.serverPart.end() // requests under way are answered
+		old.serverPart.end()   // requests under way are answered
+		_ = old.server.Close() // at once: the next reload may want the address
 	}
 	for key, d := range old.dialects {
 		if d != a.dialects[key] {
 			d.part.end()
+			select {
+			case <-d.part.over: // as above
+			case <-time.After(releaseTime):
+			}
 		}
 	}
 	for _, p := range old.probes {
@@ -304,17 +332,17 @@ func (a *answers) start(s *service, old *answers) {
 }
 
 // close gives up what it holds and does not share with old, for answers that
-// never ran or do not run any more.
+// never ran or do not run any more. Whatever ran has closed itself.
 func (a *answers) close(old *answers) {
 	if old == nil {
 		old = &answers{}
 	}
-	if a.server != nil && a.server != old.server {
-		_ = a.server.Close() // it may be closed already
+	if a.server != nil && a.serverPart == nil && a.server != old.server {
+		_ = a.server.Close() // what goes wrong here is of no consequence
 	}
-	for key, d := range a.dialects {
-		if d != old.dialects[key] {
-			_ = d.server.Close()
+	for _, d := range a.dialects {
+		if d.part == nil {
+			_ = d.server.Close() // as above
 		}
 	}
 	for _, e := range a.endpoints {

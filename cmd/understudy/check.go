@@ -43,8 +43,7 @@ const (
 // process and without a client noticing: it binds for a moment, resolves,
 // connects, and runs each check once.
 func checkAll(ctx context.Context, l line, stdout, stderr io.Writer) int {
-	sockets := passedSockets()
-	settings, _, err := l.settings(len(sockets))
+	settings, _, err := l.settings(passedSockets())
 	if err != nil {
 		return l.usage(stderr, err)
 	}
@@ -214,7 +213,11 @@ func (c *checkup) answers(ctx context.Context, settings config.Settings) {
 	s := &service{log: hclog.NewNullLogger(), resolver: health.NewResolver(), runner: hooks.New(hooks.Config{})}
 	defer s.resolver.Close()
 	defer s.runner.Close()
-	if _, err := s.answer(settings, nil); err != nil {
+	relays := make([]*conducted, 0, len(settings.Relays))
+	for _, r := range settings.Relays {
+		relays = append(relays, &conducted{name: r.Name})
+	}
+	if _, err := s.answer(settings, relays, nil); err != nil {
 		c.result("routes", "", err)
 	}
 	for _, p := range settings.Probes {

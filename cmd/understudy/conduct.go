@@ -20,10 +20,11 @@ import (
 // conducted is a relay and what decides over it.
 type conducted struct {
 	name      string
-	settings  config.Relay // that hold now; of newService, and of reload later
+	settings  config.Relay // that hold now; of newService, and later guarded by changing
 	relay     *relay.Relay
 	conductor *failover.Conductor
 	keeper    *failover.Keeper // nil when nothing is remembered
+	decided   chan struct{}    // closed when the conductor has ended and the keeper is closed
 	part      *part            // nil until it runs
 }
 
@@ -31,7 +32,10 @@ type conducted struct {
 // the other: the relay reports connects that failed, the conductor opens and
 // shuts the relay. The relay reports nothing before it is opened.
 func (s *service) conduct(cfg config.Relay, all config.Settings, sockets []int) (*conducted, error) {
-	c := &conducted{name: cfg.Name, settings: cfg}
+	c := &conducted{name: cfg.Name, settings: cfg, decided: make(chan struct{})}
+	if len(sockets) < len(cfg.Sockets) {
+		return nil, errors.New("the socket that was passed for it is in the hands of the relay that it replaces: this takes a restart")
+	}
 	rc := s.relayConfig(cfg, all.HTTP)
 	rc.Sockets = sockets
 	rc.Suspect = func(epoch uint64, err error) { c.conductor.Suspect(epoch, err) }
@@ -70,7 +74,12 @@ func (c *conducted) run(ctx context.Context) error {
 	defer stop()
 	var both group
 	both.start(ctx, stop, c.relay.Run)
-	both.start(ctx, stop, c.conductor.Run)
+	both.start(ctx, stop, func(ctx context.Context) error {
+		defer close(c.decided)
+		// While connections finish here, a new relay of this name may need it.
+		defer c.keeper.Close()
+		return c.conductor.Run(ctx)
+	})
 	return both.wait()
 }
 
@@ -78,6 +87,14 @@ func (c *conducted) run(ctx context.Context) error {
 // ends.
 func (s *service) startRelay(c *conducted) {
 	c.part = s.serving.start(s.finish, s.stop, c.run)
+}
+
+// bind claims the addresses.
+func (c *conducted) bind() error {
+	if err := c.relay.Bind(); err != nil {
+		return fmt.Errorf("relay %s: %w", c.name, err)
+	}
+	return nil
 }
 
 // close gives up what it holds, once it does not run any more or if it never
@@ -115,6 +132,7 @@ func (s *service) relayConfig(cfg config.Relay, http config.HTTP) relay.Config {
 		Source:         cfg.Source,
 		Loops:          cfg.Loops,
 		Spin:           cfg.Spin,
+		Together:       &s.together,
 		Logger:         s.log,
 	}
 }
@@ -211,8 +229,11 @@ func newControl(at string, s *service) *control.Server {
 			}
 			return all
 		},
-		Probes:     func() []control.Probe { return s.answers.Load().probesNow() },
-		Reload:     s.reload,
+		Probes: func() []control.Probe { return s.answers.Load().probesNow() },
+		Reload: func(ctx context.Context, by string) (control.Changes, error) {
+			s.reopen() // as HUP does
+			return s.reload(ctx, by)
+		},
 		LastReload: s.reloaded.Load,
 	})
 }

@@ -15,7 +15,7 @@ import (
 // printConfig prints every setting with its value and its origin, relays, checks,
 // probes and routes of the file too, and then reports what is unwise or wrong.
 func printConfig(_ context.Context, line line, stdout, stderr io.Writer) int {
-	settings, values, err := line.settings(len(passedSockets()))
+	settings, values, err := line.settings(passedSockets())
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "SETTING\tVALUE\tORIGIN")
 	for _, v := range values {

@@ -97,7 +97,7 @@ func (d *demonstration) given(line line) (config.Given, error) {
 			return g, fmt.Errorf("--%s: the demo brings its own hosts", flag)
 		}
 	}
-	_, values, _ := line.settings(0)
+	_, values, _ := line.settings(nil)
 	set := map[string]string{}
 	for _, v := range values {
 		if v.Origin.Kind != config.Default {

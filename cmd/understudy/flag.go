@@ -43,7 +43,7 @@ func setFlag(_ context.Context, l line, stdout, stderr io.Writer) int {
 // the file's only route with flags, or of several the one at /status. The other
 // settings do not matter here, right or wrong.
 func (l line) statusDir() (string, error) {
-	settings, values, _ := l.settings(0)
+	settings, values, _ := l.settings(nil)
 	for _, v := range values {
 		if v.Flag == "status-dir" && v.Text != "" {
 			return v.Text, nil

@@ -50,7 +50,7 @@ func askHealth(ctx context.Context, line line, stdout, stderr io.Writer) int {
 // verdictAddress is the URL of the listener that the settings name, without a
 // path. The other settings do not matter here, right or wrong.
 func (l line) verdictAddress() (string, error) {
-	settings, values, _ := l.settings(0)
+	settings, values, _ := l.settings(nil)
 	scheme := "http://"
 	if settings.HTTP.Cert != "" {
 		scheme = "https://"

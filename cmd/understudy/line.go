@@ -84,6 +84,8 @@ func verbs() []verb {
 		{name: "inactivate", args: "SERVICE[.PORT]", maxArgs: 1, minArgs: 1, summary: "another name for deactivate", hidden: true,
 			flags: true, run: setFlag},
 		{name: "health", group: other, args: "[URL|PATH]", maxArgs: 1, summary: "ask for one verdict; exit 0 when it is good", settings: true, run: askHealth},
+		{name: "completion", group: other, args: "SHELL", maxArgs: 1, minArgs: 1, summary: "print the completion for bash, zsh or fish", run: printCompletion},
+		{name: "man", group: other, summary: "print the manual page (understudy man | man -l -)", run: printManual},
 		{name: "version", group: other, summary: "print version, commit and Go version", run: printVersion},
 		{name: "help", group: other, args: "[COMMAND]", maxArgs: 1, summary: "show what a command does", run: showHelp},
 
@@ -102,6 +104,12 @@ func (v verb) takes(s config.Setting) bool {
 		return v.flags
 	}
 	return false
+}
+
+// shows says whether the help of the verb has this setting. A health check asks
+// about an address that it is given, or the one setting.
+func (v verb) shows(s config.Setting) bool {
+	return v.takes(s) || v.settings && v.maxArgs == 0
 }
 
 // line is a command line, taken apart.
@@ -426,8 +434,7 @@ func (v verb) writeHelp(w io.Writer) {
 		panic(err) // the tables are wrong, whatever the command line
 	}
 	for _, s := range config.Table() {
-		// A health check asks about an address that it is given, or the one setting.
-		p.FindOptionByLongName(s.Flag).Hidden = !v.takes(s) && (!v.settings || v.maxArgs > 0)
+		p.FindOptionByLongName(s.Flag).Hidden = !v.shows(s)
 	}
 	p.FindOptionByLongName("version").Hidden = v.name != "version"
 	showVariables(p)

@@ -32,7 +32,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	line, err := parseLine(args)
 	if err != nil {
 		// The values that were understood may be wrong as well.
-		if _, _, wrong := line.settings(0); line.verb.settings && !errors.Is(wrong, config.ErrNothing) {
+		if _, _, wrong := line.settings(nil); line.verb.settings && !errors.Is(wrong, config.ErrNothing) {
 			err = errors.Join(err, wrong)
 		}
 		return line.usage(stderr, err)
@@ -47,9 +47,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return line.verb.run(ctx, line, stdout, stderr)
 }
 
-// settings makes the settings of a command line and the environment.
-func (l line) settings(sockets int) (config.Settings, []config.Value, error) {
-	return config.Load(config.Given{Flags: l.flags, Environ: os.Environ(), Sockets: sockets})
+// settings makes the settings of a command line, the environment and the sockets
+// that systemd passed.
+func (l line) settings(sockets []passedSocket) (config.Settings, []config.Value, error) {
+	return config.Load(config.Given{Flags: l.flags, Environ: os.Environ(), Sockets: namesOf(sockets)})
 }
 
 // usage reports every problem in err, one a line, and returns the exit status.

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"understudy/failover"
 	"understudy/selector"
 )
 
@@ -33,7 +35,7 @@ func (s *service) notify(ctx context.Context) error {
 	}
 	tick := time.NewTicker(min(every, 50*time.Millisecond)) // until the start is over
 	defer tick.Stop()
-	ready, told := false, ""
+	told := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -41,8 +43,8 @@ func (s *service) notify(ctx context.Context) error {
 		case <-tick.C:
 		}
 		var lines []string
-		if !ready && s.decided() {
-			ready = true
+		if !s.ready.Load() && s.decided(s.current()) {
+			s.ready.Store(true)
 			lines = append(lines, daemon.SdNotifyReady)
 			tick.Reset(every)
 		}
@@ -70,14 +72,17 @@ func (s *service) tellManager(text string) {
 // again; see Type=notify-reload in systemd.service(5). What it returns tells
 // that it was.
 func (s *service) tellReloading() (done func()) {
+	if !s.ready.Load() || s.draining.Load() {
+		return func() {} // it would take the end of the reload for that of the start
+	}
 	s.tellManager(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 	return func() { s.tellManager(daemon.SdNotifyReady) }
 }
 
-// decided says whether every relay has listened or been found to have nobody to
-// listen for.
-func (s *service) decided() bool {
-	for _, c := range s.current() {
+// decided says whether every one of the relays has listened or been found to have
+// nobody to listen for.
+func (s *service) decided(relays []*conducted) bool {
+	for _, c := range relays {
 		if now := c.conductor.Snapshot(); now.Phase != selector.Serving && now.RetryAt.IsZero() {
 			return false
 		}
@@ -112,7 +117,8 @@ func (s *service) alive(ctx context.Context, within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for _, c := range s.current() {
-		if err := c.conductor.Alive(ctx); err != nil {
+		// One that has ended does not hang: its relay has just left.
+		if err := c.conductor.Alive(ctx); err != nil && !errors.Is(err, failover.ErrOver) {
 			s.log.Error("a conductor does not answer, the watchdog is not fed", "relay", c.name, "error", err)
 			return false
 		}

@@ -79,7 +79,7 @@ type eventsOptions struct {
 // client speaks to the process whose control socket the settings name. The
 // other settings do not matter here, right or wrong.
 func (l line) client() (*control.Client, error) {
-	_, values, err := l.settings(0)
+	_, values, err := l.settings(nil)
 	for _, v := range values {
 		if v.Flag != "control" {
 			continue
@@ -371,7 +371,7 @@ func predict(ctx context.Context, l line, stdout, stderr io.Writer) int {
 		}
 		return newTerminal(stdout).prediction(p)
 	}
-	settings, values, err := l.settings(1) // where it listens makes no difference
+	settings, values, err := config.Load(config.Given{Flags: l.flags, Environ: os.Environ(), Anywhere: true})
 	if !isGiven(values, "hosts") && !isGiven(values, "config") {
 		for flag := range l.flags {
 			if flag != "control" {

@@ -27,12 +27,15 @@ import (
 //
 // The signals are handled and not ignored, because what a process ignores its
 // scripts would ignore as well.
-func endings(ctx context.Context, log hclog.Logger) (finish, hurry context.Context, hangups <-chan struct{}, release func()) {
+func endings(ctx context.Context, log hclog.Logger) (finish, hurry context.Context, hangups <-chan os.Signal, release func()) {
 	finish, cancelFinish := context.WithCancel(ctx)
 	hurry, cancelHurry := context.WithCancel(context.WithoutCancel(ctx))
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
-	hung := make(chan struct{}, 1)
+	// A channel each: what finds no room is lost, which is how several HUPs become
+	// one, and must not befall an end because of the others. Nobody reads of pipes.
+	ends, hung, pipes := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(ends, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(hung, syscall.SIGHUP)
+	signal.Notify(pipes, syscall.SIGPIPE)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -40,18 +43,11 @@ func endings(ctx context.Context, log hclog.Logger) (finish, hurry context.Conte
 			select {
 			case <-done:
 				return
-			case s := <-signals:
-				switch {
-				case s == syscall.SIGPIPE:
-				case s == syscall.SIGHUP:
-					select {
-					case hung <- struct{}{}:
-					default: // one is waiting to be looked at
-					}
-				case finish.Err() == nil:
+			case s := <-ends:
+				if finish.Err() == nil {
 					log.Info("ending: connections may finish", "signal", s.String())
 					cancelFinish()
-				default:
+				} else {
 					log.Info("ending at once", "signal", s.String())
 					cancelHurry()
 				}
@@ -59,7 +55,9 @@ func endings(ctx context.Context, log hclog.Logger) (finish, hurry context.Conte
 		}
 	})
 	return finish, hurry, hung, func() {
-		signal.Stop(signals)
+		for _, c := range []chan os.Signal{ends, hung, pipes} {
+			signal.Stop(c)
+		}
 		close(done)
 		wg.Wait()
 		cancelFinish()

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,7 +36,7 @@ const (
 // process is what to serve with.
 type process struct {
 	settings config.Settings
-	sockets  []int // passed by systemd
+	sockets  []passedSocket
 
 	// load makes the settings again, for a reload; nil when there is no file to
 	// read them from.
@@ -59,7 +61,7 @@ type bound struct {
 func serveVerb(ctx context.Context, line line, stdout, stderr io.Writer) int {
 	sockets := passedSockets()
 	load := func() (config.Settings, error) {
-		settings, _, err := line.settings(len(sockets))
+		settings, _, err := line.settings(sockets)
 		return settings, errors.Join(err, inspectScripts(settings))
 	}
 	settings, err := load()
@@ -86,6 +88,9 @@ func serve(ctx context.Context, p process) error {
 		return err
 	}
 	log := journal.Logger()
+	// net/http's transports complain about servers to the standard logger.
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(log.StandardWriter(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}))
 	finish, hurry, hangups, release := endings(ctx, log)
 	defer release() // last: until then a closed output must not kill this process
 	defer func() {
@@ -143,7 +148,6 @@ func (b bound) String() string {
 // balancers in front see them turn.
 type service struct {
 	settings config.Settings // that hold now; written by reload
-	sockets  []int
 	load     func() (config.Settings, error)
 
 	journal  *logs.Log
@@ -155,7 +159,9 @@ type service struct {
 
 	relays   atomic.Pointer[[]*conducted]
 	answers  atomic.Pointer[answers]
-	draining atomic.Bool // the program is ending
+	ready    atomic.Bool  // the start is over
+	draining atomic.Bool  // the program is ending
+	together atomic.Int64 // connections of all relays
 	reloaded atomic.Pointer[control.Reload]
 
 	// The following are of run and reload.
@@ -184,7 +190,6 @@ func newService(p process, journal *logs.Log) (*service, error) {
 	log := journal.Logger()
 	s := &service{
 		settings: p.settings,
-		sockets:  p.sockets,
 		load:     p.load,
 		journal:  journal,
 		log:      log,
@@ -194,12 +199,8 @@ func newService(p process, journal *logs.Log) (*service, error) {
 	}
 	var relays []*conducted
 	s.relays.Store(&relays)
-	for i, r := range p.settings.Relays {
-		var sockets []int
-		if i == 0 {
-			sockets = p.sockets
-		}
-		c, err := s.conduct(r, p.settings, sockets)
+	for _, r := range p.settings.Relays {
+		c, err := s.conduct(r, p.settings, descriptorsOf(p.sockets, r))
 		if err != nil {
 			s.close()
 			return nil, err
@@ -207,7 +208,7 @@ func newService(p process, journal *logs.Log) (*service, error) {
 		relays = append(relays, c)
 		s.relays.Store(&relays)
 	}
-	a, err := s.answer(p.settings, nil)
+	a, err := s.answer(p.settings, relays, nil)
 	if err != nil {
 		s.close()
 		return nil, err
@@ -239,7 +240,7 @@ func (s *service) close() {
 func (s *service) bind(controlAt string) (bound, error) {
 	var b bound
 	for _, c := range s.current() {
-		if err := c.relay.Bind(); err != nil {
+		if err := c.bind(); err != nil {
 			return b, err
 		}
 		b.relays = append(b.relays, c.relay.Addrs()...)
@@ -262,7 +263,7 @@ func (s *service) bind(controlAt string) (bound, error) {
 // the verdicts go on, so that balancers in front see them turn; then the rest
 // ends. When hurry ends everything does, at once. With each hangup the
 // configuration is read again.
-func (s *service) run(finish, hurry context.Context, hangups <-chan struct{}) error {
+func (s *service) run(finish, hurry context.Context, hangups <-chan os.Signal) error {
 	finish, s.stop = context.WithCancel(finish)
 	defer s.stop()
 	last, stopLast := context.WithCancel(context.WithoutCancel(finish))
@@ -279,16 +280,15 @@ func (s *service) run(finish, hurry context.Context, hangups <-chan struct{}) er
 	if os.Getenv("NOTIFY_SOCKET") != "" {
 		s.rest.start(last, s.stop, s.notify)
 	}
-	s.rest.start(finish, func() {}, func(ctx context.Context) error {
-		for {
-			select {
-			case <-hangups:
-				s.hangup(ctx)
-			case <-ctx.Done():
-				return nil
-			}
+	again := make(chan struct{}, 1)
+	s.rest.start(finish, func() {}, whenever(hangups, func(context.Context) {
+		s.reopen() // even while a reload waits for an election: logrotate(8) does not
+		select {
+		case again <- struct{}{}:
+		default: // one is about to begin
 		}
-	})
+	}))
+	s.rest.start(finish, func() {}, whenever(again, s.hangup))
 	var logging group
 	logLast, stopLog := context.WithCancel(context.WithoutCancel(finish))
 	defer stopLog()
@@ -328,11 +328,25 @@ func (s *service) run(finish, hurry context.Context, hangups <-chan struct{}) er
 	}
 }
 
+// whenever is a part that does something each time that it is told to.
+func whenever[T any](told <-chan T, do func(context.Context)) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for {
+			select {
+			case <-told:
+				do(ctx)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
 // cut ends the drain of every relay.
 func (s *service) cut() {
 	all := s.current()
 	if s.changing.TryLock() {
-		all = append(all, s.leaving...)
+		all = slices.Concat(all, s.leaving)
 		s.changing.Unlock()
 	}
 	for _, c := range all {

@@ -393,6 +393,10 @@ func TestClosedOutputsEndNothing(t *testing.T) {
 	u := proctest.StartCommand(t, cmd)
 	w.Close()
 	awaitGreeting(t, addr, "a")
+	u.Until("the verdict is good", func() bool {
+		_, err := health.Ask(t.Context(), "http://"+verdict+"/ping", nil)
+		return err == nil
+	})
 	r.Close() // from here on each write is EPIPE, and SIGPIPE
 	for range 20 {
 		if _, err := health.Ask(t.Context(), "http://"+verdict+"/ping", nil); err != nil {

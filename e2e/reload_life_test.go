@@ -1,0 +1,382 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"understudy/control"
+	"understudy/internal/proctest"
+)
+
+// pingStatus asks for a verdict on a connection of its own, and is 0 when none
+// comes.
+func pingStatus(url string) int {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	res, err := client.Get(url)
+	if err != nil {
+		return 0
+	}
+	res.Body.Close()
+	return res.StatusCode
+}
+
+// greeted connects to an address or a socket file and reads the greeting of one
+// letter.
+func greeted(t *testing.T, network, addr, want string) net.Conn {
+	t.Helper()
+	c, err := net.DialTimeout(network, addr, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(patience))
+	hello := make([]byte, 2)
+	if _, err := io.ReadFull(c, hello); err != nil || string(hello) != want+"\n" {
+		t.Fatalf("at %s came %q, %v, want %s", addr, hello, err, want)
+	}
+	return c
+}
+
+// A relay that is taken out and comes back while connections of its first life
+// go on has its addresses, its memory and its verdict again, and keeps them when
+// the last of those connections ends.
+func TestReloadBringsARelayBackWhileItDrains(t *testing.T) {
+	t.Parallel()
+	a, b := echoHost(t, "a"), echoHost(t, "b")
+	addr, other, verdict := freeAddr(t), freeAddr(t), freeAddr(t)
+	dir := filepath.Dir(socketPath(t))
+	path := filepath.Join(dir, "orders.sock")
+	rest := "http: " + verdict + "\nstate_dir: " + filepath.Join(dir, "state") + "\nrelays:\n" +
+		"  - {name: mail, hosts: [" + b + "], listen: [" + other + "]}\n"
+	both := rest + "  - {name: orders, hosts: [" + a + "], listen: [" + addr + ", \"unix:" + path + "\"], drain_timeout: 1h}\n"
+	r := openFile(t, both, addr, "a")
+	awaitGreeting(t, r.Understudy, other, "b")
+	r.Until("the verdict is good", func() bool { return pingStatus("http://"+verdict+"/ping") == http.StatusOK })
+	stop, asked := make(chan struct{}), make(chan int)
+	go func() {
+		wrong := 0
+		for {
+			select {
+			case <-stop:
+				asked <- wrong
+				return
+			case <-t.Context().Done():
+				return
+			default:
+				// Each has a query of its own, so that none shares an answer.
+				if got := pingStatus(fmt.Sprintf("http://%s/ping?%d", verdict, time.Now().UnixNano())); got != http.StatusOK {
+					wrong++
+				}
+			}
+		}
+	}()
+	var kept []net.Conn
+	for life := uint64(2); life < 6; life++ {
+		kept = append(kept, greeted(t, "unix", path, "a"))
+		r.reload(rest)
+		r.reload(both)
+		kept = append(kept, greeted(t, "tcp", addr, "a"))
+		if got := r.relayOf("orders"); got.Epoch != life || !got.Kept {
+			t.Errorf("epoch %d in life %d of the relay, its state kept: %v", got.Epoch, life, got.Kept)
+		}
+	}
+	close(stop)
+	if wrong := <-asked; wrong > 0 {
+		t.Errorf("%d verdicts were bad while a relay came and went", wrong)
+	}
+	for _, c := range kept {
+		if _, err := io.WriteString(c, "x"); err != nil {
+			t.Error(err)
+		}
+		if n, err := io.ReadFull(c, make([]byte, 1)); n != 1 {
+			t.Errorf("a connection of an earlier life: %v", err)
+		}
+		c.Close()
+	}
+	r.Until("all earlier lives are over", func() bool { return countLog(r.Understudy, "ended: relay=orders") == 4 })
+	greeted(t, "unix", path, "a").Close()
+	if countLog(r.Understudy, "nothing is remembered") > 0 {
+		t.Error("a relay that came back had no memory")
+	}
+	end(t, r.Understudy)
+}
+
+// An address that goes from one part to another takes two reloads; the error
+// says so. Nothing has changed meanwhile, not even what was looked at before it.
+func TestReloadSaysHowAnAddressMoves(t *testing.T) {
+	t.Parallel()
+	a, b := echoHost(t, "a"), echoHost(t, "b")
+	addr, moving, verdict := freeAddr(t), freeAddr(t), freeAddr(t)
+	_, port, _ := net.SplitHostPort(moving)
+	relay := func(name, host, at string) string {
+		return fmt.Sprintf("  - {name: %s, hosts: [%s], listen: [\"%s\"]}\n", name, host, at)
+	}
+	head := "http: " + verdict + "\nrelays:\n"
+	r := openFile(t, head+relay("orders", a, addr+`", "`+moving)+relay("mail", b, "127.0.0.1:0"), addr, "a")
+	for _, tt := range []struct{ text, who string }{
+		{head + relay("orders", a, addr) + relay("mail", b, moving), "relay mail"},
+		{head + relay("orders", a, addr) + relay("mail", b, ":"+port), "relay mail"},
+		{head + relay("orders", a, addr) + relay("new", b, moving), "relay new"},
+		{"http: " + moving + "\nrelays:\n" + relay("orders", a, addr), "http"},
+		{"http: " + verdict + "\nroutes:\n  /up: {tcp: \"" + moving + "\"}\nrelays:\n" + relay("orders", a, addr), "tcp verdict"},
+	} {
+		r.write(tt.text)
+		r.want(1, words("reload"), "^understudy: reload: "+tt.who+": .*"+port+" is still the address of relay orders .*reload once without it there, and then with it here$")
+		greeted(t, "tcp", moving, "a").Close()
+	}
+	r.reload(head + relay("orders", a, addr) + relay("mail", b, "127.0.0.1:0"))
+	r.reload(head + relay("orders", a, addr) + relay("mail", b, moving))
+	awaitGreeting(t, r.Understudy, moving, "b")
+	r.reload(head + relay("orders", a, addr))
+	r.reload("http: " + moving + "\nrelays:\n" + relay("orders", a, addr))
+	if got := pingStatus("http://" + moving + "/ping"); got != http.StatusOK {
+		t.Errorf("/ping at its new place: %d", got)
+	}
+	r.reload(head + relay("orders", a, addr))
+	r.reload(head + relay("orders", a, addr+`", "`+moving)) // at once: it is free
+	greeted(t, "tcp", moving, "a").Close()
+
+	busy := listen(t).Addr().String()
+	r.write(head + relay("orders", a, addr) + relay("mail", b, busy))
+	r.want(1, words("reload"), "^understudy: reload: relay mail: listen on "+busy+": .*address already in use")
+	greeted(t, "tcp", moving, "a").Close()
+	end(t, r.Understudy)
+}
+
+// While an election hangs in a trigger a reload waits, and nothing else does:
+// people can look, HUPs and reloads queue up, log files are opened anew, and the
+// end of the program waits for none of it.
+func TestReloadWaitsForAnElection(t *testing.T) {
+	t.Parallel()
+	for _, released := range []bool{true, false} {
+		t.Run(fmt.Sprint("released=", released), func(t *testing.T) {
+			t.Parallel()
+			a, b := echoHost(t, "a"), echoHost(t, "b")
+			addr, other, logFile := freeAddr(t), freeAddr(t), filepath.Join(t.TempDir(), "log")
+			gate := filepath.Join(t.TempDir(), "gate")
+			trigger := script(t, fmt.Sprintf("[ \"$UNDERSTUDY_EVENT\" = start ] && exit\nwhile [ ! -e %s ]; do sleep 0.05; done\n", gate))
+			text := func(hosts, more string) string {
+				return fmt.Sprintf("log: {output: %s}\nrelays:\n  - {name: orders, hosts: [%s], listen: [%s], triggers: {path: %s, timeout: 5m}%s}\n"+
+					"  - {name: other, hosts: [%s], listen: [%s]}\n", logFile, hosts, addr, trigger, more, a, other)
+			}
+			r := openFile(t, text(a+", "+b, ""), addr, "a")
+			r.reload(text(b, ""))
+			r.Until("the trigger runs", func() bool { return r.relayOf("orders").State == "switching" })
+
+			r.write(text(b+", "+a, ", rise: 1"))
+			done := make(chan error, 3)
+			for range cap(done) {
+				go func() {
+					_, err := r.client.Reload(t.Context(), control.Order{})
+					done <- err
+				}()
+			}
+			r.Signal(syscall.SIGHUP)
+			r.want(0, words("status"), "switching")
+			greeted(t, "tcp", other, "a").Close()
+			if err := os.Rename(logFile, logFile+".1"); err != nil {
+				t.Fatal(err)
+			}
+			r.Signal(syscall.SIGHUP)
+			r.Until("the log is opened anew", func() bool { _, err := os.Stat(logFile); return err == nil })
+			select {
+			case err := <-done:
+				t.Errorf("a reload did not wait for the election: %v", err)
+			default:
+			}
+			if !released {
+				r.Signal(syscall.SIGTERM)
+				if code := r.Exit(); code != 0 {
+					t.Errorf("exit status %d", code)
+				}
+				return
+			}
+			if err := os.WriteFile(gate, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for range cap(done) {
+				if err := <-done; err != nil {
+					t.Errorf("reload: %v", err)
+				}
+			}
+			r.awaitGreeting("b")
+			if now := r.relayOf("orders"); len(now.Hosts) != 2 || now.Primary != b {
+				t.Errorf("after the election: %+v", now)
+			}
+			terminate(t, r.Understudy)
+		})
+	}
+}
+
+// A thousand HUPs are a few reloads, and hide no TERM.
+func TestHangupStorm(t *testing.T) {
+	t.Parallel()
+	a := echoHost(t, "a")
+	addr := freeAddr(t)
+	r := openFile(t, "relays:\n  - {name: orders, hosts: ["+a+"], listen: ["+addr+"]}\n", addr, "a")
+	clients := load(t, r.Understudy, addr)
+	for range 1000 {
+		r.Signal(syscall.SIGHUP)
+	}
+	r.Until("the configuration is read again", func() bool { return countLog(r.Understudy, "configuration reloaded") > 0 })
+	report := finish(r.Understudy, clients)
+	wantNobodyLost(t, report)
+	if now := r.relayOf("orders"); now.Epoch != 1 {
+		t.Errorf("epoch %d, want no election", now.Epoch)
+	}
+	for range 100 {
+		r.Signal(syscall.SIGHUP)
+	}
+	r.Signal(syscall.SIGTERM)
+	if code := r.Exit(); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+// The level of the log holds from the reload on, for relays too.
+func TestReloadChangesTheLogLevel(t *testing.T) {
+	t.Parallel()
+	a := echoHost(t, "a")
+	addr := freeAddr(t)
+	text := "relays:\n  - {name: orders, hosts: [" + a + "], listen: [" + addr + "]}\n"
+	r := openFile(t, text, addr, "a")
+	r.reload(text + "log: {level: debug}\n")
+	greeted(t, "tcp", addr, "a").Close()
+	r.WaitLog("connection ended")
+	end(t, r.Understudy)
+}
+
+// A port that tells a verdict in other words stays where it is while the route
+// behind it changes its name, and comes and goes with the file.
+func TestReloadKeepsVerdictPorts(t *testing.T) {
+	t.Parallel()
+	a := echoHost(t, "a")
+	addr, verdict, agent, lamp := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	text := func(routes string) string {
+		return "http: " + verdict + "\nrelays:\n  - {name: orders, hosts: [" + a + "], listen: [" + addr + "]}\n" + routes
+	}
+	route := func(path, more string) string {
+		return "routes:\n  " + path + ": {relays: all, agent: \"" + agent + "\", tcp: \"" + lamp + "\"" + more + "}\n"
+	}
+	r := openFile(t, text(route("/one", "")), addr, "a")
+	says := func(want string) {
+		t.Helper()
+		r.Until("the agent says "+want, func() bool {
+			c, err := net.Dial("tcp", agent)
+			if err != nil {
+				return false
+			}
+			defer c.Close()
+			got, _ := io.ReadAll(c)
+			return strings.HasPrefix(string(got), want)
+		})
+	}
+	says("up")
+	r.reload(text(route("/two", "")))
+	says("up")
+	r.reload(text(route("/two", ", probes: [gone]") + "probes:\n  gone: {flag: {dir: " + t.TempDir() + ", name: x}}\n"))
+	says("down")
+	r.reload(text(""))
+	r.reload(text(route("/three", "")))
+	says("up")
+	r.Until("the verdict port is open", func() bool {
+		c, err := net.Dial("tcp", lamp)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	end(t, r.Understudy)
+}
+
+// Balancers in front see the verdict turn while the last connections finish.
+func TestVerdictTurnsWhileTheProgramEnds(t *testing.T) {
+	t.Parallel()
+	a := echoHost(t, "a")
+	addr, verdict := freeAddr(t), freeAddr(t)
+	u := start(t, "--bind", addr, "--hosts", a, "--http", verdict, "--drain-timeout", "1h")
+	awaitGreeting(t, u, addr, "a")
+	u.Until("the verdict is good", func() bool { return pingStatus("http://"+verdict+"/ping") == http.StatusOK })
+	last := greeted(t, "tcp", addr, "a")
+	u.Signal(syscall.SIGTERM)
+	u.Until("the verdict turns", func() bool { return pingStatus("http://"+verdict+"/ping") == http.StatusServiceUnavailable })
+	last.Close()
+	if code := u.Exit(); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+// Who is told that the start is over must not be told so by a reload before it.
+func TestReloadIsNotTheEndOfTheStart(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	silent := listen(t).Addr().String() // takes connections and says nothing
+	file := filepath.Join(t.TempDir(), "understudy.yaml")
+	text := "relays:\n  - name: orders\n    hosts: [" + silent + "]\n    listen: [" + freeAddr(t) + "]\n" +
+		"    checks:\n      - tcp: {expect: hello}\n        timeout: 1h\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u := m.start(t, nil, "--config", file)
+	u.Until("it says how it is", func() bool { return strings.Contains(m.all(), "STATUS=") })
+	u.Signal(syscall.SIGHUP)
+	u.WaitLog("configuration reloaded")
+	if got := m.all(); strings.Contains(got, "READY=1") || strings.Contains(got, "RELOADING=1") {
+		t.Errorf("told before the start is over:\n%s", got)
+	}
+	end(t, u)
+}
+
+// The next reload may come before the last one's connections are over: nothing
+// is left behind by many of them.
+func TestReloadsLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
+	a, b := echoHost(t, "a"), echoHost(t, "b")
+	addr, extra, verdict, verdict2, agent, lamp := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	head := func(http string) string {
+		return "http: " + http + "\nrelays:\n  - {name: orders, hosts: [" + a + ", " + b + "], listen: [" + addr + "]}\n"
+	}
+	r := openFile(t, head(verdict), addr, "a")
+	variants := []string{
+		head(verdict2),
+		head(verdict) + "  - {name: other, hosts: [" + b + "], listen: [" + extra + "]}\n",
+		head(verdict) + "probes:\n  here: {vip: {addresses: [127.0.0.1]}}\nroutes:\n" +
+			"  /up: {probes: [here], agent: \"" + agent + "\", tcp: \"" + lamp + "\"}\n" +
+			"  /api/: {endpoints: [\"http://" + a + "\"]}\n",
+		head("{listen: "+verdict+"}") + "log: {level: debug}\n",
+		head(verdict),
+	}
+	files := func() int {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", r.PID()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	for range 2 {
+		for _, v := range variants {
+			r.reload(v)
+		}
+	}
+	before := files()
+	for range 10 {
+		for _, v := range variants {
+			r.reload(v)
+			if who, err := proctest.Greeting(addr, patience); who != "a" {
+				t.Fatalf("%q answers, %v", who, err)
+			}
+		}
+	}
+	r.Until(fmt.Sprintf("it has %d descriptors again", before), func() bool { return files() <= before })
+	end(t, r.Understudy)
+}
