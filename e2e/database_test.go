@@ -1,0 +1,380 @@
+//go:build linux
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"understudy/internal/proctest"
+)
+
+// scriptsPage tells how the scripts for databases are used; its blocks are run
+// here, and the scripts are the files that it shows.
+const (
+	scriptsPage = "../docs/scripts.md"
+	scriptsDir  = "../packaging/examples/scripts"
+)
+
+// scriptsConfig writes the configuration file that the page has for a
+// database, with changes like those of recipe, and returns its path.
+func scriptsConfig(t *testing.T, name string, changes ...string) string {
+	t.Helper()
+	dir, err := filepath.Abs(scriptsDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), name)
+	text := blocks(t)[name]
+	for i := 0; i < len(changes); i += 2 {
+		if !strings.Contains(text, changes[i]) {
+			t.Fatalf("%s in %s has no %q", name, scriptsPage, changes[i])
+		}
+	}
+	text = strings.NewReplacer(append(changes, "/etc/understudy/", dir+"/")...).Replace(text)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// blocks are the blocks of the page that have a name, with what is in them.
+func blocks(t *testing.T) map[string]string {
+	t.Helper()
+	page, err := os.ReadFile(scriptsPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, rest := range strings.Split(string(page), "<!-- file: ")[1:] {
+		name, rest, _ := strings.Cut(rest, " -->\n```")
+		_, rest, _ = strings.Cut(rest, "\n")
+		text, _, closed := strings.Cut(rest, "\n```\n")
+		if !closed {
+			t.Fatalf("the block %s of %s does not end", name, scriptsPage)
+		}
+		found[name] = text + "\n"
+	}
+	return found
+}
+
+// nobody is who runs the servers of databases when the tests run as root,
+// whom some of them refuse.
+const nobody = 65534
+
+// uidOfDatabases is the user that runs the servers.
+func uidOfDatabases() int {
+	if os.Getuid() == 0 {
+		return nobody
+	}
+	return os.Getuid()
+}
+
+// asNobody has cmd run as nobody where it would run as root.
+func asNobody(cmd *exec.Cmd) *exec.Cmd {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if os.Getuid() == 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	}
+	return cmd
+}
+
+// databaseDir is a directory that its servers may write to, with a short
+// path because of their sockets.
+func databaseDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ust-db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		proctest.Until(t, "no process is left in "+dir, func() bool { return !inhabited(dir) })
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if os.Getuid() == 0 {
+		if err := os.Chown(dir, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// inhabited says whether a process works in a directory or below.
+func inhabited(dir string) bool {
+	paths, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	return slices.ContainsFunc(paths, func(path string) bool {
+		at, err := os.Readlink(path)
+		return err == nil && strings.HasPrefix(at, dir)
+	})
+}
+
+// private writes a file that only its owner may read, nobody if so asked.
+func private(t *testing.T, path, text string, forNobody bool) {
+	t.Helper()
+	err := os.WriteFile(path, []byte(text), 0o600)
+	if err == nil && forNobody && os.Getuid() == 0 {
+		err = os.Chown(path, nobody, nobody)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// database is the server of a database that a test may kill and start again.
+type database struct {
+	t    *testing.T
+	name string
+	port int
+	argv []string
+	end  syscall.Signal   // what ends it in order, and quickly
+	asks func() *exec.Cmd // succeeds when it can be used
+
+	cmd  *exec.Cmd
+	gone chan struct{} // closed when cmd has ended
+	log  string        // path
+}
+
+// begin starts a server, which ends with the test, for the first time.
+func (d *database) begin() *database {
+	d.t.Helper()
+	t := d.t
+	t.Cleanup(func() {
+		d.stop()
+		if text, _ := os.ReadFile(d.log); t.Failed() {
+			t.Logf("log of %s:\n%s", d.name, text)
+		}
+	})
+	d.start()
+	return d
+}
+
+func (d *database) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(d.port)) }
+
+// start starts the server and waits until it can be used.
+func (d *database) start() {
+	d.t.Helper()
+	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer log.Close()
+	d.cmd = asNobody(exec.Command(d.argv[0], d.argv[1:]...))
+	d.cmd.Dir = "/"
+	d.cmd.Stdout, d.cmd.Stderr = log, log
+	if err := d.cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	gone := make(chan struct{})
+	d.gone = gone
+	cmd := d.cmd
+	go func() {
+		_ = cmd.Wait() // it is told to end, one way or the other
+		close(gone)
+	}()
+	proctest.Until(d.t, d.name+" can be used", func() bool {
+		select {
+		case <-gone:
+			d.t.Fatalf("%s ended", d.name)
+		default:
+		}
+		return d.asks().Run() == nil
+	})
+}
+
+// kill ends the server as a power cut does, all of its processes at once.
+func (d *database) kill() {
+	d.t.Helper()
+	if err := d.cmd.Process.Signal(syscall.SIGSTOP); err != nil { // so that it does not start more of them
+		d.t.Fatal(err)
+	}
+	children := childrenOf(d.cmd.Process.Pid)
+	_ = d.cmd.Process.Kill()
+	for _, child := range children {
+		pid, _ := strconv.Atoi(strings.Fields(child)[0])
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	<-d.gone
+	d.cmd = nil
+}
+
+// stop ends the server, if it runs.
+func (d *database) stop() {
+	d.t.Helper()
+	if d.cmd == nil {
+		return
+	}
+	_ = d.cmd.Process.Signal(d.end)
+	select {
+	case <-d.gone:
+	case <-time.After(20 * time.Second):
+		d.t.Errorf("%s did not end within 20s", d.name)
+		d.kill()
+	}
+	d.cmd = nil
+}
+
+// session is a client's: it writes numbers until it cannot.
+type session interface {
+	write(n int) error // nil when n was acknowledged
+	close()
+}
+
+// recorder writes one number after the other into a database, remembers those
+// that were acknowledged, and opens a new session whenever one ends.
+type recorder struct {
+	stop chan struct{}
+	once sync.Once
+	done chan struct{}
+
+	mu      sync.Mutex // guards what follows
+	records []record
+	ends    []error // of sessions
+}
+
+// record is a number that was acknowledged.
+type record struct {
+	n  int
+	at time.Time
+}
+
+// startRecorder starts a recorder. It ends with the test.
+func startRecorder(t *testing.T, open func() (session, error)) *recorder {
+	t.Helper()
+	r := &recorder{stop: make(chan struct{}), done: make(chan struct{})}
+	go r.run(open)
+	t.Cleanup(func() { r.finish() })
+	return r
+}
+
+func (r *recorder) run(open func() (session, error)) {
+	defer close(r.done)
+	for n := 1; !r.stopped(0); n++ { // what failed may be there, so its number is not used again
+		s, err := open()
+		for ; err == nil && !r.stopped(2*time.Millisecond); n++ { // it is no benchmark
+			if err = s.write(n); err != nil {
+				break
+			}
+			r.mu.Lock()
+			r.records = append(r.records, record{n, time.Now()})
+			r.mu.Unlock()
+		}
+		if s != nil {
+			s.close()
+		}
+		if err != nil {
+			r.mu.Lock()
+			r.ends = append(r.ends, err)
+			r.mu.Unlock()
+		}
+		r.stopped(10 * time.Millisecond)
+	}
+}
+
+// stopped waits and says whether the recorder is to end.
+func (r *recorder) stopped(after time.Duration) bool {
+	select {
+	case <-r.stop:
+		return true
+	case <-time.After(after):
+		select {
+		case <-r.stop:
+			return true
+		default:
+			return false
+		}
+	}
+}
+
+// goesOn waits until some more numbers are acknowledged.
+func (r *recorder) goesOn(u *proctest.Understudy) {
+	count := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.records)
+	}
+	before := count()
+	u.Until("more writes are acknowledged", func() bool { return count() >= before+20 })
+}
+
+// finish ends the recorder and returns what was acknowledged, and how its
+// sessions ended.
+func (r *recorder) finish() ([]record, []error) {
+	r.once.Do(func() { close(r.stop) })
+	<-r.done
+	return r.records, r.ends
+}
+
+// longestGap is the longest time between two writes that were acknowledged one
+// after the other, in a period.
+func longestGap(records []record, from, to time.Time) (gap time.Duration) {
+	for i := 1; i < len(records); i++ {
+		if records[i].at.After(from) && records[i-1].at.Before(to) {
+			gap = max(gap, records[i].at.Sub(records[i-1].at))
+		}
+	}
+	return gap
+}
+
+// wantAll checks that every number that was acknowledged is there.
+func wantAll(t *testing.T, records []record, there []int) {
+	t.Helper()
+	slices.Sort(there)
+	missing := 0
+	for _, rec := range records {
+		if _, found := slices.BinarySearch(there, rec.n); !found {
+			if missing++; missing == 1 {
+				t.Errorf("number %d, acknowledged at %v, is missing", rec.n, rec.at)
+			}
+		}
+	}
+	if missing > 0 {
+		t.Errorf("%d of %d acknowledged writes are missing", missing, len(records))
+	}
+}
+
+// numbers reads a number from each line.
+func numbers(t *testing.T, text string) (all []int) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		n, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
+// drill rehearses a failover with the triggers, which has to go well.
+func drill(t *testing.T, socket string) {
+	t.Helper()
+	if out, err := exec.Command(program(t), "drill", "--triggers", "--control", socket).CombinedOutput(); err != nil {
+		t.Errorf("drill: %v\n%s", err, out)
+	}
+}
+
+// output runs a command, which has to succeed, and returns what it says.
+func output(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	out, err := cmd.Output()
+	if err != nil {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			err = fmt.Errorf("%w\n%s", err, exit.Stderr)
+		}
+		t.Fatalf("%q: %v", cmd.Args, err)
+	}
+	return string(out)
+}
