@@ -503,8 +503,8 @@ func TestFirstUsableAnswer(t *testing.T) {
 	}{
 		{isWell, isMute, 200, one, "one"},
 		{isIll, isWell, 200, two, "two"},
-		{isTorn, isWell, 200, two, "two"},
 		{isIll, isLost, 404, two, "nobody knows"}, // usable too
+		{isTorn, isWell, 200, two, "two"},         // and from here on two is asked first
 		{isTorn, isIll, 500, nil, ""},
 	} {
 		for _, w := range ways {
