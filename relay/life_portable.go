@@ -246,6 +246,7 @@ func (c *conn) attach(h *socket, err error) dialResult {
 	default:
 		c.sock[host] = h
 		c.state = relaying
+		c.last.Store(time.Now().UnixNano()) // before look may ask for it
 		c.passed = [2]bool{}
 		c.flow = [2]*flow{client: newFlow(c, client), host: newFlow(c, host)}
 		return dialed
@@ -357,7 +358,6 @@ func (c *conn) watchClient() (end func()) {
 // relay moves bytes between client and host. It returns true when the client
 // needs another host.
 func (c *conn) relay() bool {
-	c.last.Store(time.Now().UnixNano())
 	up, down := c.flow[client], c.flow[host]
 	done := make(chan struct{})
 	go func() {
