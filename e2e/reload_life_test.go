@@ -3,11 +3,13 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -379,4 +381,75 @@ func TestReloadsLeaveNothingBehind(t *testing.T) {
 	}
 	r.Until(fmt.Sprintf("it has %d descriptors again", before), func() bool { return files() <= before })
 	end(t, r.Understudy)
+}
+
+// A probe that only gets another schedule or other thresholds goes on being what
+// it was, and so does the verdict that it counts in.
+func TestReloadKeepsWhatAProbeFound(t *testing.T) {
+	t.Parallel()
+	a, addr, verdict := echoHost(t, "a"), freeAddr(t), freeAddr(t)
+	text := func(rules string) string {
+		return fmt.Sprintf("http: %s\nrelays:\n  - {name: orders, hosts: [%s], listen: [%s]}\n", verdict, a, addr) +
+			"probes:\n  here: {vip: {addresses: [127.0.0.1]}, " + rules + "}\nroutes:\n  /up: {must: [here]}\n"
+	}
+	r := openFile(t, text("interval: 100ms"), addr, "a")
+	url := "http://" + verdict + "/up"
+	r.Until("the verdict is good", func() bool { return pingStatus(url) == http.StatusOK })
+	for _, rules := range []string{"interval: 1h, rise: 9", "interval: 1h, rise: 8, fall: 4", "interval: 2h, timeout: 5s"} {
+		r.reload(text(rules))
+		for range 3 {
+			if got := pingStatus(url); got != http.StatusOK {
+				t.Fatalf("the verdict is %d after the reload to %q", got, rules)
+			}
+		}
+	}
+	end(t, r.Understudy)
+}
+
+// Relays of a process share its descriptors: together they take no more
+// connections than there is room for.
+func TestRelaysShareTheDescriptors(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("prlimit"); err != nil {
+		t.Skip("SKIP: needs prlimit (apt-get install util-linux)")
+	}
+	const descriptors = 256
+	most := uint64(descriptors-64) / 2
+	host, first, second := echoHost(t, "a"), freeAddr(t), freeAddr(t)
+	socket := socketPath(t)
+	file := filepath.Join(t.TempDir(), "understudy.yaml")
+	text := fmt.Sprintf("relays:\n  - {name: one, hosts: [%s], listen: [%s]}\n  - {name: two, hosts: [%s], listen: [%s]}\n", host, first, host, second)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u := proctest.StartCommand(t, proctest.BinaryCommand("prlimit", nil,
+		fmt.Sprintf("--nofile=%d", descriptors), program(t), "--config", file, "--control", socket))
+	awaitGreeting(t, u, first, "a")
+	awaitGreeting(t, u, second, "a")
+	client := control.NewClient(socket)
+	live := func() (n uint64) {
+		// Without descriptors even the control socket is silent.
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		now, err := client.Status(ctx)
+		if err != nil {
+			t.Fatalf("status: %v", err)
+		}
+		for _, r := range now.Relays {
+			n += r.Clients.Live
+		}
+		return n
+	}
+	for range most {
+		dial(t, first)
+		dial(t, second)
+	}
+	u.Until("there is no room for more", func() bool { return live() >= most })
+	for range 20 {
+		if n := live(); n > most {
+			t.Fatalf("%d connections at one time, want %d at most", n, most)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	u.WaitLog("connection limit reached")
 }

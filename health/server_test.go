@@ -39,6 +39,12 @@ func noLeaks(tb testing.TB) {
 // its address.
 func serveRoutes(tb testing.TB, cfg ServerConfig) string {
 	tb.Helper()
+	return startServer(tb, cfg).Addr().String()
+}
+
+// startServer is serveRoutes, and returns the Server.
+func startServer(tb testing.TB, cfg ServerConfig) *Server {
+	tb.Helper()
 	noLeaks(tb)
 	cfg.Listen = "127.0.0.1:0"
 	s, err := NewServer(cfg)
@@ -62,7 +68,7 @@ func serveRoutes(tb testing.TB, cfg ServerConfig) string {
 			tb.Error("Run did not return after its context ended")
 		}
 	})
-	return s.Addr().String()
+	return s
 }
 
 // told is a handler that answers with what it was asked.

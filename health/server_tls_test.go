@@ -3,7 +3,6 @@ package health
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -32,30 +31,6 @@ func httpsPair(tb testing.TB) (server, client *tls.Config) {
 	pool := x509.NewCertPool()
 	pool.AddCert(srv.Certificate())
 	return &tls.Config{Certificates: srv.TLS.Certificates}, &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"}
-}
-
-// startServer runs s on a free port until the test ends.
-func startServer(tb testing.TB, cfg ServerConfig) *Server {
-	tb.Helper()
-	noLeaks(tb)
-	cfg.Listen = "127.0.0.1:0"
-	s, err := NewServer(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := s.Bind(); err != nil {
-		tb.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	tb.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
-			tb.Errorf("Run() = %v, want nil", err)
-		}
-	})
-	return s
 }
 
 // dialTLS connects to addr and shakes hands.
