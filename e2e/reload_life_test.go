@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -452,4 +454,42 @@ func TestRelaysShareTheDescriptors(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	u.WaitLog("connection limit reached")
+}
+
+// A probe's script that hangs delays neither a reload nor the end, and does not
+// outlive its probe.
+func TestHangingProbeDelaysNothing(t *testing.T) {
+	t.Parallel()
+	a, addr := echoHost(t, "a"), freeAddr(t)
+	pids := filepath.Join(t.TempDir(), "pids")
+	hangs := script(t, "echo $$ >>"+pids+"\nexec sleep 1000\n")
+	text := fmt.Sprintf("http: %s\nrelays:\n  - {name: orders, hosts: [%s], listen: [%s]}\n", freeAddr(t), a, addr)
+	probed := text + "probes:\n  p: {exec: {command: [" + hangs + "]}, timeout: 10m}\nroutes:\n  /up: {probes: [p]}\n"
+	r := openFile(t, probed, addr, "a")
+	gone := func(n int) func() bool {
+		return func() bool {
+			all := lines(pids)
+			if len(all) < n {
+				return false
+			}
+			pid, err := strconv.Atoi(all[n-1])
+			return err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+		}
+	}
+	r.Until("the script hangs", func() bool { return len(lines(pids)) == 1 })
+	r.reload(text)
+	r.Until("it ends with its probe", gone(1))
+	r.reload(probed)
+	r.Until("it hangs again", func() bool { return len(lines(pids)) == 2 })
+	begin := time.Now()
+	r.Signal(syscall.SIGTERM)
+	if code := r.Exit(); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+	if took := time.Since(begin); took > time.Minute { // the script's timeout is ten
+		t.Errorf("the end took %v", took)
+	}
+	if !gone(2)() {
+		t.Error("the script outlives the program")
+	}
 }

@@ -71,8 +71,16 @@ func (s *service) ofProbe(p config.Probe) (func(ctx context.Context) health.Resu
 		}
 		return func(ctx context.Context) health.Result {
 			// The runner ends the script in time, and counts from its start: it may
-			// have to wait for a place before.
-			res := s.runner.Run(context.WithoutCancel(ctx), script)
+			// have to wait for a place before. Only when nobody asks any more it is
+			// ended early.
+			wanted, end := context.WithCancel(context.WithoutCancel(ctx))
+			defer end()
+			defer context.AfterFunc(ctx, func() {
+				if errors.Is(ctx.Err(), context.Canceled) {
+					end()
+				}
+			})()
+			res := s.runner.Run(wanted, script)
 			if res.Gone != nil {
 				<-res.Gone
 			}
