@@ -35,6 +35,7 @@ type settings struct {
 	variants    []string // further runs of it, "name=flags"
 	out, json   string   // files; "" writes none
 	again       string   // file with the samples of an earlier run; "" measures
+	congestion  string   // control of every row that names none; "" is the machine's
 }
 
 // account is a user that proxies run as.
@@ -82,6 +83,10 @@ func drive(ctx context.Context, s settings, stdout, progress io.Writer) error {
 	}
 	defer d.backend.stop()
 	about := describe(ctx, d.peers, d.limit)
+	if err := d.chooseCongestion(ctx); err != nil {
+		return err
+	}
+	about.Congestion = cmp.Or(d.congestion, about.Congestion)
 	all, stolen := processorTicks()
 	err = d.rounds(ctx)
 	if allNow, stolenNow := processorTicks(); allNow > all {
@@ -113,6 +118,21 @@ func (d *driver) prepare(ctx context.Context) error {
 		return fmt.Errorf("nothing to measure: %d figures, %d peers, %d users chosen", len(d.figures), len(d.peers), len(d.accounts))
 	}
 	return d.startBackend(ctx)
+}
+
+// chooseCongestion sets the congestion control of all rows that name none.
+// Where that cannot be done they use the machine's, and the report names it.
+func (d *driver) chooseCongestion(ctx context.Context) error {
+	if d.congestion == "" {
+		return nil
+	}
+	err := setCongestion(ctx, d.congestion)
+	if skip, ok := errors.AsType[skipError](err); ok {
+		_, _ = fmt.Fprintf(d.progress, "bench: the machine's congestion control is used: %s %s\n", d.congestion, skip.reason)
+		d.congestion = ""
+		return nil
+	}
+	return err
 }
 
 // findPrograms copies this program to where every user may run it, builds
@@ -300,7 +320,7 @@ func (d *driver) trial(ctx context.Context, f figure, a account, p peer, length 
 		return nil, skipError{fmt.Sprintf("needs %d descriptors, the limit is %d", need, d.limit)}
 	}
 	if f.congestion != "" {
-		defer func() { err = errors.Join(err, setCongestion(context.WithoutCancel(ctx), "")) }()
+		defer func() { err = errors.Join(err, setCongestion(context.WithoutCancel(ctx), d.congestion)) }()
 		if err := setCongestion(ctx, f.congestion); err != nil {
 			return nil, err
 		}

@@ -132,6 +132,7 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	flags.StringVar(&s.out, "out", "", "write the report to `FILE` too")
 	flags.StringVar(&s.json, "json", "", "write every sample to `FILE`")
 	flags.StringVar(&s.again, "again", "", "measure nothing: make the report of the samples in `FILE`, which -json wrote")
+	flags.StringVar(&s.congestion, "congestion", "cubic", "`NAME` of the congestion control of every row that names none (\"\" is the machine's)")
 	quick := flags.Bool("quick", false, "one round of 0.2 s each: shows that everything runs, measures nothing")
 	if err := flags.Parse(args); err != nil {
 		return s, err
