@@ -16,11 +16,6 @@ const (
 	// acceptBatch is how many connections are accepted before the others have
 	// their turn.
 	acceptBatch = 64
-
-	spinFor   = 50 * time.Microsecond // how long to poll before sleeping
-	yieldLong = 4 * time.Microsecond  // a yield that took longer met somebody who needs the processor
-	spinRest  = 200 * time.Microsecond
-	spinRests = 4 * time.Millisecond
 )
 
 const (
@@ -45,6 +40,7 @@ type loop struct {
 	pipes   pipes
 	buffers buffers
 	scratch []byte
+	spinner spinner
 	events  []unix.EpollEvent
 	queue   []tag // connections that wait for another turn
 	lookups map[int32][]sockaddr
@@ -62,8 +58,6 @@ type loop struct {
 	guarded  int64     // when that began
 	paused   int64     // accepting is paused until then; 0 when it is not
 	taking   bool      // the listeners are in epoll
-	rest     time.Duration
-	noSpin   time.Time
 	finished bool
 
 	bytes [2]atomic.Uint64 // moved, by the side they came from
@@ -100,7 +94,6 @@ func newLoop(e *engine) (*loop, error) {
 		lookups: make(map[int32][]sockaddr),
 		proxied: make(map[int32]proxyHeader),
 		start:   time.Now(),
-		rest:    spinRest,
 	}
 	if e := epollAdd(ep, int32(wake), unix.EPOLLIN, tag{slot: slotWake}); e != 0 {
 		l.close()
@@ -173,12 +166,17 @@ func (l *loop) wait() int {
 		n, _ := epollWait(l.ep, l.events, 0)
 		return max(n, 0)
 	}
-	if l.cfg().Spin && l.used > 0 {
-		if n := l.spin(); n > 0 {
+	begin := time.Now()
+	polls := l.cfg().Spin && l.used > 0
+	if polls {
+		if n := l.spin(begin); n > 0 {
 			return n
 		}
 	}
 	n, e := epollWait(l.ep, l.events, l.patience())
+	if polls {
+		l.spinner.waited(time.Since(begin))
+	}
 	if e != 0 {
 		return 0
 	}
@@ -213,35 +211,6 @@ func (l *loop) patience() int {
 
 func (l *loop) idleTick() time.Duration {
 	return min(max(l.cfg().IdleTimeout/8, tick), time.Second)
-}
-
-// spin polls for a few microseconds without sleeping: the next small message of
-// a busy connection is often that close, and a wake-up costs more than all the
-// work on it. It gives way at the first sign that somebody else needs the
-// processor, and then leaves it for longer and longer.
-func (l *loop) spin() int {
-	begin := l.clock
-	if begin.Before(l.noSpin) {
-		return 0
-	}
-	for {
-		n, e := epollWait(l.ep, l.events, 0)
-		if e != 0 || n > 0 {
-			l.rest = spinRest
-			return max(n, 0)
-		}
-		before := time.Now()
-		schedYield()
-		after := time.Now()
-		if after.Sub(before) > yieldLong {
-			l.noSpin = after.Add(l.rest)
-			l.rest = min(2*l.rest, spinRests)
-			return 0
-		}
-		if after.Sub(begin) > spinFor {
-			return 0
-		}
-	}
 }
 
 // handle notes what one event says and lets the connection act on it.
