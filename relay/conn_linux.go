@@ -44,6 +44,7 @@ const (
 	queued               // in the loop's queue for another turn
 	spared               // (of the socket) TCP_USER_TIMEOUT is off; see stuck_linux.go
 	doubted              // (of the client) a host's end before any byte was not believed, once
+	batched              // has a piece in the loop's batch
 )
 
 // conn is one relayed connection. Records live in slabs without pointers, so

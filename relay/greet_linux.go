@@ -14,7 +14,8 @@ func (l *loop) greet(i int32, c *conn) {
 	if c.ready[client]&readable == 0 {
 		return
 	}
-	n, e := recv(c.fd[client], l.scratch[:proxyMax], unix.MSG_PEEK)
+	room := l.batch.room()
+	n, e := recv(c.fd[client], room[:proxyMax], unix.MSG_PEEK)
 	if e == errAgain {
 		c.ready[client] &^= readable
 		return
@@ -23,7 +24,7 @@ func (l *loop) greet(i int32, c *conn) {
 		l.deny(i, c)
 		return
 	}
-	h, length, err := parseProxy(l.scratch[:n])
+	h, length, err := parseProxy(room[:n])
 	switch {
 	case err != nil:
 		l.engine.log.Debug("client sent no PROXY header", "client", peer(c.fd[client]))
@@ -34,7 +35,7 @@ func (l *loop) greet(i int32, c *conn) {
 			l.deny(i, c)
 		}
 	default:
-		_, _ = recv(c.fd[client], l.scratch[:length], 0)
+		_, _ = recv(c.fd[client], room[:length], 0)
 		l.proxied[i] = h // for the host that is sent a header
 		c.since = l.now
 		l.letIn(i, c)

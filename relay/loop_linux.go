@@ -12,11 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// acceptBatch is how many connections are accepted before the others have
-	// their turn.
-	acceptBatch = 64
-)
+// acceptMost is how many connections are accepted before the others have their
+// turn.
+const acceptMost = 64
 
 const (
 	socketEvents   = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&0xffffffff
@@ -37,14 +35,15 @@ type loop struct {
 	wake   int // eventfd
 
 	table
-	pipes   pipes
-	buffers buffers
-	scratch []byte
-	spinner spinner
-	events  []unix.EpollEvent
-	queue   []tag // connections that wait for another turn
-	lookups map[int32][]sockaddr
-	proxied map[int32]proxyHeader // of clients that sent a PROXY header
+	pipes    pipes
+	buffers  buffers
+	batch    batch
+	spinner  spinner
+	events   []unix.EpollEvent
+	queue    []tag   // connections that wait for another turn
+	accepted []int32 // clients of the batch of acceptFrom
+	lookups  map[int32][]sockaddr
+	proxied  map[int32]proxyHeader // of clients that sent a PROXY header
 
 	start    time.Time
 	clock    time.Time // when the current batch of events began
@@ -89,12 +88,12 @@ func newLoop(e *engine) (*loop, error) {
 		wake:    wake,
 		table:   table{free: -1, first: -1, last: -1},
 		pipes:   pipes{limit: min(pipesPerLoop, max(1, pipesMax/e.loopCount())), below: pipesBelow()},
-		scratch: make([]byte, chunk),
 		events:  make([]unix.EpollEvent, 256),
 		lookups: make(map[int32][]sockaddr),
 		proxied: make(map[int32]proxyHeader),
 		start:   time.Now(),
 	}
+	l.batch.warm()
 	if e := epollAdd(ep, int32(wake), unix.EPOLLIN, tag{slot: slotWake}); e != 0 {
 		l.close()
 		return nil, wrap("epoll_ctl", e)
@@ -146,9 +145,12 @@ func (l *loop) run() {
 	for !l.finished {
 		n := l.wait()
 		l.tell()
+		l.batch.open = true
 		for k := range n {
 			l.handle(&l.events[k])
 		}
+		l.batch.open = false
+		l.sendBatch()
 		l.oneTurn()
 		l.passTime()
 		l.sweep()
@@ -228,6 +230,9 @@ func (l *loop) handle(ev *unix.EpollEvent) {
 	}
 	i, s := ev.Fd>>1, side(ev.Fd&1)
 	c := l.at(i)
+	if (c.half[client].flags|c.half[host].flags)&batched != 0 {
+		l.sendBatch()
+	}
 	if c.state == free || c.gen != ev.Pad {
 		return // closed earlier in this batch
 	}
@@ -277,8 +282,11 @@ func (l *loop) handle(ev *unix.EpollEvent) {
 
 // serve moves what can be moved and looks whether the connection is over.
 func (l *loop) serve(i int32, c *conn) {
-	more := l.pump(c, client)
-	if l.pump(c, host) {
+	if l.batch.open && l.batch.full() {
+		l.sendBatch()
+	}
+	more := l.pump(i, c, client)
+	if l.pump(i, c, host) {
 		more = true
 	}
 	if c.exchanged() {
@@ -370,6 +378,7 @@ func (l *loop) each(f func(i int32, c *conn)) {
 
 // woken runs what other goroutines asked for.
 func (l *loop) woken() {
+	l.sendBatch()
 	var n [8]byte
 	_, _ = unix.Read(l.wake, n[:])
 	l.mu.Lock()
@@ -428,8 +437,19 @@ func (l *loop) acceptQueued(ln *listener) {
 }
 
 // acceptFrom lets clients in. It returns true when there may be more of them.
+// All are accepted before the first one's host is looked for, for the same reason
+// that a batch is read before it is sent.
 func (l *loop) acceptFrom(ln *listener) (more bool) {
-	for range acceptBatch {
+	more = l.acceptBatch(ln)
+	for _, fd := range l.accepted {
+		l.admit(fd)
+	}
+	l.accepted = l.accepted[:0]
+	return more
+}
+
+func (l *loop) acceptBatch(ln *listener) (more bool) {
+	for range acceptMost {
 		if l.engine.gate.Load() == nil {
 			return false
 		}
@@ -441,7 +461,7 @@ func (l *loop) acceptFrom(ln *listener) (more bool) {
 		}
 		fd, e := accept4(ln.fd)
 		if e == 0 {
-			l.admit(fd)
+			l.accepted = append(l.accepted, fd)
 			continue
 		}
 		l.engine.leave()
@@ -474,7 +494,9 @@ func (l *loop) admit(fd int32) {
 		l.mu.Unlock()
 		return
 	}
-	if to := l.engine.idlest(l); to != l {
+	to := l.engine.idlest(l)
+	to.live.Add(1) // at once, or the rest of a burst would go there, too
+	if to != l {
 		to.post(func() { to.adopt(fd) })
 		return
 	}
@@ -486,7 +508,6 @@ func (l *loop) adopt(fd int32) {
 	i, c := l.alloc()
 	c.fd[client] = fd
 	c.since = l.now
-	l.live.Add(1)
 	if l.cfg().AcceptProxy {
 		c.state = greeting
 		c.due = l.now + int64(l.cfg().ConnectTimeout)

@@ -12,14 +12,15 @@ import (
 // the connection, once (edge-triggered). The loop notes "readable" in the
 // connection's record and pumps that direction:
 //
-//	recv(client, 32 KiB scratch) → send(host)
+//	recv(client, room for 32 KiB) → send(host)
 //
-// in one go, through a buffer that belongs to the loop and is empty again
-// before the next connection has its turn. What send does not take is kept in
-// a pooled buffer until epoll says that the host is writable again; nothing
-// more is read from the client meanwhile, so TCP's own window slows it down.
+// through a buffer that belongs to the loop: a large piece in one go, a small one
+// together with the others of the same batch of events ([loop.sendBatch]). What
+// send does not take is kept in a pooled buffer until epoll says that the host is
+// writable again; nothing more is read from the client meanwhile, so TCP's own
+// window slows it down.
 //
-// A read that fills the whole scratch buffer means bulk. The direction then
+// A read that fills all the room means bulk. The direction then
 // changes to splice(2): from the socket into a pipe and from the pipe into the
 // other socket, without a copy to user space. A splice that brings little, or
 // nothing, changes it back. A pipe is borrowed from the loop's pool for as long
@@ -56,7 +57,7 @@ const (
 //
 // Invariant: when it returns false, either an event will come that makes more
 // possible, or the direction is over (ended, or its destination has failed).
-func (l *loop) pump(c *conn, s side) (more bool) {
+func (l *loop) pump(i int32, c *conn, s side) (more bool) {
 	h := &c.half[s]
 	o := s.other()
 	for left := turn; left > 0; {
@@ -89,7 +90,7 @@ func (l *loop) pump(c *conn, s side) (more bool) {
 			}
 			continue
 		}
-		n, done := l.pumpCopied(c, s)
+		n, done := l.pumpCopied(i, c, s)
 		left -= n
 		if !done {
 			return false
@@ -99,11 +100,10 @@ func (l *loop) pump(c *conn, s side) (more bool) {
 	return true
 }
 
-// pumpCopied moves one piece through the loop's scratch buffer. It returns
-// false when the direction cannot go on now.
-func (l *loop) pumpCopied(c *conn, s side) (n int, again bool) {
+// pumpCopied moves one piece through the loop's buffer. It returns false when the
+// direction cannot go on now.
+func (l *loop) pumpCopied(i int32, c *conn, s side) (n int, again bool) {
 	h := &c.half[s]
-	o := s.other()
 	if c.ready[s]&urgent != 0 && !l.passUrgent(c, s) {
 		return 0, false
 	}
@@ -113,7 +113,8 @@ func (l *loop) pumpCopied(c *conn, s side) (n int, again bool) {
 	if l.pipes.exhausted(l.clock) {
 		look = unix.MSG_PEEK
 	}
-	n, e := recv(c.fd[s], l.scratch, look)
+	room := l.batch.room()
+	n, e := recv(c.fd[s], room, look)
 	switch {
 	case e == errAgain && !c.broken(s):
 		c.ready[s] &^= readable | urgent
@@ -135,7 +136,18 @@ func (l *loop) pumpCopied(c *conn, s side) (n int, again bool) {
 	default:
 		h.flags |= splicing
 	}
-	sent, e := send(c.fd[o], l.scratch[:n], 0)
+	if look == 0 && l.batch.waits(c, s, n) {
+		l.batch.put(i, c, s, n)
+		return n, false
+	}
+	return n, l.sendCopied(c, s, room[:n], look)
+}
+
+// sendCopied sends what was read from side s, or with look only looked at. It
+// returns false when the direction cannot go on now.
+func (l *loop) sendCopied(c *conn, s side, p []byte, look int) (again bool) {
+	o := s.other()
+	sent, e := send(c.fd[o], p, 0)
 	if e != 0 {
 		sent = 0
 		if e != errAgain {
@@ -143,25 +155,25 @@ func (l *loop) pumpCopied(c *conn, s side) (n int, again bool) {
 			// Nothing was taken. If nothing ever was, these bytes go to the
 			// next host instead.
 			if !c.exchanged() && look == 0 {
-				h.store = l.buffers.keep(l.scratch[:n]) + 1
+				c.half[s].store = l.buffers.keep(p) + 1
 			}
-			return n, false
+			return false
 		}
 	}
 	l.count(c, s, sent)
 	if look != 0 && sent > 0 {
-		_, _ = recv(c.fd[s], l.scratch[:sent], 0)
+		_, _ = recv(c.fd[s], p[:sent], 0)
 	}
-	if sent == n {
-		return n, c.ready[s]&readable != 0
+	if sent == len(p) {
+		return c.ready[s]&readable != 0
 	}
 	l.full(c, o)
 	if look != 0 {
 		c.ready[s] |= readable
 	} else {
-		l.keep(c, s, l.scratch[sent:n])
+		l.keep(c, s, p[sent:])
 	}
-	return n, false
+	return false
 }
 
 // keep stores what side s has given and the other side did not take. Much of it
@@ -228,7 +240,7 @@ func (l *loop) unsplice(c *conn, s side) (again bool) {
 	h := &c.half[s]
 	h.flags &^= splicing
 	l.unpipe(c, s)
-	_, e := recv(c.fd[s], l.scratch[:1], unix.MSG_PEEK)
+	_, e := recv(c.fd[s], l.batch.room()[:1], unix.MSG_PEEK)
 	switch {
 	case e != 0 && (e != errAgain || c.broken(s)):
 		c.ready[s] |= failed

@@ -1,0 +1,326 @@
+//go:build !portable
+
+package relay
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+)
+
+// stage is a loop without its thread: a test hands it events one by one.
+type stage struct {
+	*testing.T
+	*loop
+}
+
+func newStage(t *testing.T) stage {
+	t.Helper()
+	e := newEngine(Config{Loops: 1, Logger: hclog.NewNullLogger()}.withDefaults())
+	l, err := newLoop(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		l.each(func(i int32, c *conn) { l.drop(i, c, true) })
+		l.close()
+		e.lookupStop()
+	})
+	l.tell()
+	l.batch.open = true
+	return stage{t, l}
+}
+
+// relayed is a connection of a stage, with its two far ends.
+type relayed struct {
+	i    int32
+	c    *conn
+	ends [2]int32
+}
+
+func (s stage) relayed() relayed {
+	s.Helper()
+	i, c := s.alloc()
+	r := relayed{i: i, c: c}
+	for k := client; k <= host; k++ {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			s.Fatal(err)
+		}
+		c.fd[k], r.ends[k] = int32(fds[0]), int32(fds[1])
+		c.ready[k] = writable
+		s.Cleanup(func() { closeFd(r.ends[k]) })
+	}
+	c.state = relaying
+	s.live.Add(1)
+	s.engine.enter()
+	return r
+}
+
+// says has an end of r send p, and the loop hear of it with events.
+func (s stage) says(r relayed, from side, p []byte, events uint32) {
+	s.Helper()
+	if n, e := send(r.ends[from], p, 0); n != len(p) || e != 0 {
+		s.Fatalf("send %d bytes: %d, %v", len(p), n, e)
+	}
+	s.hears(r, from, events)
+}
+
+func (s stage) hears(r relayed, from side, events uint32) {
+	t := r.c.tag(r.i, from)
+	s.handle(&unix.EpollEvent{Events: events, Fd: t.slot, Pad: t.gen})
+}
+
+// got is what has come to an end of r.
+func (s stage) got(r relayed, at side) string {
+	b := make([]byte, 64<<10)
+	n, _ := recv(r.ends[at], b, 0)
+	return string(b[:max(n, 0)])
+}
+
+func (s stage) want(r relayed, at side, want string) {
+	s.Helper()
+	if got := s.got(r, at); got != want {
+		s.Errorf("at side %d arrived %.20q (%d bytes), want %.20q (%d)", at, got, len(got), want, len(want))
+	}
+}
+
+// Small pieces are read first and sent together; nothing of another connection,
+// and nothing twice.
+func TestBatchIsReadThenSent(t *testing.T) {
+	s := newStage(t)
+	var all []relayed
+	for k := range batchPieces {
+		r := s.relayed()
+		all = append(all, r)
+		s.says(r, side(k%2), fmt.Appendf(nil, "piece %d", k), unix.EPOLLIN)
+	}
+	for k, r := range all {
+		s.want(r, side(k%2).other(), "")
+	}
+	s.sendBatch()
+	for k, r := range all {
+		s.want(r, side(k%2).other(), fmt.Sprintf("piece %d", k))
+	}
+	s.sendBatch()
+	for k, r := range all {
+		s.want(r, side(k%2).other(), "")
+		if n := r.c.moved[k%2]; n != uint64(len(fmt.Sprintf("piece %d", k))) {
+			t.Errorf("connection %d has counted %d bytes", k, n)
+		}
+	}
+}
+
+// A batch that is full is sent before more is read, by pieces and by bytes.
+func TestBatchIsBounded(t *testing.T) {
+	for _, size := range []int{1, batchPiece} {
+		s := newStage(t)
+		p := bytes.Repeat([]byte{'p'}, size)
+		fits := min(batchPieces, batchBytes/batchPiece*batchPiece/size)
+		first := s.relayed()
+		s.says(first, client, p, unix.EPOLLIN)
+		for range fits - 1 {
+			s.says(s.relayed(), client, p, unix.EPOLLIN)
+		}
+		s.want(first, host, "")
+		s.says(s.relayed(), client, p, unix.EPOLLIN)
+		s.want(first, host, string(p))
+		for range 2 * (batchBytes + chunk) / batchPiece { // it begins anew each time
+			s.says(first, client, p, unix.EPOLLIN)
+			s.sendBatch()
+			s.want(first, host, string(p))
+		}
+	}
+}
+
+// A connection that failed does not have the others' pieces sent twice, and one
+// whose piece is sent keeps no batch from growing.
+func TestBatchIsSentOnce(t *testing.T) {
+	s := newStage(t)
+	var all []relayed
+	for range batchPieces {
+		r := s.relayed()
+		all = append(all, r)
+		s.says(r, client, []byte("once"), unix.EPOLLIN)
+	}
+	failed := all[1]
+	if e := shutdown(failed.ends[host], unix.SHUT_RDWR); e != 0 {
+		t.Fatal(e)
+	}
+	s.sendBatch()
+	for _, r := range all {
+		if r != failed {
+			s.want(r, host, "once")
+		}
+	}
+	s.says(all[2], client, []byte("next"), unix.EPOLLIN)
+	s.hears(all[3], client, unix.EPOLLOUT)
+	s.want(all[2], host, "")
+}
+
+// What is large, or has to be looked at again at once, is sent at once.
+func TestBatchIsForSmallPieces(t *testing.T) {
+	s := newStage(t)
+	large := bytes.Repeat([]byte{'l'}, batchPiece+1)
+	r := s.relayed()
+	s.says(r, client, large, unix.EPOLLIN)
+	s.want(r, host, string(large))
+
+	r = s.relayed()
+	s.says(r, client, []byte("last words"), unix.EPOLLIN|unix.EPOLLRDHUP)
+	s.want(r, host, "last words")
+
+	r = s.relayed()
+	r.c.ready[host] |= readable
+	s.says(r, client, []byte("the other side is due as well"), unix.EPOLLIN)
+	s.want(r, host, "the other side is due as well")
+
+	s.batch.open = false
+	r = s.relayed()
+	s.says(r, client, []byte("no batch"), unix.EPOLLIN)
+	s.want(r, host, "no batch")
+}
+
+// Before anything else happens to a connection its piece is sent: its sockets
+// may be somebody else's afterwards.
+func TestBatchIsSentBeforeItsConnectionIsTouched(t *testing.T) {
+	s := newStage(t)
+	t.Run("the other side speaks", func(*testing.T) {
+		r := s.relayed()
+		s.says(r, client, []byte("question"), unix.EPOLLIN)
+		s.says(r, host, []byte("answer"), unix.EPOLLIN)
+		s.want(r, host, "question")
+		s.sendBatch()
+		s.want(r, client, "answer")
+	})
+	t.Run("both sides end", func(t *testing.T) {
+		r := s.relayed()
+		r.c.moved[host] = 1 // so that the end is believed
+		s.says(r, client, []byte("last"), unix.EPOLLIN)
+		for k := client; k <= host; k++ {
+			if e := shutdown(r.ends[k], unix.SHUT_WR); e != 0 {
+				t.Fatal(e)
+			}
+			s.hears(r, k, unix.EPOLLIN|unix.EPOLLRDHUP)
+		}
+		if r.c.state != free {
+			t.Fatalf("the connection is in state %d, want it over", r.c.state)
+		}
+		s.want(r, host, "last")
+	})
+	t.Run("somebody calls", func(t *testing.T) {
+		r := s.relayed()
+		s.says(r, client, []byte("question"), unix.EPOLLIN)
+		called := false
+		s.post(func() {
+			called = true
+			s.want(r, host, "question")
+		})
+		s.handle(&unix.EpollEvent{Events: unix.EPOLLIN, Fd: slotWake})
+		if !called {
+			t.Error("the call was not made")
+		}
+	})
+}
+
+// A piece that the other side does not take is kept for it, or, when nothing was
+// ever exchanged and the host is gone, for the next one.
+func TestBatchThatIsNotTaken(t *testing.T) {
+	s := newStage(t)
+	r := s.relayed()
+	filled := 0
+	for e := unix.Errno(0); e == 0; {
+		var n int
+		n, e = send(r.c.fd[host], make([]byte, 4<<10), 0)
+		filled += max(n, 0)
+	}
+	s.says(r, client, []byte("waits"), unix.EPOLLIN)
+	s.sendBatch()
+	if r.c.ready[host]&writable != 0 || !s.holds(r.c, client) {
+		t.Fatal("the piece is not kept")
+	}
+	for got := 0; got < filled; {
+		got += len(s.got(r, host))
+	}
+	s.hears(r, host, unix.EPOLLOUT)
+	s.want(r, host, "waits")
+
+	r = s.relayed()
+	s.says(r, client, []byte("for the next host"), unix.EPOLLIN)
+	if e := shutdown(r.ends[host], unix.SHUT_RDWR); e != 0 {
+		t.Fatal(e)
+	}
+	s.sendBatch()
+	if r.c.state != waiting || !s.holds(r.c, client) {
+		t.Errorf("state %d, holds %v; want the client to wait with its bytes", r.c.state, s.holds(r.c, client))
+	}
+}
+
+// A burst of clients that one loop accepts is spread over all of them.
+func TestBurstIsSpread(t *testing.T) {
+	e := newEngine(Config{Loops: 3, Logger: hclog.NewNullLogger(), Listen: []string{"127.0.0.1:0"}}.withDefaults())
+	defer e.lookupStop()
+	if err := e.bind(); err != nil {
+		t.Fatal(err)
+	}
+	defer e.unbind()
+	for range 3 {
+		l, err := newLoop(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.close()
+		e.loops = append(e.loops, l)
+	}
+	to := listen(t, "127.0.0.1:0")
+	defer to.Close()
+	gate, err := newGate(1, to.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.listeners[0].listen(); err != nil {
+		t.Fatal(err)
+	}
+	for range 48 {
+		c, err := net.Dial("tcp", e.listeners[0].addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	e.gate.Store(gate)
+	e.loops[0].tell()
+	e.loops[0].acceptQueued(e.listeners[0])
+	for k, l := range e.loops {
+		if n := l.live.Load(); n < 16-9 || n > 16+9 {
+			t.Errorf("loop %d has %d of 48 connections", k, n)
+		}
+		if k > 0 {
+			l.woken() // takes what it was given
+		}
+		l.each(func(i int32, c *conn) { l.drop(i, c, true) })
+		if n := l.live.Load(); n != 0 {
+			t.Errorf("loop %d counts %d connections after the end of all", k, n)
+		}
+	}
+	if n := e.live.Load(); n != 0 {
+		t.Errorf("the engine counts %d connections after the end of all", n)
+	}
+}
+
+// A batch counts as use of its connections.
+func TestBatchKeepsConnectionsFromIdling(t *testing.T) {
+	s := newStage(t)
+	r := s.relayed()
+	s.now += int64(time.Minute)
+	s.says(r, client, []byte("awake"), unix.EPOLLIN)
+	s.sendBatch()
+	if r.c.since != s.now {
+		t.Errorf("last used at %d, want %d", r.c.since, s.now)
+	}
+}
