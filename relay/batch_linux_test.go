@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -34,6 +35,41 @@ func newStage(t *testing.T) stage {
 	l.tell()
 	l.batch.open = true
 	return stage{t, l}
+}
+
+// pairTCP is two ends of a TCP connection on loopback.
+func pairTCP(t *testing.T) (near, far int32) {
+	t.Helper()
+	ln := listen(t, "127.0.0.1:0")
+	defer ln.Close()
+	addr := hostSockaddr(netip.MustParseAddr("127.0.0.1"), uint16(ln.Addr().(*net.TCPAddr).Port))
+	far, e := socket(addr.family)
+	if e == 0 {
+		e = connect(far, &addr)
+	}
+	if e != 0 && e != unix.EINPROGRESS {
+		t.Fatal(e)
+	}
+	accepted, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	raw, err := accepted.(*net.TCPConn).SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) {
+			n, dupErr := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+			if dupErr != nil {
+				t.Error(dupErr)
+			}
+			near = int32(n)
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	quicken(near)
+	return near, far
 }
 
 // relayed is a connection of a stage, with its two far ends.
@@ -259,6 +295,132 @@ func TestBatchThatIsNotTaken(t *testing.T) {
 	if r.c.state != waiting || !s.holds(r.c, client) {
 		t.Errorf("state %d, holds %v; want the client to wait with its bytes", r.c.state, s.holds(r.c, client))
 	}
+}
+
+// The end of a stream that is known when its last bytes are sent leaves with
+// them, so that the other side is woken once. What is not the end is not held
+// back, nothing is lost or doubled, and a reset is no end.
+func TestEndLeavesWithItsBytes(t *testing.T) {
+	// begin has the host's end be TCP if that is asked for, the client's always.
+	begin := func(t *testing.T, tcp bool) (stage, relayed) {
+		t.Helper()
+		s := newStage(t)
+		r := s.relayed()
+		for k := client; k <= host; k++ {
+			if k == client || tcp {
+				closeFd(r.c.fd[k])
+				closeFd(r.ends[k])
+				r.c.fd[k], r.ends[k] = pairTCP(t)
+			}
+		}
+		return s, r
+	}
+	arrived := func(t *testing.T, r relayed, n int) {
+		t.Helper()
+		waitFor(t, "the bytes", func() bool {
+			got, _ := recv(r.ends[client], make([]byte, 64), unix.MSG_PEEK)
+			return got == n
+		})
+	}
+	over := func(t *testing.T, r relayed) (e unix.Errno) {
+		t.Helper()
+		waitFor(t, "the end", func() bool {
+			var n int
+			n, e = recv(r.ends[client], make([]byte, 64), 0)
+			return n == 0 || e != errAgain && e != 0
+		})
+		return e
+	}
+	put := func(t *testing.T, r relayed, p string) {
+		t.Helper()
+		if n, e := send(r.ends[host], []byte(p), 0); n != len(p) || e != 0 {
+			t.Fatal(n, e)
+		}
+	}
+	t.Run("end", func(t *testing.T) {
+		s, r := begin(t, false)
+		before := segmentsIn(t, r.ends[client])
+		put(t, r, "last words")
+		shutdown(r.ends[host], unix.SHUT_WR)
+		s.hears(r, host, unix.EPOLLIN|unix.EPOLLRDHUP)
+		s.sendBatch()
+		arrived(t, r, 10)
+		s.want(r, client, "last words")
+		if e := over(t, r); e != 0 {
+			t.Errorf("instead of the end came %v", e)
+		}
+		if n := segmentsIn(t, r.ends[client]) - before; n != 1 {
+			t.Errorf("ten bytes and the end came in %d segments, want 1", n)
+		}
+	})
+	t.Run("no end yet", func(t *testing.T) {
+		s, r := begin(t, false)
+		s.says(r, host, []byte("words"), unix.EPOLLIN|unix.EPOLLRDHUP)
+		s.sendBatch()
+		if n, err := unix.IoctlGetInt(int(r.c.fd[client]), unix.SIOCOUTQNSD); err != nil || n != 0 {
+			t.Errorf("%d bytes are held back (%v)", n, err)
+		}
+		arrived(t, r, 5)
+	})
+	t.Run("more bytes", func(t *testing.T) {
+		s, r := begin(t, false)
+		// A read stops behind bytes that come with a descriptor; see unix(7).
+		rights := unix.UnixRights(int(r.ends[host]))
+		if err := unix.Sendmsg(int(r.ends[host]), []byte("last "), rights, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		put(t, r, "words")
+		shutdown(r.ends[host], unix.SHUT_WR)
+		s.hears(r, host, unix.EPOLLIN|unix.EPOLLRDHUP)
+		s.sendBatch()
+		arrived(t, r, 10)
+		s.want(r, client, "last words")
+		if e := over(t, r); e != 0 {
+			t.Errorf("instead of the end came %v", e)
+		}
+	})
+	t.Run("looked at only", func(t *testing.T) {
+		s, r := begin(t, false)
+		s.pipes.limit = 0
+		put(t, r, "last words")
+		shutdown(r.ends[host], unix.SHUT_WR)
+		s.hears(r, host, unix.EPOLLIN|unix.EPOLLRDHUP)
+		s.sendBatch()
+		arrived(t, r, 10)
+		s.want(r, client, "last words")
+		if e := over(t, r); e != 0 {
+			t.Errorf("instead of the end came %v", e)
+		}
+	})
+	t.Run("reset", func(t *testing.T) {
+		s, r := begin(t, true)
+		put(t, r, "cut short")
+		unix.SetsockoptLinger(int(r.ends[host]), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		closeFd(r.ends[host])
+		r.ends[host] = -1
+		waitFor(t, "the reset", func() bool {
+			info, err := unix.GetsockoptTCPInfo(int(r.c.fd[host]), unix.IPPROTO_TCP, unix.TCP_INFO)
+			return err == nil && info.State == 7 // TCP_CLOSE
+		})
+		s.hears(r, host, unix.EPOLLIN|unix.EPOLLRDHUP)
+		s.sendBatch()
+		arrived(t, r, 9)
+		s.want(r, client, "cut short")
+		s.now += int64(time.Second)
+		s.passTime()
+		if e := over(t, r); e != unix.ECONNRESET {
+			t.Errorf("a stream that was cut short ended with %v, want a reset", e)
+		}
+	})
+}
+
+func segmentsIn(t *testing.T, fd int32) uint32 {
+	t.Helper()
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Segs_in
 }
 
 // A burst of clients that one loop accepts is spread over all of them.

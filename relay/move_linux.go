@@ -132,6 +132,8 @@ func (l *loop) pumpCopied(i int32, c *conn, s side) (n int, again bool) {
 		// be announced again, nor the bytes behind an urgent one.
 		if c.ready[s]&(hungUp|failed|urgent) == 0 {
 			c.ready[s] &^= readable
+		} else if look == 0 && c.ready[s]&(failed|urgent) == 0 {
+			n += l.readEnd(c, s, room[n:])
 		}
 	default:
 		h.flags |= splicing
@@ -143,11 +145,33 @@ func (l *loop) pumpCopied(i int32, c *conn, s side) (n int, again bool) {
 	return n, l.sendCopied(c, s, room[:n], look)
 }
 
+// readEnd reads on behind bytes that have not been sent yet, because the end of
+// the stream has been announced. When that is next it can leave with them, in one
+// segment and with one wake-up of the other side.
+func (l *loop) readEnd(c *conn, s side, room []byte) (n int) {
+	n, e := recv(c.fd[s], room, 0)
+	switch {
+	case e == errAgain:
+		n = 0
+	case e != 0:
+		n = 0
+		c.ready[s] |= failed
+		c.half[s].flags |= ended
+	case n == 0:
+		c.half[s].flags |= ended
+	}
+	return n
+}
+
 // sendCopied sends what was read from side s, or with look only looked at. It
 // returns false when the direction cannot go on now.
 func (l *loop) sendCopied(c *conn, s side, p []byte, look int) (again bool) {
 	o := s.other()
-	sent, e := send(c.fd[o], p, 0)
+	flags := 0
+	if c.half[s].flags&ended != 0 && !c.broken(s) {
+		flags = unix.MSG_MORE // until shutdown sends it, in a moment
+	}
+	sent, e := send(c.fd[o], p, flags)
 	if e != 0 {
 		sent = 0
 		if e != errAgain {
