@@ -337,22 +337,44 @@ func TestEndLeavesWithItsBytes(t *testing.T) {
 			t.Fatal(n, e)
 		}
 	}
-	t.Run("end", func(t *testing.T) {
-		s, r := begin(t, false)
-		before := segmentsIn(t, r.ends[client])
-		put(t, r, "last words")
-		shutdown(r.ends[host], unix.SHUT_WR)
-		s.hears(r, host, unix.EPOLLIN|unix.EPOLLRDHUP)
-		s.sendBatch()
-		arrived(t, r, 10)
-		s.want(r, client, "last words")
-		if e := over(t, r); e != 0 {
-			t.Errorf("instead of the end came %v", e)
-		}
-		if n := segmentsIn(t, r.ends[client]) - before; n != 1 {
-			t.Errorf("ten bytes and the end came in %d segments, want 1", n)
-		}
-	})
+	for _, c := range []struct {
+		name     string
+		first    string // comes by itself, and a read stops behind it
+		rest     string
+		prepare  func(s stage)
+		segments uint32 // that bytes and end come in; 0 is any number
+	}{
+		{name: "end", rest: "last words", segments: 1},
+		{name: "more bytes", first: "last ", rest: "words"},
+		{name: "looked at only", rest: "last words", prepare: func(s stage) { s.pipes.limit = 0 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, r := begin(t, false)
+			if c.prepare != nil {
+				c.prepare(s)
+			}
+			before := segmentsIn(t, r.ends[client])
+			if c.first != "" {
+				// A read stops behind bytes that come with a descriptor; see unix(7).
+				rights := unix.UnixRights(int(r.ends[host]))
+				if err := unix.Sendmsg(int(r.ends[host]), []byte(c.first), rights, nil, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			put(t, r, c.rest)
+			shutdown(r.ends[host], unix.SHUT_WR)
+			s.hears(r, host, unix.EPOLLIN|unix.EPOLLRDHUP)
+			s.sendBatch()
+			arrived(t, r, len("last words"))
+			s.want(r, client, "last words")
+			if e := over(t, r); e != 0 {
+				t.Errorf("instead of the end came %v", e)
+			}
+			if n := segmentsIn(t, r.ends[client]) - before; c.segments != 0 && n != c.segments {
+				t.Errorf("bytes and end came in %d segments, want %d", n, c.segments)
+			}
+		})
+	}
 	t.Run("no end yet", func(t *testing.T) {
 		s, r := begin(t, false)
 		s.says(r, host, []byte("words"), unix.EPOLLIN|unix.EPOLLRDHUP)
@@ -361,36 +383,6 @@ func TestEndLeavesWithItsBytes(t *testing.T) {
 			t.Errorf("%d bytes are held back (%v)", n, err)
 		}
 		arrived(t, r, 5)
-	})
-	t.Run("more bytes", func(t *testing.T) {
-		s, r := begin(t, false)
-		// A read stops behind bytes that come with a descriptor; see unix(7).
-		rights := unix.UnixRights(int(r.ends[host]))
-		if err := unix.Sendmsg(int(r.ends[host]), []byte("last "), rights, nil, 0); err != nil {
-			t.Fatal(err)
-		}
-		put(t, r, "words")
-		shutdown(r.ends[host], unix.SHUT_WR)
-		s.hears(r, host, unix.EPOLLIN|unix.EPOLLRDHUP)
-		s.sendBatch()
-		arrived(t, r, 10)
-		s.want(r, client, "last words")
-		if e := over(t, r); e != 0 {
-			t.Errorf("instead of the end came %v", e)
-		}
-	})
-	t.Run("looked at only", func(t *testing.T) {
-		s, r := begin(t, false)
-		s.pipes.limit = 0
-		put(t, r, "last words")
-		shutdown(r.ends[host], unix.SHUT_WR)
-		s.hears(r, host, unix.EPOLLIN|unix.EPOLLRDHUP)
-		s.sendBatch()
-		arrived(t, r, 10)
-		s.want(r, client, "last words")
-		if e := over(t, r); e != 0 {
-			t.Errorf("instead of the end came %v", e)
-		}
 	})
 	t.Run("reset", func(t *testing.T) {
 		s, r := begin(t, true)
@@ -421,6 +413,74 @@ func segmentsIn(t *testing.T, fd int32) uint32 {
 		t.Fatal(err)
 	}
 	return info.Segs_in
+}
+
+// A direction that goes back to plain reads for an urgent byte gives its pipe
+// back, whatever it keeps then.
+func TestUrgentByteGivesPipeBack(t *testing.T) {
+	s := newStage(t)
+	r := s.relayed()
+	pipe, ok := s.pipes.take(s.clock)
+	if !ok {
+		t.Skip("the system gives no pipes of a useful size")
+	}
+	r.c.half[client].flags |= splicing
+	r.c.half[client].store = -pipe - 1
+	for e := unix.Errno(0); e == 0; {
+		_, e = send(r.c.fd[host], make([]byte, 4<<10), 0)
+	}
+	s.says(r, client, []byte("kept"), unix.EPOLLIN|unix.EPOLLPRI)
+	s.oneTurn()
+	s.sendBatch()
+	if !s.holds(r.c, client) {
+		t.Fatal("the bytes are not kept")
+	}
+	if free := len(s.pipes.free); free != s.pipes.open {
+		t.Errorf("%d of %d pipes are in the pool", free, s.pipes.open)
+	}
+}
+
+// Who may not come in takes no place from who may.
+func TestDeniedClientsTakeNoPlace(t *testing.T) {
+	e := newEngine(Config{
+		Loops: 1, Logger: hclog.NewNullLogger(), Listen: []string{"127.0.0.1:0"},
+		MaxConnections: 1, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
+	}.withDefaults())
+	defer e.lookupStop()
+	if err := e.bind(); err != nil {
+		t.Fatal(err)
+	}
+	defer e.unbind()
+	l, err := newLoop(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	e.loops = append(e.loops, l)
+	to := listen(t, "127.0.0.1:0")
+	defer to.Close()
+	gate, err := newGate(1, to.Addr().String())
+	if err == nil {
+		err = e.listeners[0].listen()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []string{"127.0.0.2", "127.0.0.3", "127.0.0.1"} {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		c, err := d.Dial("tcp", e.listeners[0].addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	e.gate.Store(gate)
+	l.tell()
+	l.acceptQueued(e.listeners[0])
+	if l.live.Load() != 1 || l.counts.Denied != 2 {
+		t.Errorf("%d let in, %d denied, want 1 and 2", l.live.Load(), l.counts.Denied)
+	}
+	l.each(func(i int32, c *conn) { l.drop(i, c, true) })
 }
 
 // A burst of clients that one loop accepts is spread over all of them.

@@ -455,6 +455,9 @@ func (l *loop) acceptBatch(ln *listener) (more bool) {
 		}
 		// The place is taken first: other loops accept at the same time.
 		if !l.engine.enter() {
+			if len(l.accepted) > 0 {
+				return true // not all of them may be let in, and give theirs back
+			}
 			l.engine.full(l.cfg().limit)
 			l.pause(tick)
 			return false

@@ -104,6 +104,7 @@ func (l *loop) pump(i int32, c *conn, s side) (more bool) {
 // direction cannot go on now.
 func (l *loop) pumpCopied(i int32, c *conn, s side) (n int, again bool) {
 	h := &c.half[s]
+	l.unpipe(c, s) // an urgent byte brings a direction here that has a pipe still
 	if c.ready[s]&urgent != 0 && !l.passUrgent(c, s) {
 		return 0, false
 	}
