@@ -1,4 +1,4 @@
-package health
+package criteria
 
 import (
 	"regexp"
@@ -33,11 +33,11 @@ func TestCriteria(t *testing.T) {
 		{"other bytes that are no text", Expect{Body: "p\xffng"}, 200, "p\xfeng", `body "p\xfeng", want "p\xffng"`},
 		{"control characters are escaped", Expect{Body: "pong"}, 200, "a\x1b[31m\nb", `body "a\x1b[31m\nb", want`},
 		{"a long body is cut in the error", Expect{Body: "pong"}, 200, strings.Repeat("a", 100), strings.Repeat("a", 64) + `"…, want`},
-		{"white space beyond the limit", Expect{Body: "pong"}, 200, "pong" + strings.Repeat(" ", bodyLimit), "want \"pong\""},
+		{"white space beyond the limit", Expect{Body: "pong"}, 200, "pong" + strings.Repeat(" ", BodyLimit), "want \"pong\""},
 
 		{"contains", Expect{BodyContains: "lead"}, 200, "the leader", ""},
 		{"contains not", Expect{BodyContains: "lead"}, 200, "the LEADER", `body "the LEADER" does not contain "lead"`},
-		{"contains beyond the limit", Expect{BodyContains: "x"}, 200, strings.Repeat("a", bodyLimit) + "x", "does not contain"},
+		{"contains beyond the limit", Expect{BodyContains: "x"}, 200, strings.Repeat("a", BodyLimit) + "x", "does not contain"},
 
 		{"matches", Expect{BodyRegex: "elasticsearch +green"}, 200, "1 2 elasticsearch   green 3", ""},
 		{"matches not", Expect{BodyRegex: "elasticsearch +green"}, 200, "elasticsearch red", `does not match "elasticsearch +green"`},
@@ -46,13 +46,13 @@ func TestCriteria(t *testing.T) {
 		{"one of all does not hold", Expect{Status: []string{"200"}, BodyContains: "a", BodyRegex: "^a+$"}, 200, "aab", "does not match"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := tt.expect.compile()
+			c, err := tt.expect.Compile()
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = c.matchStatus(tt.status)
+			err = c.MatchStatus(tt.status)
 			if err == nil {
-				err = c.matchBody([]byte(tt.body))
+				err = c.MatchBody([]byte(tt.body))
 			}
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
@@ -65,9 +65,9 @@ func TestCriteriaNamesEveryMistake(t *testing.T) {
 	_, err := Expect{
 		Status:       []string{"200", "2x", "6xx", "099", "+20", "２００", ""},
 		Body:         " \n",
-		BodyContains: strings.Repeat("a", bodyLimit+1),
+		BodyContains: strings.Repeat("a", BodyLimit+1),
 		BodyRegex:    "(",
-	}.compile()
+	}.Compile()
 	if err == nil {
 		t.Fatal("compile = nil, want an error")
 	}
@@ -93,22 +93,22 @@ func FuzzCriteria(f *testing.F) {
 		if status != "" {
 			e.Status = strings.Split(status, ",")
 		}
-		c, err := e.compile()
+		c, err := e.Compile()
 		if err != nil {
 			t.Skip()
 		}
-		if c.matchStatus(code) == nil && (code < 100 || code > 599) {
+		if c.MatchStatus(code) == nil && (code < 100 || code > 599) {
 			t.Errorf("status %d passes %q", code, status)
 		}
-		err = c.matchBody([]byte(body))
-		if len(body) > bodyLimit {
+		err = c.MatchBody([]byte(body))
+		if len(body) > BodyLimit {
 			return
 		}
 		want := (equal == "" || strings.TrimSpace(equal) == strings.TrimSpace(body)) &&
 			strings.Contains(body, contains) &&
 			(regex == "" || regexp.MustCompile(regex).MatchString(body))
 		if (err == nil) != want {
-			t.Errorf("matchBody(%q) of %+v = %v, want a pass: %v", body, e, err, want)
+			t.Errorf("MatchBody(%q) of %+v = %v, want a pass: %v", body, e, err, want)
 		}
 		if err != nil && strings.ContainsAny(err.Error(), "\r\n\x1b") {
 			t.Errorf("error %q has a control character", err)
