@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,8 +27,12 @@ type Host struct {
 	// PingPort, if set, answers "pong" to HTTP requests there.
 	PingPort int
 
-	// Delay is how long it takes to greet a client it has accepted.
+	// Delay is the time that it takes to greet a client it has accepted.
 	Delay time.Duration
+
+	// Listens makes it wait for the client's first bytes before it greets; then
+	// it echoes these, too.
+	Listens bool
 
 	tb    testing.TB
 	child *exec.Cmd
@@ -58,7 +63,7 @@ func (h *Host) Restart() {
 	if h.child != nil {
 		h.tb.Fatalf("host %s runs already", h.Name)
 	}
-	cmd := exec.Command(self(h.tb), h.Name, h.IP, strconv.Itoa(h.Port), strconv.Itoa(h.PingPort), h.Delay.String()) //nolint:gosec,noctx // this very binary, ended in Cleanup
+	cmd := exec.Command(self(h.tb), h.Name, h.IP, strconv.Itoa(h.Port), strconv.Itoa(h.PingPort), h.Delay.String(), strconv.FormatBool(h.Listens)) //nolint:gosec,noctx // this very binary, ended in Cleanup
 	cmd.Env = append(os.Environ(), roleVariable+"="+roleHost)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
@@ -78,25 +83,25 @@ func (h *Host) Restart() {
 	}
 }
 
-// Kill ends the host with SIGKILL and waits until it is gone.
+// Kill ends the host with SIGKILL and waits until it has ended.
 func (h *Host) Kill() {
 	if h.child == nil {
 		return
 	}
-	_ = h.child.Process.Kill() // fails when it is gone already
+	_ = h.child.Process.Kill() // fails when it has ended already
 	_ = h.child.Wait()         // "signal: killed"
 	h.stdin.Close()
 	h.child = nil
 }
 
-// Stop stops the host's process with SIGSTOP and waits until it stands still:
-// its kernel still accepts.
+// Stop stops the host's process with SIGSTOP and waits until it is stopped: its
+// kernel still accepts.
 func (h *Host) Stop() {
 	h.tb.Helper()
 	h.signal(syscall.SIGSTOP)
 	stat := fmt.Sprintf("/proc/%d/stat", h.child.Process.Pid)
 	Until(h.tb, "host "+h.Name+" stands still", func() bool {
-		text, err := os.ReadFile(stat)                 //nolint:gosec // of our own child
+		text, err := os.ReadFile(stat)                 //nolint:gosec // of the host's own process
 		_, state, _ := strings.Cut(string(text), ") ") // see proc_pid_stat(5)
 		return err != nil || strings.HasPrefix(state, "T")
 	})
@@ -105,6 +110,29 @@ func (h *Host) Stop() {
 // Continue lets a stopped host go on.
 func (h *Host) Continue() { h.signal(syscall.SIGCONT) }
 
+// StopListening closes the host's port and waits until connects are refused. Its
+// connections go on.
+func (h *Host) StopListening() {
+	h.tb.Helper()
+	h.signal(syscall.SIGUSR1)
+	Until(h.tb, "host "+h.Name+" refuses connects", func() bool { return errors.Is(h.tryConnect(), syscall.ECONNREFUSED) })
+}
+
+// Listen opens the port again and waits until connects are accepted.
+func (h *Host) Listen() {
+	h.tb.Helper()
+	h.signal(syscall.SIGUSR2)
+	Until(h.tb, "host "+h.Name+" accepts connects", func() bool { return h.tryConnect() == nil })
+}
+
+func (h *Host) tryConnect() error {
+	conn, err := new(net.Dialer).DialContext(h.tb.Context(), "tcp", h.Addr())
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err
+}
+
 func (h *Host) signal(s syscall.Signal) {
 	h.tb.Helper()
 	if err := h.child.Process.Signal(s); err != nil {
@@ -112,15 +140,16 @@ func (h *Host) signal(s syscall.Signal) {
 	}
 }
 
-// host is the role: args are name, address, port, the port for pings and the
-// delay of the greeting.
+// host is the role: args are name, address, port, the port for pings, the delay
+// of the greeting and whether the client speaks first.
 func host(args []string) int {
 	name, ip := args[0], args[1]
 	port, err1 := strconv.Atoi(args[2])
 	pingPort, err2 := strconv.Atoi(args[3])
 	delay, err3 := time.ParseDuration(args[4])
-	l, err4 := listen(ip, port)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	listens, err4 := strconv.ParseBool(args[5])
+	l, err5 := listen(ip, port)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		fmt.Fprintln(os.Stderr, "host:", err)
 		return 1
 	}
@@ -135,17 +164,48 @@ func host(args []string) int {
 		})}
 		go func() { _ = server.Serve(pings) }()
 	}
+	serve := func(c net.Conn) {
+		defer c.Close()
+		time.Sleep(delay) //nolint:forbidigo // a host for tests, and nothing ends it but a signal
+		first := make([]byte, 4<<10)
+		n := 0
+		if listens {
+			var err error
+			if n, err = c.Read(first); err != nil {
+				return
+			}
+		}
+		_, _ = c.Write(append([]byte(name+"\n"), first[:n]...)) // all at once
+		_, _ = io.Copy(c, c)
+	}
+	orders := make(chan os.Signal, 1)
+	signal.Notify(orders, syscall.SIGUSR1, syscall.SIGUSR2)
+	go acceptAll(l, serve)
 	fmt.Println("listening")
-	for {
-		c, err := l.Accept()
-		if err != nil {
+	for order := range orders {
+		_ = l.Close()
+		if order == syscall.SIGUSR1 {
 			continue
 		}
-		go func() {
-			defer c.Close()
-			time.Sleep(delay) //nolint:forbidigo // a host for tests, and nothing ends it but a signal
-			_, _ = io.WriteString(c, name+"\n")
-			_, _ = io.Copy(c, c)
-		}()
+		var err error
+		if l, err = listen(ip, port); err != nil {
+			fmt.Fprintln(os.Stderr, "host:", err)
+			return 1
+		}
+		go acceptAll(l, serve)
+	}
+	return 0
+}
+
+// acceptAll serves the connections of l until it is closed.
+func acceptAll(l net.Listener, serve func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil {
+			go serve(c)
+		}
 	}
 }

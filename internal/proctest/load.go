@@ -2,8 +2,10 @@ package proctest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -16,7 +18,7 @@ import (
 type Conn struct {
 	Start   time.Time     // of the connect
 	Latency time.Duration // from Start until the greeting or the failure
-	Host    string        // who greeted; empty when lost
+	Host    string        // the host that greeted; empty when lost
 	Err     error         // why it was lost; nil otherwise
 }
 
@@ -37,8 +39,9 @@ type Load struct {
 
 // StartLoad opens perSecond new connections to addr each second until Stop,
 // whether earlier ones are served or not. A client that is not greeted within
-// deadline is lost.
-func StartLoad(tb testing.TB, addr string, perSecond int, deadline time.Duration) *Load {
+// deadline is lost. If there are openings, clients take turns to send them first,
+// and one whose opening does not come back behind the greeting is lost, too.
+func StartLoad(tb testing.TB, addr string, perSecond int, deadline time.Duration, openings ...[]byte) *Load {
 	tb.Helper()
 	l := &Load{stop: make(chan struct{})}
 	l.all.Go(func() {
@@ -51,7 +54,11 @@ func StartLoad(tb testing.TB, addr string, perSecond int, deadline time.Duration
 				return
 			case <-time.After(time.Until(due)):
 				l.late(time.Since(due))
-				l.all.Go(func() { l.connect(addr, deadline) })
+				var opening []byte
+				if len(openings) > 0 {
+					opening = openings[i%len(openings)]
+				}
+				l.all.Go(func() { l.connect(addr, deadline, opening) })
 			}
 		}
 	})
@@ -59,16 +66,16 @@ func StartLoad(tb testing.TB, addr string, perSecond int, deadline time.Duration
 	return l
 }
 
-func (l *Load) connect(addr string, deadline time.Duration) {
+func (l *Load) connect(addr string, deadline time.Duration, opening []byte) {
 	c := Conn{Start: time.Now()}
-	c.Host, c.Err = Greeting(addr, deadline)
+	c.Host, c.Err = converse(addr, deadline, opening)
 	c.Latency = time.Since(c.Start)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conns = append(l.conns, c)
 }
 
-// late notes by how much a client came too late.
+// late records by how much a client came too late.
 func (l *Load) late(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,6 +84,12 @@ func (l *Load) late(d time.Duration) {
 
 // Greeting connects to addr and returns the first line that comes.
 func Greeting(addr string, deadline time.Duration) (string, error) {
+	return converse(addr, deadline, nil)
+}
+
+// converse connects to addr, sends the opening, and returns the first line that
+// comes. The opening has to come back behind it.
+func converse(addr string, deadline time.Duration, opening []byte) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
 	var dialer net.Dialer
@@ -89,9 +102,22 @@ func Greeting(addr string, deadline time.Duration) (string, error) {
 	if err := c.SetDeadline(end); err != nil {
 		return "", err
 	}
-	line, err := bufio.NewReader(c).ReadString('\n')
+	if len(opening) > 0 {
+		if _, err := c.Write(opening); err != nil {
+			return "", err
+		}
+	}
+	from := bufio.NewReader(c)
+	line, err := from.ReadString('\n')
 	if err != nil {
 		return "", fmt.Errorf("greeting %q: %w", line, err)
+	}
+	back := make([]byte, len(opening))
+	if _, err := io.ReadFull(from, back); err != nil {
+		return "", fmt.Errorf("echo of the opening: %w", err)
+	}
+	if !bytes.Equal(back, opening) {
+		return "", fmt.Errorf("%q came back for the opening %q", back, opening)
 	}
 	return strings.TrimSuffix(line, "\n"), nil
 }
@@ -124,16 +150,16 @@ func (l *Load) Stop() Report {
 	return Report{Conns: l.conns, Stall: l.stall}
 }
 
-// Report is what became of a load.
+// Report is the result of a load.
 type Report struct {
 	Conns []Conn // by the time of their end
 
-	// Stall is how long the clients themselves stood still at most, because
-	// the machine had no time for them. They cannot tell what happened then.
+	// Stall is the longest time that the clients themselves did not run, because
+	// the machine was busy. They have no observations of that time.
 	Stall time.Duration
 }
 
-// stalled is a stall that is worth a word.
+// stalled is the least stall that is reported.
 const stalled = 50 * time.Millisecond
 
 // Lost holds the clients that were not greeted.
@@ -197,4 +223,14 @@ func (r Report) String() string {
 		s += fmt.Sprintf("; first loss after %v: %v", lost[0].Latency, lost[0].Err)
 	}
 	return s
+}
+
+// AwaitGreeting waits until the host of that name answers at addr; see
+// [Until].
+func AwaitGreeting(tb testing.TB, addr, host string) {
+	tb.Helper()
+	Until(tb, host+" answers at "+addr, func() bool {
+		who, err := Greeting(addr, 5*time.Second)
+		return err == nil && who == host
+	})
 }

@@ -2,6 +2,8 @@ package proctest
 
 import (
 	"errors"
+	"io"
+	"net"
 	"os"
 	"runtime"
 	"syscall"
@@ -62,7 +64,7 @@ func TestHostIsKilledStoppedAndComesBack(t *testing.T) {
 	}
 }
 
-// Two test binaries at the same time are never given the same port.
+// Two test binaries at the same time never get the same port.
 func TestFreePortIsNobodyElses(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("SKIPPED: only Linux has abstract sockets")
@@ -70,5 +72,37 @@ func TestFreePortIsNobodyElses(t *testing.T) {
 	port := FreePort(t, "127.0.0.1")
 	if reserve(t, port) {
 		t.Errorf("port %d can be taken once more", port)
+	}
+}
+
+func TestHostStopsListeningAndListensAgain(t *testing.T) {
+	h := (&Host{Name: "x"}).Start(t)
+	conn, err := net.Dial("tcp", h.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len("x\n"))
+	if n, err := io.ReadFull(conn, got); string(got) != "x\n" {
+		t.Fatalf("read %q, %v", got[:n], err)
+	}
+	h.StopListening()
+	if _, err := Greeting(h.Addr(), time.Second); err == nil {
+		t.Error("greeted by a host that does not listen")
+	}
+	h.Listen()
+	if who, err := Greeting(h.Addr(), 10*time.Second); who != "x" {
+		t.Errorf("greeted by %q, %v, want x", who, err)
+	}
+	// The connection from before is served all the time.
+	if _, err := io.WriteString(conn, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	got = make([]byte, len("hello"))
+	if n, err := io.ReadFull(conn, got); string(got) != "hello" {
+		t.Errorf("the connection from before read %q, %v", got[:n], err)
 	}
 }

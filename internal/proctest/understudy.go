@@ -18,7 +18,7 @@ type Understudy struct {
 	tb     testing.TB
 	cmd    *exec.Cmd
 	stdin  *os.File
-	exited chan struct{} // closed when the process is gone and its output read
+	exited chan struct{} // closed when the process has ended and its output is read
 
 	stdout, stderr output
 }
@@ -31,8 +31,8 @@ func Start(tb testing.TB, env []string, args ...string) *Understudy {
 	return StartCommand(tb, Command(tb, env, args...))
 }
 
-// Command is what [Start] starts, for a test that wants to change it: to
-// replace an output, to pass descriptors, to set limits.
+// Command is the command that [Start] starts, for a test that needs to change
+// it: to replace an output, to pass descriptors, to set limits.
 func Command(tb testing.TB, env []string, args ...string) *exec.Cmd {
 	tb.Helper()
 	cmd := exec.Command(self(tb), args...) //nolint:gosec,noctx // this very binary, ended in Cleanup
@@ -48,7 +48,7 @@ func BinaryCommand(path string, env []string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// environment is what the program runs with. Tests run at the same time, so
+// environment is the environment of the program. Tests run at the same time, so
 // there is no control socket unless more names one.
 func environment(more []string) []string {
 	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "CONTROL=off"}, more...)
@@ -91,7 +91,8 @@ func removeBuild() {
 }
 
 // StartCommand starts cmd, whose outputs are captured unless they are set.
-// Standard input is a pipe that stays open until the end of the test.
+// Standard input, unless it is set, is a pipe that stays open until the end of
+// the test.
 func StartCommand(tb testing.TB, cmd *exec.Cmd) *Understudy {
 	tb.Helper()
 	u := &Understudy{tb: tb, cmd: cmd, exited: make(chan struct{})}
@@ -107,7 +108,9 @@ func StartCommand(tb testing.TB, cmd *exec.Cmd) *Understudy {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cmd.Stdin, u.stdin = r, w
+	if u.stdin = w; cmd.Stdin == nil {
+		cmd.Stdin = r
+	}
 	err = cmd.Start()
 	r.Close()
 	if err != nil {
@@ -140,20 +143,20 @@ func (u *Understudy) Enter(line string) {
 // PID is the process's id.
 func (u *Understudy) PID() int { return u.cmd.Process.Pid }
 
-// Log is what it wrote to standard error so far.
+// Log is its standard error so far.
 func (u *Understudy) Log() string { return u.stderr.String() }
 
-// Stdout is what it wrote to standard output so far.
+// Stdout is its standard output so far.
 func (u *Understudy) Stdout() string { return u.stdout.String() }
 
-// WaitLog waits until text stands in the log.
+// WaitLog waits until the log contains text.
 func (u *Understudy) WaitLog(text string) {
 	u.tb.Helper()
 	u.Until("log has "+text, func() bool { return strings.Contains(u.Log(), text) })
 }
 
-// Until waits until condition holds; that the process ends first fails the
-// test.
+// Until waits until condition holds; it fails the test if the process ends
+// first.
 func (u *Understudy) Until(what string, condition func() bool) {
 	u.tb.Helper()
 	Until(u.tb, what, func() bool {
@@ -172,8 +175,25 @@ func (u *Understudy) Until(what string, condition func() bool) {
 	})
 }
 
-// Signal sends a signal; one to a process that is gone does nothing.
+// Signal sends a signal; it does nothing when the process has ended.
 func (u *Understudy) Signal(s syscall.Signal) { _ = u.cmd.Process.Signal(s) }
+
+// EndAtOnce ends the process at once, after a first signal has requested an
+// orderly end: it signals again until the process has ended, because a further
+// signal counts only a second after the first. It returns the exit status.
+func (u *Understudy) EndAtOnce(s syscall.Signal) int {
+	u.tb.Helper()
+	u.Until("the second signal ends the process", func() bool {
+		u.Signal(s)
+		select {
+		case <-u.exited:
+			return true
+		default:
+			return false
+		}
+	})
+	return u.Exit()
+}
 
 // Exit waits until the process ends by itself and returns its exit status, -1
 // after a signal. It fails the test after 60s.
@@ -185,6 +205,16 @@ func (u *Understudy) Exit() int {
 		u.tb.Fatal("understudy did not end within 60s")
 	}
 	return u.cmd.ProcessState.ExitCode()
+}
+
+// Terminate sends SIGTERM, waits until the process has ended, and checks that its
+// exit status is 0.
+func (u *Understudy) Terminate() {
+	u.tb.Helper()
+	u.Signal(syscall.SIGTERM)
+	if code := u.Exit(); code != 0 {
+		u.tb.Errorf("exit status %d, want 0", code)
+	}
 }
 
 // output is a buffer that is written while it is read.
