@@ -9,27 +9,28 @@ package relay
 // caches for instructions and branches hold. A loop that goes from one to the
 // other with each message runs both of them cold. So the small pieces of a batch
 // of events are read one after the other, side by side into one buffer, and then
-// sent one after the other. That is worth 5 to 10 % of the processor time of a
-// message, the more the fuller the batches are.
+// sent one after the other. That saves 5 to 10 % of the processor time of a
+// message; fuller batches save more.
 //
-// Invariant: a connection has one piece in the batch at most, and is not touched
-// before that is sent. Pieces wait only while events are handled, and
-// [loop.handle] and [loop.woken] see to it there.
+// Invariant: a connection has at most one piece in the batch, and is not
+// touched before that piece is sent. Pieces wait only while events are handled;
+// [loop.handle] and [loop.woken] keep the invariant there.
 
 const (
-	// batchPiece is how large a piece may be to wait for its batch: where the
-	// copying is the work, a warm buffer counts for more.
+	// batchPiece is the largest piece that waits for its batch. For larger ones
+	// copying dominates, and a warm buffer saves more than batching.
 	batchPiece = 4 << 10
 
-	// batchPieces is how many wait at most, so that the first does not wait long.
+	// batchPieces is the most pieces that wait, so that the first does not wait
+	// long.
 	batchPieces = 64
 
-	// batchBytes is how much they are together.
+	// batchBytes is the most bytes that wait, over all pieces.
 	batchBytes = 32 << 10
 )
 
-// piece is what was read from one side of a connection and is sent to the other
-// when the batch is complete.
+// piece is data that was read from one side of a connection and is sent to the
+// other when the batch is complete.
 type piece struct {
 	i     int32
 	from  side
@@ -52,23 +53,24 @@ func (b *batch) warm() {
 	}
 }
 
-// room is where to read to: chunk bytes, untouched until the next call.
+// room is the space to read into: chunk bytes, untouched until the next call.
 func (b *batch) room() []byte { return b.buf[b.used : b.used+chunk] }
 
-// waits says whether a piece of n bytes that was just read from side s can wait
-// for its batch: when there is nothing else to be done about the connection.
+// waits reports whether a piece of n bytes that was just read from side s can
+// wait for its batch: only if nothing else remains to be done for the
+// connection.
 func (b *batch) waits(c *conn, s side, n int) bool {
 	return b.open && n <= batchPiece && c.ready[s]&readable == 0 && c.ready[s.other()]&readable == 0
 }
 
-// put has the first n bytes of the room sent with the batch.
+// put adds the first n bytes of the room to the batch.
 func (b *batch) put(i int32, c *conn, s side, n int) {
 	c.half[s].flags |= batched
 	b.pieces = append(b.pieces, piece{i: i, from: s, at: int32(b.used), n: int32(n)})
 	b.used += n
 }
 
-// full says that the batch is to be sent before more is read.
+// full reports whether the batch must be sent before more is read.
 func (b *batch) full() bool {
 	return len(b.pieces) == batchPieces || b.used > batchBytes-batchPiece
 }

@@ -2,16 +2,15 @@
 
 package relay
 
-// state is how far a connection has come.
+// state is the stage of a connection.
 type state uint8
 
 const (
-	free       state = iota // the record is not in use
-	greeting                // the client owes a PROXY header
-	resolving               // the host's name is being looked up
-	connecting              // a connect to the host is under way
-	waiting                 // there is no host, or it did not answer: tried again at due
-	relaying                // bytes move
+	free         state = iota // the record is not in use
+	readingProxy              // a PROXY header is expected from the client
+	connecting                // a connect to the host is under way
+	waiting                   // there is no host, or it did not answer: the next try is at due
+	relaying                  // bytes move
 )
 
 // What is known about a socket. Events are edge-triggered, so this is where
@@ -19,32 +18,37 @@ const (
 const (
 	readable = 1 << iota
 	writable
-	hungUp  // the peer will send no more: read on until the end is seen
-	urgent  // an urgent byte is on its way
-	failed  // reset, timed out, broken
-	watched // registered with the loop's epoll
-	looped  // (of a host) an ephemeral loopback port: the connect may meet itself
-	guarded // (of a host) the kernel watches it; see guard_linux.go
+	hungUp    // the peer will send no more: read on until the end is seen
+	urgent    // an urgent byte is on its way
+	failed    // reset, timed out, broken
+	watched   // registered with the loop's epoll
+	looped    // (of a host) an ephemeral loopback port: the connect may meet itself
+	keptAlive // (of a host) the kernel watches it; see sockopt_linux.go
 )
 
 // half is one direction: from the socket of its index to the other one.
 type half struct {
-	// store is what holds bytes that were read and not sent yet: 0 nothing,
-	// n > 0 buffer n-1, n < 0 pipe -n-1. A direction in splice mode may keep
-	// an empty pipe for as long as its turn lasts.
+	// store identifies the storage of bytes that were read and not sent yet: 0 is
+	// none, n > 0 is buffer n-1, n < 0 is pipe -n-1. A direction in splice mode
+	// may keep an empty pipe for as long as its turn lasts.
 	store int32
 	flags uint8
+
+	first    bool // the source ended its stream before the other side did
+	timedOut bool // the system has given the source up
+	rewound  bool // (of the client) what is stored was sent to an earlier host
 }
 
 // Flags of a half.
 const (
-	ended    = 1 << iota // the source will give no more
-	passedOn             // and the other side has been told so with a FIN
+	ended    = 1 << iota // the source will send no more
+	passedOn             // and that was passed on to the other side with a FIN
 	splicing             // bytes go through a pipe
 	queued               // in the loop's queue for another turn
-	spared               // (of the socket) TCP_USER_TIMEOUT is off; see stuck_linux.go
-	doubted              // (of the client) a host's end before any byte was not believed, once
+	spared               // (of the socket) TCP_USER_TIMEOUT is off; see zerowindow_linux.go
+	unheard              // (of the client) it is counted in Silent
 	batched              // has a piece in the loop's batch
+	givenUp              // (of the client) its opening is not kept any more; see replay_linux.go
 )
 
 // conn is one relayed connection. Records live in slabs without pointers, so
@@ -56,24 +60,37 @@ type conn struct {
 	epoch uint64
 	// since is when the client was accepted or began to wait; from the first
 	// byte on, when the last one passed. In nanoseconds of the loop's clock.
-	since int64
-	// began is when the connect to the host, with its look-up, began.
+	since    int64
+	accepted int64 // when the client was
+	// began is when the connect to the host began; once connected, when the host
+	// accepted.
 	began int64
 	// due is when something has to happen at the latest, for records in the
 	// pending list.
-	due        int64
-	gen        int32 // grows with each use of the record, so that late events are known
-	prev, next int32 // the pending list
-	address    uint8 // which of the host's addresses is being tried
-	tries      uint8 // failed connects since the client began to wait
-	state      state
-	pending    bool
-	ready      [2]uint8 // by side
+	due int64
+	// unansweredSince is when the client sent what its host has not answered yet; 0 if
+	// there is nothing.
+	unansweredSince int64
+	gen             int32 // incremented with each use of the record, so that stale events are recognised
+	prev, next      int32 // the pending list
+	tries           uint8 // failed connects since the client began to wait
+	state           state
+	turns           uint8 // how often the host has answered what the client had sent, up to hangTurns
+	turned          uint8 // 1 after an answer, until the client sends something
+	pending         bool
+	ready           [2]uint8 // by side
+	moves           uint8    // to another host
+	replays         uint8    // of its opening
+	ends            uint8    // of hosts' streams, before a byte had passed, in this epoch
+	home            int32    // the number of its host; see homes
+	slot            int32    // of its relay; see tenant
+	opening         int32    // what the client has sent is opening n-1 of the loop; 0 is none
+	heldAt          uint32   // when the client began to wait for a host, see [heldAt]; 0 if it does not
 }
 
-// exchanged says whether a byte, or the end of the host's stream, has passed.
-// Until then a connection is as good as still connecting: it can be made anew to
-// another host and nothing is lost.
+// exchanged reports whether a byte, or the end of the host's stream, has
+// passed. Until then the connection can be made again to another host without
+// losing anything.
 func (c *conn) exchanged() bool {
 	return c.moved[client]|c.moved[host] != 0 || c.half[host].flags&passedOn != 0
 }
@@ -82,8 +99,8 @@ func (c *conn) broken(s side) bool { return c.ready[s]&failed != 0 }
 
 const slabSize = 256
 
-// tag is what epoll hands back with an event: which record, which of its
-// sockets, and which use of the record.
+// tag is the user data of an epoll event: which record, which of its sockets,
+// and which use of the record.
 type tag struct{ slot, gen int32 }
 
 func (c *conn) tag(i int32, s side) tag { return tag{slot: i<<1 | int32(s), gen: c.gen} }
@@ -102,7 +119,8 @@ func (t *table) at(i int32) *conn { return &t.slabs[uint32(i)/slabSize][uint32(i
 
 func (t *table) size() int32 { return int32(len(t.slabs) * slabSize) }
 
-func (t *table) alloc() (int32, *conn) {
+// alloc returns a record for a connection of the relay with the given slot.
+func (t *table) alloc(slot int32) (int32, *conn) {
 	if t.free < 0 {
 		base := t.size()
 		t.slabs = append(t.slabs, new([slabSize]conn))
@@ -114,7 +132,7 @@ func (t *table) alloc() (int32, *conn) {
 	i := t.free
 	c := t.at(i)
 	t.free = c.next
-	*c = conn{fd: [2]int32{-1, -1}, gen: c.gen + 1, prev: -1, next: -1}
+	*c = conn{fd: [2]int32{-1, -1}, gen: c.gen + 1, prev: -1, next: -1, slot: slot}
 	t.used++
 	return i, c
 }
@@ -136,7 +154,7 @@ func (t *table) sweep() {
 	t.dead = t.dead[:0]
 }
 
-// pend puts a record into the list of those that must be looked at when time
+// pend adds a record to the pending list, which [loop.overdue] examines as time
 // passes.
 func (t *table) pend(i int32, c *conn) {
 	if c.pending {

@@ -3,6 +3,8 @@ package relay
 import (
 	"context"
 	"errors"
+	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -16,7 +18,7 @@ const (
 
 func (s side) other() side { return s ^ 1 }
 
-// outcome is how a connection ended; see [Stats].
+// outcome is the way a connection ended; see [Stats].
 type outcome uint8
 
 const (
@@ -24,11 +26,11 @@ const (
 	outcomeReset
 	outcomeFenced
 	outcomeExpired
-	outcomeGone
+	outcomeAborted
 )
 
 func (o outcome) String() string {
-	return [...]string{"finished", "reset", "fenced", "expired", "gone"}[o]
+	return [...]string{"finished", "reset", "fenced", "expired", "aborted"}[o]
 }
 
 // ended counts a connection that has ended.
@@ -42,18 +44,33 @@ func (s *Stats) ended(o outcome) {
 		s.Fenced++
 	case outcomeExpired:
 		s.Expired++
-	case outcomeGone:
-		s.Gone++
+	case outcomeAborted:
+		s.Aborted++
 	}
 }
 
-// chunk is how much one plain read takes at most: 16 KiB is measurably slower,
-// 64 KiB is not faster.
+// add adds the counts of connections of n to s.
+func (s *Stats) add(n *Stats) {
+	s.Accepted += n.Accepted
+	s.Finished += n.Finished
+	s.Reset += n.Reset
+	s.Fenced += n.Fenced
+	s.Expired += n.Expired
+	s.Aborted += n.Aborted
+	s.Replayed += n.Replayed
+	s.Unanswered += n.Unanswered
+	s.Denied += n.Denied
+}
+
+// more counts one more, up to the most that fits.
+func more(n uint8) uint8 { return max(n, n+1) }
+
+// chunk limits one plain read: 16 KiB is measurably slower, 64 KiB is not faster.
 const chunk = 32 << 10
 
-// backlog asks for the longest queue of clients that the system allows:
-// listen(2) cuts it down to its limit, on Linux net.core.somaxconn.
-const backlog = 1<<16 - 1
+// SlowConnect is the longest time that a client's connect may go unanswered before it is
+// reported to [Config.Suspect].
+const SlowConnect = 200 * time.Millisecond
 
 // Keep-alive: a silent peer is dead after 30 s.
 const (
@@ -63,68 +80,102 @@ const (
 )
 
 const (
-	// tick is how often connections that wait for something are looked at.
+	// tick is the time between two looks at connections that wait for something.
 	tick = 10 * time.Millisecond
 
-	// lingerTimeout is how long a failed connection may go without progress in
-	// delivering what had arrived before it failed.
+	// lingerTimeout is the longest time that a failed connection may go without
+	// progress in delivering what had arrived before it failed.
 	lingerTimeout = 5 * time.Second
 
-	// slowConnect is when a connect that has had no answer is reported.
-	slowConnect = 200 * time.Millisecond
-
-	// addressTimeout is how long one of several addresses of a host is waited
-	// for before the next is tried.
-	addressTimeout = 250 * time.Millisecond
-
 	// retryShort and retryLong bound the time between two connects for a client
-	// that waits although there is a primary; it doubles.
+	// that waits although there is a primary; the time doubles with each failure.
 	retryShort = 20 * time.Millisecond
 	retryLong  = 250 * time.Millisecond
 
-	// fencePoll is how often a fence that lets connections finish looks at them.
+	// endsMost limits how many times the host of an epoch may end a client's
+	// connection before a byte has passed. One such end may come from the kernel
+	// when the host itself dies; then the next connect fails. A second one is
+	// taken as the host's own decision.
+	endsMost = 2
+
+	// endWait is the time for which a client is kept after endsMost resets. A host
+	// that dies slowly can accept once more; within this time the checks that the
+	// first reset caused find it down, at the default fast-interval and fall, and the
+	// client goes to the next host.
+	endWait = 300 * time.Millisecond
+
+	// fencePoll is the time between two looks of a fence at connections that may
+	// finish.
 	fencePoll = 10 * time.Millisecond
 )
 
-// retryDelay is how long a client waits after its nth failed connect, from 1.
+// retryDelay returns the time for which a client waits after its nth failed connect,
+// from 1.
 func retryDelay(n uint8) time.Duration {
 	return min(retryShort<<min(n-1, 7), retryLong)
 }
 
 var (
 	// errSlow is reported for a connect that has had no answer for a while.
-	errSlow = errors.New("a client's connect has had no answer for " + slowConnect.String())
+	errSlow = errors.New("a client's connect has had no answer for " + SlowConnect.String())
 
-	// errNoByte is reported for a host that took a connection and gave it up.
+	// errNoByte is reported for a host that accepted a connection and ended it.
 	errNoByte = errors.New("the host ended a connection before a byte had passed")
 
-	// errTimeout says that a host did not answer within the connect timeout.
+	// errSilent is reported for a host that ends client after client without a
+	// byte.
+	errSilent = errors.New("the host ended " + strconv.Itoa(silentRow) + " client connections in a row at once, without a byte")
+
+	// errTimeout is reported for a host that did not answer within the connect
+	// timeout.
 	errTimeout = context.DeadlineExceeded
 
 	// errClosed is the answer to an Open after the end of Run has begun.
 	errClosed = errors.New("the relay is shutting down")
 )
 
+// isEarlyEnd reports whether a connect that failed with err had been accepted
+// first: the host reset the connection so soon that the connect reports it. A
+// connect to a port without a listener is refused instead.
+func isEarlyEnd(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// fencedHow is the effect of a fence on a connection.
+type fencedHow uint8
+
+const (
+	fencedNot     fencedHow = iota // it is of a later epoch, or has no host
+	fencedLeft                     // it may finish
+	fencedCut                      // it was reset
+	fencedMoved                    // it has lost its host, and its client waits
+	fencedCarried                  // its host stays: it is of the new epoch
+)
+
+// fencedCounts counts connections by the effect of a fence on them.
+type fencedCounts [fencedCarried + 1]int
+
 // fenceWith ends connections through pass, which looks at all of them once: it
-// moves those over which no byte has passed, resets the others if it is told
-// to, and says how many are left. It lets them finish for grace first, or, if
-// that is negative, for ever. When ctx ends, what is left then lives on.
-func fenceWith(ctx context.Context, grace time.Duration, pass func(reset bool, patience time.Duration) (left, cut, moved int)) Fenced {
+// carries those of the host that stays, moves those over which no byte has
+// passed, resets the others if its argument reset is true, and counts all of
+// them. When ctx ends, the remaining connections live on.
+func fenceWith(ctx context.Context, p FencePolicy, pass func(reset bool, wait time.Duration) fencedCounts) Fenced {
 	var f Fenced
 	look := func(reset bool) int {
-		// Who is moved waits for as long as others may finish, too, before its
-		// own wait begins.
-		left, cut, moved := pass(reset, max(grace, 0))
-		f.Reset += cut
-		f.Moved += moved
-		return left
+		// The client of a moved connection waits for as long as others may finish,
+		// too, before its own wait begins.
+		n := pass(reset, p.Drain)
+		f.Reset += n[fencedCut]
+		f.Moved += n[fencedMoved]
+		f.Kept += n[fencedCarried]
+		return n[fencedLeft]
 	}
-	if grace <= 0 {
-		look(grace == 0)
+	if p.Keep || p.Drain == 0 {
+		f.Kept += look(!p.Keep)
 		return f
 	}
 	first := look(false)
-	timeout := time.NewTimer(grace)
+	timeout := time.NewTimer(p.Drain)
 	defer timeout.Stop()
 	poll := time.NewTicker(fencePoll)
 	defer poll.Stop()
@@ -136,6 +187,7 @@ func fenceWith(ctx context.Context, grace time.Duration, pass func(reset bool, p
 		case <-timeout.C:
 		case <-ctx.Done():
 			f.Finished = first - left
+			f.Kept += left
 			return f
 		}
 		break

@@ -16,103 +16,136 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/fault"
 )
 
 // The life of a connection, which is one goroutine's work ([conn.serve]):
 //
-//	greet ──▶ connect ──▶ relay ──▶ end
-//	             ▲          │
-//	             └──────────┘ the host failed, or its epoch ended, before a byte
-//	                          passed
+//	readProxy ──▶ connect ──▶ move ──▶ end
+//	                 ▲         │
+//	                 └─────────┘ the host failed, or its epoch ended, before a byte
+//	                              passed
 //
-// Others may look at it, take it away from its host or end it at any time; they
-// and the goroutine meet under its mu.
+// Other goroutines may inspect it, take it away from its host or end it at any
+// time; its mu synchronises them with that goroutine.
 
-// state is how far a connection has come.
+// state is the progress of a connection.
 type state uint8
 
 const (
-	greeting   state = iota // the client has not been let in: it may owe a PROXY header
-	waiting                 // there is no host, or it did not answer
-	connecting              // a lookup or a connect is under way
-	relaying                // bytes move
+	readingProxy state = iota // the client is not admitted yet: a PROXY header may be expected from it
+	waiting                   // there is no host, or it did not answer
+	connecting                // a connect is under way
+	relaying                  // bytes move
 )
 
 // conn is one relayed connection.
 type conn struct {
-	engine *engine
-	quit   chan struct{} // closed when it has ended
-	last   atomic.Int64  // when a byte last moved, in nanoseconds
+	plane *goroutines
+	relay *Relay
+	quit  chan struct{} // closed when it has ended
+	last  atomic.Int64  // when a byte last moved, in nanoseconds
 
 	mu      sync.Mutex // guards everything down to flow; taken before a socket's mu
 	state   state
 	over    bool
-	epoch   uint64
+	epoch   atomic.Uint64      // changed only under mu
+	home    atomic.Int32       // the number of its host; changed only under mu
+	session atomic.Bool        // the client got a byte from its host, or the connection has ended
 	taken   bool               // taken away from its host, or from a connect, by a fence
+	lines   bool               // it waits for its turn; see pace.go
+	turn    bool               // it has got it
+	failed  bool               // the last connect failed
+	dialed  time.Time          // when the last connect began
+	until   time.Time          // it waits
+	turns   chan struct{}      // holds an element when it has got its turn
 	halt    context.CancelFunc // of the connect under way
 	sock    [2]*socket         // by side; the host's is nil when there is none
 	flow    [2]*flow           // by the side it reads from; nil before the first host
 	passed  [2]bool            // by the same: its end has been passed on
-	doubted bool               // a host's end before any byte was not believed, once
+	ends    uint8              // of hosts' streams, before a byte had passed, in this epoch
+	began   time.Time          // when the host accepted
+	unheard bool               // it is counted in Silent
+	first   side               // that ended its stream first; the client's until one has
+	moves   int                // to another host
+	by      uint64             // the epoch whose fence ends it
 
-	patience time.Duration // how much longer than Hold a client waits that a fence has moved
+	accepted time.Time // when the client was
 
-	// Only the goroutine that serves the connection knows these.
+	heldAt time.Time // when the client began to wait for a host; zero if it does not
+
+	timeout time.Duration // how much longer than Hold a client waits that a fence has moved
+
+	// Only the goroutine that serves the connection uses these.
 	kept    []byte        // read from the client and taken by no host
 	proxied *proxyHeader  // what the client's PROXY header said
 	waited  time.Duration // how long the client has waited for hosts
 	tries   uint8         // failed connects since the gate last opened
 }
 
-func newConn(e *engine, s stream) (*conn, error) {
+func newConn(p *goroutines, s stream) (*conn, error) {
 	cl, err := socketOf(s)
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{engine: e, quit: make(chan struct{}), sock: [2]*socket{client: cl}}
+	c := &conn{plane: p, relay: p.relay, quit: make(chan struct{}), turns: make(chan struct{}, 1), accepted: time.Now(), sock: [2]*socket{client: cl}}
 	if tcp, ok := s.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(keepAlive)
-		_ = cl.raw.Control(func(fd uintptr) { setOptions(int(fd), e.cfg.Load().UserTimeout, false) })
+		_ = cl.raw.Control(func(fd uintptr) { setOptions(int(fd), p.relay.cfg.Load().UserTimeout, false) })
 	}
 	return c, nil
 }
 
-// serve is the whole life.
+// serve runs the connection from accept to end.
 func (c *conn) serve() {
-	if c.engine.cfg.Load().AcceptProxy && !c.greet() {
-		c.end(outcomeReset)
+	if c.relay.cfg.Load().AcceptProxy && !c.readProxy() {
+		c.end(clientLeft) // which denies it
 		return
 	}
-	c.letIn()
-	for c.connect() && c.relay() { //nolint:revive // the work is in the condition
+	c.admit()
+	for c.connect() && c.move() { //nolint:revive // the work is in the condition
 	}
 }
 
-// letIn counts a client that has shown all it has to.
-func (c *conn) letIn() {
+// admit counts a client that is allowed and whose PROXY header, if one is
+// expected, was read.
+func (c *conn) admit() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over {
 		return
 	}
 	c.state = waiting
-	c.engine.mu.Lock()
-	c.engine.counts.Accepted++
-	c.engine.mu.Unlock()
+	c.plane.mu.Lock()
+	c.plane.counts.Accepted++
+	c.plane.admitted[waiting]++
+	c.plane.mu.Unlock()
 }
 
-// greet reads the PROXY header that the client owes. What comes behind it is
-// kept for the host.
-func (c *conn) greet() bool {
+// becomeLocked changes the state of a connection that is admitted.
+func (c *conn) becomeLocked(s state) {
+	if c.state != s && !c.over {
+		c.plane.mu.Lock()
+		c.plane.admitted[c.state]--
+		c.plane.admitted[s]++
+		c.plane.mu.Unlock()
+	}
+	c.state = s
+}
+
+// readProxy reads the PROXY header that is expected from the client. Bytes
+// behind it are kept for the host.
+func (c *conn) readProxy() bool {
 	cl := c.sock[client]
-	_ = cl.SetReadDeadline(time.Now().Add(c.engine.cfg.Load().ConnectTimeout))
+	_ = cl.SetReadDeadline(time.Now().Add(c.relay.cfg.Load().ConnectTimeout))
 	buf := make([]byte, proxyMax)
 	for n := 0; n < len(buf); {
 		m, err := cl.Read(buf[n:])
 		n += m
 		h, length, bad := parseProxy(buf[:n])
 		if bad != nil {
-			c.engine.log.Debug("client sent no PROXY header", "client", cl.RemoteAddr())
+			c.relay.log.Debug("client sent no PROXY header", "client", cl.RemoteAddr())
 			return false
 		}
 		if length > 0 {
@@ -131,51 +164,121 @@ func (c *conn) greet() bool {
 // connect finds a host for the client: the primary of this moment, or one to
 // come. It returns false when the connection is over.
 func (c *conn) connect() bool {
-	e := c.engine
+	p, r := c.plane, c.relay
 	unwatch := c.watchClient()
 	defer unwatch()
-	begin := time.Now().Add(c.takePatience() - c.waited)
-	g, opened := e.current()
+	begin := time.Now().Add(c.takeTimeout() - c.waited)
+	g, opened := p.current()
 	var delay time.Duration
-	if c.tries > 0 && g != nil && g.epoch == c.epoch { // this host has failed us before
+	switch {
+	case g == nil || g.epoch != c.epoch.Load():
+	case c.hadItsTries():
+		delay = endWait
+	case c.tries > 0: // this host failed before
 		delay = retryDelay(c.tries)
 	}
 	for {
 		if delay > 0 && !c.await(delay, begin, opened) {
 			return false
 		}
+		if c.hadItsTries() {
+			c.silent()
+			c.end(noByte)
+			return false
+		}
 		var ctx context.Context
-		if g, ctx, opened = c.enter(); g == nil {
-			delay = time.Hour // until the gate is opened
+		if g, ctx, opened = c.enter(begin); g == nil {
+			delay = time.Hour // until the gate is opened, or its turn has come
 			continue
 		}
-		h, err := e.dial(ctx, g)
+		dialing, counts := time.Now(), &p.hosts.of(g.home).dials
+		h, err := p.dial(ctx, g)
 		switch c.attach(h, err) {
 		case dialed:
+			counts.made.Add(1)
+			counts.took.Observe(time.Since(dialing))
 			c.waited = time.Since(begin)
 			return true
 		case dialOver:
 			return false
 		case dialTaken:
-			begin, c.tries, delay = time.Now().Add(c.takePatience()), 0, 0
+			begin, c.tries, delay = time.Now().Add(c.takeTimeout()), 0, 0
 		case dialFailed:
-			if IsLocal(err) {
-				e.local("connect", err)
+			counts.failure(err)
+			if fault.Local(err) {
+				r.local("connect", err)
 			} else {
-				e.suspect(g.epoch, err)
+				r.suspect(g.epoch, err)
 			}
 			c.tries = min(c.tries+1, 8)
 			delay = retryDelay(c.tries)
+			if isEarlyEnd(err) && c.endedEarly() {
+				delay = endWait
+			}
 		}
 	}
 }
 
-// takePatience is how much longer than Hold the client waits now.
-func (c *conn) takePatience() time.Duration {
+// hadItsTries reports whether the current primary has ended endsMost
+// connections of the client before a byte had passed.
+func (c *conn) hadItsTries() bool {
+	g, _ := c.plane.current()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d := c.patience
-	c.patience = 0
+	return g != nil && g.epoch == c.epoch.Load() && c.ends >= endsMost
+}
+
+// endedEarly counts an end before any byte, and reports whether that was the
+// last try.
+func (c *conn) endedEarly() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ends = min(c.ends+1, endsMost)
+	return c.ends == endsMost
+}
+
+// silentEnd handles a host that has ended its stream, with or without a
+// failure, with all its bytes read.
+func (c *conn) silentEnd() {
+	c.mu.Lock()
+	cl := c.sock[client]
+	cl.mu.Lock()
+	first := !c.passed[client] && !c.over && !cl.broken.Load()
+	silent := first && cl.written == 0 && time.Since(c.began) <= silentWithin
+	inUse := first && cl.written != 0
+	reset := c.sock[host] != nil && c.sock[host].broken.Load()
+	cl.mu.Unlock()
+	c.mu.Unlock()
+	if inUse {
+		c.relay.hostEnded(c.epoch.Load(), reset)
+	}
+	if silent {
+		c.silent()
+	}
+}
+
+// silent counts, once, a client whose connection the host ended without a byte.
+func (c *conn) silent() {
+	c.mu.Lock()
+	known := c.unheard
+	c.unheard = true
+	c.mu.Unlock()
+	if known {
+		return
+	}
+	from := addrPortOf(c.sock[client].RemoteAddr())
+	if c.proxied != nil {
+		from = c.proxied.from
+	}
+	c.relay.silent(c.epoch.Load(), from.Addr())
+}
+
+// takeTimeout returns the time that the client waits now in addition to Hold.
+func (c *conn) takeTimeout() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := c.timeout
+	c.timeout = 0
 	return d
 }
 
@@ -183,9 +286,14 @@ func (c *conn) takePatience() time.Duration {
 // it has waited for all of Hold since begin, which ends it. It returns false
 // when it is over.
 func (c *conn) await(d time.Duration, begin time.Time, opened <-chan struct{}) bool {
-	left := c.engine.cfg.Load().Hold - time.Since(begin)
+	c.mu.Lock()
+	if c.heldAt.IsZero() {
+		c.heldAt = time.Now()
+	}
+	c.mu.Unlock()
+	left := c.relay.cfg.Load().Hold - time.Since(begin)
 	if left <= 0 {
-		c.end(outcomeExpired)
+		c.end(holdExpired)
 		return false
 	}
 	t := time.NewTimer(min(d, left))
@@ -194,31 +302,47 @@ func (c *conn) await(d time.Duration, begin time.Time, opened <-chan struct{}) b
 	case <-t.C:
 	case <-opened:
 		c.tries = 0
+	case <-c.turns:
 	case <-c.quit:
 		return false
 	}
 	return true
 }
 
-// enter begins a connect through the gate, which is nil when it is shut. Who
-// shuts it and then fences sees all that came through.
-func (c *conn) enter() (g *gate, ctx context.Context, opened <-chan struct{}) {
-	e := c.engine
-	e.gateMu.RLock()
-	defer e.gateMu.RUnlock()
+// enter begins a connect through the gate, which is nil when it is shut, or when the
+// client has to wait for its turn. It has waited since begin. A fence that follows the
+// shutting of the gate finds every connection that came through it.
+func (c *conn) enter(begin time.Time) (g *gate, ctx context.Context, opened <-chan struct{}) {
+	p := c.plane
+	p.gateMu.RLock()
+	defer p.gateMu.RUnlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e.gate == nil || c.over {
-		c.state = waiting
-		return nil, nil, e.opened
+	g = c.relay.gate.Load()
+	hold := c.relay.cfg.Load().Hold
+	c.lines = g != nil && g.paced && hold > 0 && !c.turn
+	if g == nil || c.over || c.lines {
+		c.becomeLocked(waiting)
+		c.until = begin.Add(hold)
+		c.turn = c.turn && g != nil
+		return nil, nil, p.opened
 	}
-	c.state = connecting
-	c.epoch = e.gate.epoch
-	ctx, c.halt = context.WithTimeout(context.Background(), e.cfg.Load().ConnectTimeout)
-	return e.gate, ctx, e.opened
+	c.becomeLocked(connecting)
+	c.turn, c.failed, c.dialed = false, false, time.Now()
+	select {
+	case <-c.turns: // it has noticed by something else
+	default:
+	}
+	if g.epoch != c.epoch.Load() {
+		c.ends = 0
+	}
+	c.epoch.Store(g.epoch)
+	c.home.Store(g.home)
+	ctx, c.halt = context.WithTimeout(context.Background(), c.relay.cfg.Load().ConnectTimeout)
+	return g, ctx, p.opened
 }
 
-// dialResult is what became of a connect.
+// dialResult is the outcome of a connect.
 type dialResult uint8
 
 const (
@@ -243,10 +367,17 @@ func (c *conn) attach(h *socket, err error) dialResult {
 		result = dialTaken
 	case err != nil:
 		result = dialFailed
+		c.failed = true
 	default:
+		c.plane.connected(c.home.Load(), time.Since(c.dialed))
 		c.sock[host] = h
-		c.state = relaying
-		c.last.Store(time.Now().UnixNano()) // before look may ask for it
+		c.becomeLocked(relaying)
+		if !c.heldAt.IsZero() {
+			c.plane.holds.served.Observe(time.Since(c.heldAt))
+			c.heldAt = time.Time{}
+		}
+		c.began = time.Now()
+		c.last.Store(time.Now().UnixNano()) // before look may read it
 		c.passed = [2]bool{}
 		c.flow = [2]*flow{client: newFlow(c, client), host: newFlow(c, host)}
 		return dialed
@@ -254,58 +385,36 @@ func (c *conn) attach(h *socket, err error) dialResult {
 	if h != nil {
 		abort(h)
 	}
-	c.state = waiting
+	c.becomeLocked(waiting)
 	return result
 }
 
-// dial connects to the gate's host: to each of its addresses in turn.
-func (e *engine) dial(ctx context.Context, g *gate) (*socket, error) {
+// dial connects to the gate's host.
+func (p *goroutines) dial(ctx context.Context, g *gate) (*socket, error) {
 	if g.to.path != "" {
-		return e.dialTo(ctx, g, "unix", g.to.path, netip.Addr{})
+		return p.dialTo(ctx, g, "unix", g.to.path, netip.Addr{})
 	}
-	ips := []netip.Addr{g.to.ip}
-	if g.to.name != "" {
-		var err error
-		if ips, err = e.lookup(ctx, g.to.name); err != nil {
-			return nil, err
-		}
-	}
-	var s *socket
-	var err error
-	for k, ip := range ips {
-		if s, err = e.dialIP(ctx, g, ip, k == len(ips)-1); err == nil || ctx.Err() != nil {
-			break
-		}
-	}
-	return s, err
+	ip := g.to.ip.Unmap()
+	return p.dialTo(ctx, g, "tcp", netip.AddrPortFrom(ip, g.to.port).String(), ip)
 }
 
-func (e *engine) dialIP(ctx context.Context, g *gate, ip netip.Addr, last bool) (*socket, error) {
-	if !last {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, addressTimeout)
-		defer cancel()
-	}
-	return e.dialTo(ctx, g, "tcp", netip.AddrPortFrom(ip.Unmap(), g.to.port).String(), ip.Unmap())
-}
-
-func (e *engine) dialTo(ctx context.Context, g *gate, network, address string, ip netip.Addr) (*socket, error) {
+func (p *goroutines) dialTo(ctx context.Context, g *gate, network, address string, ip netip.Addr) (*socket, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var slow func()
 	slow = func() {
 		if ctx.Err() == nil {
-			e.suspect(g.epoch, errSlow)
-			time.AfterFunc(slowConnect/2, slow)
+			p.relay.suspect(g.epoch, errSlow)
+			time.AfterFunc(SlowConnect/2, slow)
 		}
 	}
-	defer time.AfterFunc(slowConnect, slow).Stop()
+	defer time.AfterFunc(SlowConnect, slow).Stop()
 	d := net.Dialer{
 		KeepAliveConfig: keepAlive,
-		Control:         e.prepare,
+		Control:         p.prepare,
 	}
 	d.SetMultipathTCP(false)
-	if src := e.cfg.Load().Source.Unmap(); src.IsValid() && ip.IsValid() && src.Is4() == ip.Is4() {
+	if src := p.relay.cfg.Load().Source.Unmap(); src.IsValid() && ip.IsValid() && src.Is4() == ip.Is4() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, 0))
 	}
 	s, err := d.DialContext(ctx, network, address)
@@ -315,7 +424,7 @@ func (e *engine) dialTo(ctx context.Context, g *gate, network, address string, i
 	if err != nil {
 		return nil, err
 	}
-	// A connect to a loopback port on which nobody listens can meet itself when
+	// A connect to a loopback port without a listener can connect to itself when
 	// the system picks that very port as the source.
 	if a := addrPortOf(s.LocalAddr()); a.IsValid() && a == addrPortOf(s.RemoteAddr()) {
 		abort(s.(stream))
@@ -325,13 +434,12 @@ func (e *engine) dialTo(ctx context.Context, g *gate, network, address string, i
 }
 
 // prepare sets what a socket to a host needs before it is bound and connects.
-func (e *engine) prepare(network, _ string, raw syscall.RawConn) error {
+func (p *goroutines) prepare(network, _ string, raw syscall.RawConn) error {
 	if network == "unix" {
 		return nil
 	}
-	return raw.Control(func(fd uintptr) {
-		setOptions(int(fd), e.cfg.Load().UserTimeout, e.cfg.Load().Source.IsValid())
-	})
+	cfg := p.relay.cfg.Load()
+	return raw.Control(func(fd uintptr) { setOptions(int(fd), cfg.UserTimeout, cfg.Source.IsValid()) })
 }
 
 // watchClient ends the connection when the client breaks, until end is called.
@@ -342,7 +450,7 @@ func (c *conn) watchClient() (end func()) {
 	begin := time.AfterFunc(tick, func() {
 		defer close(done)
 		if cl.watch() {
-			c.end(outcomeGone)
+			c.end(clientLeft)
 		}
 	})
 	return func() {
@@ -355,9 +463,9 @@ func (c *conn) watchClient() (end func()) {
 	}
 }
 
-// relay moves bytes between client and host. It returns true when the client
+// move moves bytes between client and host. It returns true when the client
 // needs another host.
-func (c *conn) relay() bool {
+func (c *conn) move() bool {
 	up, down := c.flow[client], c.flow[host]
 	done := make(chan struct{})
 	go func() {
@@ -366,121 +474,129 @@ func (c *conn) relay() bool {
 	}()
 	up.run()
 	<-done
-	o, moves := c.settle()
+	why, moves := c.settle()
 	switch {
 	case moves:
-		// Nobody interrupts the client's flows any more.
+		// From here on no deadline interrupts the client's flows.
 		cl := c.sock[client]
 		_ = cl.SetDeadline(time.Time{})
 		cl.mu.Lock()
 		cl.shut = false
 		cl.mu.Unlock()
 	default:
-		c.end(o)
+		c.end(why)
 	}
 	return moves
 }
 
-// settle says, after both flows have ended, how the connection ends, or that its
-// client moves on to another host.
-func (c *conn) settle() (o outcome, moves bool) {
+// settle returns, after both flows have ended, how the connection ends, or that
+// its client moves on to another host.
+func (c *conn) settle() (why reason, moves bool) {
 	c.mu.Lock()
 	cl, h := c.sock[client], c.sock[host]
 	failed := !c.over && !c.taken
 	switch {
 	case c.over:
 		c.mu.Unlock()
-		return outcomeReset, false // which end ignores
+		return clientLeft, false // which end ignores
 	case c.taken:
 		c.taken = false
 		c.waited, c.tries = 0, 0
 	case h.broken.Load() && !cl.broken.Load() && !exchanged(cl, h) && !c.passed[client]:
-		// Nothing was exchanged, so nothing is lost: the client waits for what
-		// comes of it. (A host that resets once the client has ended has only
-		// closed in its own way.)
+		// Nothing was exchanged, so nothing is lost: the client waits for another
+		// host. (A host that resets once the client has ended has only closed in its
+		// own way.)
 		c.tries = min(c.tries+1, 8)
+		c.ends = min(c.ends+1, endsMost)
+		c.failed = true
 	default:
 		clean := c.passed == [2]bool{true, true} && !cl.broken.Load() && !h.broken.Load()
 		c.mu.Unlock()
-		if clean {
-			return outcomeFinished, false
+		switch {
+		case clean && c.first == host:
+			return hostClosed, false
+		case clean:
+			return clientClosed, false
 		}
-		return outcomeReset, false
+		if h.broken.Load() {
+			c.silentEnd()
+		}
+		return brokenBy([2]bool{cl.broken.Load(), h.broken.Load()}, [2]bool{cl.timedOut.Load(), h.timedOut.Load()}), false
 	}
 	c.sock[host] = nil
-	c.state = waiting
-	epoch := c.epoch
+	c.becomeLocked(waiting)
+	c.moves++
 	c.mu.Unlock()
 	abort(h)
 	if failed {
-		c.engine.suspect(epoch, errNoByte)
+		c.relay.suspect(c.epoch.Load(), errNoByte)
 	}
-	return outcomeReset, true
+	return hostReset, true
 }
 
-// exchanged says whether a byte or a client's end of stream has passed. Until
-// then a connection is as good as still connecting: it can be made anew to
-// another host and nothing is lost. Both flows have ended, or both sockets' mu is
-// held.
+// exchanged reports whether a byte or a client's end of stream has passed.
+// Until then the connection can be made again to another host without losing
+// anything. The caller ensures that both flows have ended, or holds both
+// sockets' mu.
 func exchanged(cl, h *socket) bool {
 	return cl.written+h.written != 0 || cl.finished
 }
 
-// waits says whether the client is without a host.
+// waits reports whether the client is without a host.
 func (c *conn) waits() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.state == waiting && !c.over
 }
 
-// fencedHow is what a fence has done to a connection.
-type fencedHow uint8
-
-const (
-	fencedNot fencedHow = iota // it is of a later epoch, or has no host
-	fencedLeft
-	fencedCut
-	fencedMoved
-)
-
-// fence takes a connection of an epoch before the given one away from its host,
-// if no byte has passed over it; otherwise it ends it, if reset is true.
-func (c *conn) fence(before uint64, reset bool, patience time.Duration) fencedHow {
+// fence carries a connection of an epoch before the given one into it, if its
+// host stays. Otherwise it takes it away from its host, if no byte has passed over
+// it, or ends it, if reset is true.
+func (c *conn) fence(before uint64, stays int32, reset bool, timeout time.Duration) fencedHow {
 	c.mu.Lock()
-	if c.over || c.epoch >= before {
+	if c.over || c.epoch.Load() >= before {
 		c.mu.Unlock()
 		return fencedNot
 	}
 	switch c.state {
-	case greeting, waiting:
+	case readingProxy, waiting:
 		c.mu.Unlock()
 		return fencedNot
 	case connecting:
 		c.taken = true
-		c.patience = patience
-		c.state = waiting
+		c.timeout = timeout
+		c.becomeLocked(waiting)
+		c.moves++
 		c.halt()
 		c.mu.Unlock()
 		return fencedMoved
 	case relaying:
+		if c.home.Load() == stays {
+			c.epoch.Store(before)
+			c.mu.Unlock()
+			return fencedCarried
+		}
 		if c.takeLocked() {
-			c.patience = patience
+			c.timeout = timeout
 			c.mu.Unlock()
 			return fencedMoved
 		}
+	}
+	if reset {
+		c.by = before
 	}
 	c.mu.Unlock()
 	if !reset {
 		return fencedLeft
 	}
-	if !c.end(outcomeFenced) {
+	if !c.end(fencedOff) {
 		return fencedNot
 	}
 	return fencedCut
 }
 
 // takeLocked takes the connection away from its host, if no byte has passed, and
-// sees to it that none does.
+// ensures that none passes afterwards.
 func (c *conn) takeLocked() bool {
 	cl, h := c.sock[client], c.sock[host]
 	cl.mu.Lock()
@@ -493,15 +609,15 @@ func (c *conn) takeLocked() bool {
 	cl.mu.Unlock()
 	if free {
 		c.taken = true
-		c.state = waiting
+		c.becomeLocked(waiting)
 		_ = cl.SetDeadline(past)
 		_ = h.SetDeadline(past)
 	}
 	return free
 }
 
-// fail is told that the socket of side s is broken. What came from it may still
-// be delivered; nothing can be delivered to it.
+// fail records that the socket of side s is broken. Bytes received from it may
+// still be delivered; nothing can be delivered to it.
 func (c *conn) fail(s side, broken *socket) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -516,8 +632,9 @@ func (c *conn) fail(s side, broken *socket) {
 	}
 }
 
-// look ends a connection that has been idle for too long, and finds out that a
-// side has failed from which nothing is read because the other side is stuck.
+// look ends a connection that has been idle for too long, and detects the
+// failure of a side from which nothing is read because the other side takes
+// nothing.
 func (c *conn) look(now time.Time) {
 	c.mu.Lock()
 	if c.state != relaying || c.over {
@@ -528,21 +645,22 @@ func (c *conn) look(now time.Time) {
 	c.mu.Unlock()
 	// A connection that failed still delivers what had arrived, unseen.
 	failed := socks[client].broken.Load() || socks[host].broken.Load()
-	if d := c.engine.cfg.Load().IdleTimeout; d > 0 && !failed && now.UnixNano()-c.last.Load() >= int64(d) {
-		c.end(outcomeReset)
+	if d := c.relay.cfg.Load().IdleTimeout; d > 0 && !failed && now.UnixNano()-c.last.Load() >= int64(d) {
+		c.end(idleTimeout)
 		return
 	}
 	for s, f := range flows {
-		if f.stuck.Load() && !socks[s].broken.Load() && socks[s].check() {
+		if f.blocked.Load() && !socks[s].broken.Load() && socks[s].check() {
 			c.fail(side(s), socks[s])
 		}
 	}
 }
 
-// end closes the connection and counts it; one that was not let in yet is denied.
-// It returns false for such a one, and where all this has happened already. When
-// it returns both sockets are closed.
-func (c *conn) end(o outcome) bool {
+// end closes the connection, counts it and reports it; one that was not admitted
+// yet is denied. It returns false in that case, and when the connection has ended
+// already. When it returns, both sockets are closed.
+func (c *conn) end(why reason) bool {
+	o := why.outcome()
 	c.mu.Lock()
 	if c.over {
 		c.mu.Unlock()
@@ -553,7 +671,11 @@ func (c *conn) end(o outcome) bool {
 	if c.halt != nil {
 		c.halt()
 	}
-	letIn := c.state != greeting
+	was := c.state
+	admit := was != readingProxy
+	if held := c.plane.holds.of(o); held != nil && !c.heldAt.IsZero() {
+		held.Observe(time.Since(c.heldAt))
+	}
 	socks := c.sock
 	c.mu.Unlock()
 	for _, s := range socks {
@@ -565,25 +687,47 @@ func (c *conn) end(o outcome) bool {
 			abort(s)
 		}
 	}
-	e := c.engine
-	e.mu.Lock()
-	if letIn {
-		e.counts.ended(o)
+	p := c.plane
+	if c.session.Swap(true) { // one that begins now counts no more
+		p.hosts.of(c.home.Load()).ended.Add(1)
+	}
+	p.mu.Lock()
+	if admit {
+		p.counts.ended(o)
+		p.admitted[was]--
 	} else {
-		e.counts.Denied++
+		p.counts.Denied++
+		p.noHeader++
 	}
-	delete(e.live, c)
-	e.mu.Unlock()
-	e.fixed.Together.Add(-1)
-	if letIn && e.log.IsDebug() {
-		up, down := c.moved()
-		e.log.Debug("connection ended", "client", c.sock[client].RemoteAddr(), "epoch", c.epoch, "outcome", o.String(),
-			"sent", up, "received", down)
+	delete(p.live, c)
+	p.mu.Unlock()
+	c.relay.leave()
+	if ended := c.relay.cfg.Load().Ended; admit && ended != nil {
+		ended(c.ending(why))
 	}
-	return letIn
+	return admit
 }
 
-// moved is how many bytes have come from either side.
+// ending describes a connection that has ended.
+func (c *conn) ending(why reason) Ending {
+	up, down := c.moved()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := Ending{
+		Client: addrPortOf(c.sock[client].RemoteAddr()), Host: c.relay.homes.name(c.home.Load()), Epoch: c.epoch.Load(),
+		Started: c.accepted, Duration: time.Since(c.accepted), Sent: up, Received: down,
+		Outcome: why.outcome().String(), Why: why.String(), Moved: c.moves,
+	}
+	if c.proxied != nil && c.proxied.from.IsValid() {
+		e.Client = c.proxied.from
+	}
+	if why == fencedOff {
+		e.FencedBy = c.by
+	}
+	return e
+}
+
+// moved returns the number of bytes that have come from either side.
 func (c *conn) moved() (up, down uint64) {
 	c.mu.Lock()
 	cl, h := c.sock[client], c.sock[host]

@@ -10,69 +10,76 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/bind"
+	"understudy/internal/tcp"
 )
 
-// acceptMost is how many connections are accepted before the others have their
-// turn.
+// acceptMost is the number of connections that are accepted before open ones are served
+// again.
 const acceptMost = 64
 
 const (
-	socketEvents   = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&0xffffffff
-	listenerEvents = unix.EPOLLIN | unix.EPOLLEXCLUSIVE
+	socketEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&0xffffffff
 )
 
 // Slots of the tags that are not connections.
 const (
 	slotWake     = -1
-	slotListener = -2 // minus the listener's index
+	slotListener = -2 // minus the slot of the relay; the generation is the listener's index
 )
 
 // loop is one event loop: a thread, its epoll, and the connections it owns.
-// Only [loop.call] and the atomic fields are for other goroutines.
+// Only [loop.call], [loop.post] and the atomic fields are for other goroutines.
 type loop struct {
-	engine *engine
-	ep     int
-	wake   int // eventfd
+	engine  *Engine
+	number  int       // among the engine's loops; the first one, 0, accepts clients
+	tenants []*tenant // by slot; nil where a slot is free
+	over    chan struct{}
+	ep      int
+	wake    int // eventfd
 
 	table
 	pipes    pipes
 	buffers  buffers
+	openings buffers // what clients have said, until their hosts have said something
 	batch    batch
-	spinner  spinner
+	poller   busyPoller
 	events   []unix.EpollEvent
-	queue    []tag   // connections that wait for another turn
-	accepted []int32 // clients of the batch of acceptFrom
-	lookups  map[int32][]sockaddr
-	proxied  map[int32]proxyHeader // of clients that sent a PROXY header
+	queue    []tag                 // connections that wait for another turn
+	accepted []int32               // clients of the batch of acceptFrom
+	proxied  map[int32]proxyHeader // of clients that sent a PROXY header, or whose ends are recorded
 
-	start    time.Time
-	clock    time.Time // when the current batch of events began
-	now      int64     // the same, in nanoseconds since start
-	swept    int64     // when pending records were last looked at
-	idled    int64     // when idle connections were last looked for
-	trimmed  int64     // when unused pipes were last closed
-	stuck    bool      // a peer may take nothing at present
-	looked   int64     // when such peers were last looked at
-	young    bool      // a host is not watched by the kernel yet
-	guarded  int64     // when that began
-	paused   int64     // accepting is paused until then; 0 when it is not
-	taking   bool      // the listeners are in epoll
-	finished bool
+	clock        time.Time // when the current batch of events began
+	now          int64     // the same, in nanoseconds since the engine's start
+	waitBegan    time.Time // when the last wait began; zero if it could not wait
+	swept        int64     // when pending records were last looked at
+	idled        int64     // when idle connections were last looked for
+	trimmed      int64     // when unused pipes were last closed
+	zeroWindow   bool      // a peer may take nothing at present
+	looked       int64     // when such peers were last looked at
+	young        bool      // keep-alive is not set for some host yet
+	keepAliveAt  int64     // when that began
+	pausing      int       // tenants that have paused accepting
+	room         int       // how many clients this batch may still accept
+	unanswered   int       // clients that wait for an answer
+	lastAccepted int64     // when the last client was accepted, a different time for each
+	hangsFoundAt int64     // when these were last looked at
+	worked       bool      // a byte has passed, or a connect began, since stirred
+	finished     bool
 
-	bytes [2]atomic.Uint64 // moved, by the side they came from
-	live  atomic.Int64
-	held  atomic.Int64
+	// How often connections are looked at, the soonest of all tenants; 0 is never.
+	idleTick, zeroWindowTick, keepAliveTick time.Duration
+
+	load load
+	live atomic.Int64 // connections, including those on the way to it
 
 	mu     sync.Mutex // guards everything below
 	calls  []func()
-	counts Stats // its connection counters
 	closed bool
 }
 
-// cfg is the relay's settings of this moment.
-func (l *loop) cfg() *settings { return l.engine.cfg.Load() }
-
-func newLoop(e *engine) (*loop, error) {
+func newLoop(e *Engine) (*loop, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, wrap("epoll_create1", err)
@@ -84,14 +91,13 @@ func newLoop(e *engine) (*loop, error) {
 	}
 	l := &loop{
 		engine:  e,
+		over:    e.over,
 		ep:      ep,
 		wake:    wake,
 		table:   table{free: -1, first: -1, last: -1},
-		pipes:   pipes{limit: min(pipesPerLoop, max(1, pipesMax/e.loopCount())), below: pipesBelow()},
+		pipes:   pipes{limit: pipesPerLoop, total: &e.pipes, below: pipesBelow()},
 		events:  make([]unix.EpollEvent, 256),
-		lookups: make(map[int32][]sockaddr),
 		proxied: make(map[int32]proxyHeader),
-		start:   time.Now(),
 	}
 	l.batch.warm()
 	if e := epollAdd(ep, int32(wake), unix.EPOLLIN, tag{slot: slotWake}); e != 0 {
@@ -120,7 +126,7 @@ func (l *loop) call(f func()) bool {
 	select {
 	case <-done:
 		return true
-	case <-l.engine.over:
+	case <-l.over:
 		return false
 	}
 }
@@ -133,6 +139,9 @@ func (l *loop) post(f func()) {
 		return
 	}
 	l.calls = append(l.calls, f)
+	if len(l.calls) > 1 {
+		return // the first one wakes it
+	}
 	one := [8]byte{1}
 	_, _ = unix.Write(l.wake, one[:])
 }
@@ -141,10 +150,15 @@ func (l *loop) post(f func()) {
 func (l *loop) run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	l.tell()
+	l.updateTime()
+	l.load.begin = l.now
 	for !l.finished {
 		n := l.wait()
-		l.tell()
+		l.updateTime()
+		if !l.waitBegan.IsZero() {
+			l.load.waited += l.clock.Sub(l.waitBegan)
+		}
+		l.room = acceptMost
 		l.batch.open = true
 		for k := range n {
 			l.handle(&l.events[k])
@@ -154,30 +168,42 @@ func (l *loop) run() {
 		l.oneTurn()
 		l.passTime()
 		l.sweep()
+		if l.engine.stir {
+			l.stir()
+		}
+		if l.now-l.load.begin >= int64(loadWindow) {
+			l.weigh()
+		}
 	}
 }
 
-func (l *loop) tell() {
+// updateTime reads the clock.
+func (l *loop) updateTime() {
 	l.clock = time.Now()
-	l.now = int64(l.clock.Sub(l.start))
+	l.now = int64(l.clock.Sub(l.engine.start))
+	l.excuseStall()
 }
 
 // wait returns the number of events, at once when there is other work.
 func (l *loop) wait() int {
 	if len(l.queue) > 0 {
+		l.waitBegan = time.Time{}
 		n, _ := epollWait(l.ep, l.events, 0)
 		return max(n, 0)
 	}
 	begin := time.Now()
-	polls := l.cfg().Spin && l.used > 0
+	l.waitBegan = begin
+	polls := l.engine.cfg.BusyPoll && l.used > 0 && l.engine.awake() == 1
 	if polls {
-		if n := l.spin(begin); n > 0 {
+		if n := l.busyPoll(begin); n > 0 {
 			return n
 		}
 	}
-	n, e := epollWait(l.ep, l.events, l.patience())
+	l.load.asleep.Store(int64(begin.Sub(l.engine.start)))
+	n, e := epollWait(l.ep, l.events, l.sleepLimit())
+	l.load.asleep.Store(0)
 	if polls {
-		l.spinner.waited(time.Since(begin))
+		l.poller.waited(time.Since(begin))
 	}
 	if e != 0 {
 		return 0
@@ -185,47 +211,65 @@ func (l *loop) wait() int {
 	return n
 }
 
-// patience is how many milliseconds the loop may sleep; -1 is for ever.
-func (l *loop) patience() int {
+// sleepLimit returns the number of milliseconds that the loop may sleep; -1 is for ever.
+func (l *loop) sleepLimit() int {
 	ms := -1
 	atMost := func(d time.Duration) {
 		if v := int(d / time.Millisecond); ms < 0 || v < ms {
 			ms = v
 		}
 	}
-	if l.first >= 0 || l.paused != 0 {
+	if l.first >= 0 || l.pausing > 0 {
 		atMost(tick)
 	}
 	if l.pipes.open > 0 {
 		atMost(pipeRest)
 	}
-	if l.stuck {
-		atMost(l.stuckTick())
+	if l.zeroWindow {
+		atMost(l.zeroWindowTick)
 	}
 	if l.young {
-		atMost(l.guardTick())
+		atMost(l.keepAliveTick)
 	}
-	if l.cfg().IdleTimeout > 0 && l.used > 0 {
-		atMost(l.idleTick())
+	if l.idleTick > 0 && l.used > 0 {
+		atMost(l.idleTick)
+	}
+	if l.number > 0 && l.used > 0 {
+		atMost(gatherAfter)
+	}
+	if l.unanswered > 0 {
+		atMost(HangTick)
 	}
 	return ms
 }
 
-func (l *loop) idleTick() time.Duration {
-	return min(max(l.cfg().IdleTimeout/8, tick), time.Second)
+// idleTick is the interval at which idle connections are looked for; 0 is never.
+func idleTick(timeout time.Duration) time.Duration {
+	if timeout == 0 {
+		return 0
+	}
+	return min(max(timeout/8, tick), time.Second)
 }
 
-// handle notes what one event says and lets the connection act on it.
+// soonest is the shorter of two times, of which 0 is never.
+func soonest(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return a + b
+	}
+	return min(a, b)
+}
+
+// handle records one event and lets the connection act on it.
 func (l *loop) handle(ev *unix.EpollEvent) {
 	switch {
 	case ev.Fd == slotWake:
 		l.woken()
 		return
 	case ev.Fd <= slotListener:
-		if !l.taking {
-			return // left earlier in this batch, and perhaps closed since
+		// It may have left earlier in this batch, and be closed since.
+		if t := l.tenants[slotListener-ev.Fd]; t != nil && t.taking && int(ev.Pad) < len(t.relay.listeners) {
+			l.acceptFrom(t, t.relay.listeners[ev.Pad], max(l.room, 1)) // one each, so that a burst at one relay does not keep others waiting
 		}
-		l.acceptFrom(l.engine.listeners[slotListener-ev.Fd])
 		return
 	}
 	i, s := ev.Fd>>1, side(ev.Fd&1)
@@ -269,21 +313,24 @@ func (l *loop) handle(ev *unix.EpollEvent) {
 		if s == host {
 			l.connected(i, c, ev.Events)
 		} else if c.broken(client) {
-			l.gone(i, c)
+			l.clientLeft(i, c)
 		}
-	case greeting:
-		l.greet(i, c)
-	case resolving, waiting:
+	case readingProxy:
+		l.readProxy(i, c)
+	case waiting:
 		if c.broken(client) {
-			l.gone(i, c)
+			l.clientLeft(i, c)
 		}
 	}
 }
 
-// serve moves what can be moved and looks whether the connection is over.
+// serve moves what can be moved and checks whether the connection is over.
 func (l *loop) serve(i int32, c *conn) {
 	if l.batch.open && l.batch.full() {
 		l.sendBatch()
+	}
+	if (c.half[client].flags|c.half[host].flags)&splicing == 0 {
+		l.load.served++
 	}
 	more := l.pump(i, c, client)
 	if l.pump(i, c, host) {
@@ -338,45 +385,53 @@ func (l *loop) passTime() {
 			i = next
 		}
 	}
-	if l.paused != 0 && l.now >= l.paused {
+	if l.pausing > 0 {
 		l.resume()
 	}
 	if l.pipes.open > 0 && l.now-l.trimmed >= int64(pipeRest) {
 		l.trimmed = l.now
 		l.pipes.trim()
 	}
-	if l.stuck && l.now-l.looked >= int64(l.stuckTick()) {
+	if l.zeroWindow && l.now-l.looked >= int64(l.zeroWindowTick) {
 		l.looked = l.now
-		l.stuck = l.watchStuck()
+		l.zeroWindow = l.watchZeroWindow()
 	}
-	if l.young && l.now-l.guarded >= int64(l.guardTick()) {
-		l.guardAll()
+	if l.young && l.now-l.keepAliveAt >= int64(l.keepAliveTick) {
+		l.setKeepAliveOfAll()
 	}
-	if d := l.cfg().IdleTimeout; d > 0 && l.now-l.idled >= int64(l.idleTick()) {
+	if l.unanswered > 0 && l.now-l.hangsFoundAt >= int64(HangTick) {
+		l.findHangs()
+	}
+	if l.idleTick > 0 && l.now-l.idled >= int64(l.idleTick) {
 		l.idled = l.now
-		l.each(func(i int32, c *conn) {
+		l.each(nil, func(i int32, c *conn) {
+			d := l.of(c).cfg().IdleTimeout
+			if d == 0 {
+				return
+			}
 			last := c.since
 			if !c.exchanged() {
 				last = c.began
 			}
-			// A pending one has failed, and is looked after by overdue.
+			// A pending one has failed; overdue handles it.
 			if c.state == relaying && !c.pending && l.now-last >= int64(d) {
-				l.end(i, c, outcomeReset)
+				l.end(i, c, idleTimeout)
 			}
 		})
 	}
 }
 
-// each visits every record in use. f may end the connection.
-func (l *loop) each(f func(i int32, c *conn)) {
+// each visits every record in use of a tenant, or with nil of all of them. f may
+// end the connection.
+func (l *loop) each(t *tenant, f func(i int32, c *conn)) {
 	for i := range l.size() {
-		if c := l.at(i); c.state != free {
+		if c := l.at(i); c.state != free && (t == nil || c.slot == t.slot) {
 			f(i, c)
 		}
 	}
 }
 
-// woken runs what other goroutines asked for.
+// woken runs the functions that other goroutines posted.
 func (l *loop) woken() {
 	l.sendBatch()
 	var n [8]byte
@@ -390,142 +445,197 @@ func (l *loop) woken() {
 	}
 }
 
-// take puts the listeners into epoll, leave takes them out: one that has been
-// shut down would report that for ever.
-func (l *loop) take() {
-	if l.taking {
+// take puts a tenant's listeners into epoll, leave takes them out: one that has
+// been shut down would report that for ever. Only the first loop accepts.
+func (l *loop) take(t *tenant) {
+	if t.taking || l.number != 0 {
 		return
 	}
-	for k, ln := range l.engine.listeners {
-		if ln.listening.Load() {
-			epollAdd(l.ep, ln.fd, listenerEvents, tag{slot: slotListener - int32(k)})
+	for k, ln := range t.relay.listeners {
+		if ln.Listening() {
+			epollAdd(l.ep, int32(ln.FD), unix.EPOLLIN, tag{slot: slotListener - t.slot, gen: int32(k)})
 		}
 	}
-	l.taking = true
+	t.taking = true
 }
 
-func (l *loop) leave() {
-	l.paused = 0
-	if !l.taking {
+func (l *loop) leave(t *tenant) {
+	l.resumed(t)
+	if !t.taking {
 		return
 	}
-	for _, ln := range l.engine.listeners {
-		if ln.fd >= 0 {
-			epollDel(l.ep, ln.fd)
+	for _, ln := range t.relay.listeners {
+		if ln.FD >= 0 {
+			epollDel(l.ep, int32(ln.FD))
 		}
 	}
-	l.taking = false
+	t.taking = false
 }
 
 // pause stops accepting for d, or until a connection ends.
-func (l *loop) pause(d time.Duration) {
-	l.leave()
-	l.paused = l.now + int64(d)
+func (l *loop) pause(t *tenant, d time.Duration) {
+	l.leave(t)
+	t.paused = l.now + int64(d)
+	l.pausing++
 }
 
+// resumed records that a tenant does not pause any more.
+func (l *loop) resumed(t *tenant) {
+	if t.paused != 0 {
+		t.paused = 0
+		l.pausing--
+	}
+}
+
+// resume accepts again from listeners whose pause is over.
 func (l *loop) resume() {
-	l.paused = 0
-	if l.engine.gate.Load() != nil {
-		l.take()
+	for _, t := range l.tenants {
+		if t != nil && t.paused != 0 && l.now >= t.paused {
+			l.resumed(t)
+			if t.relay.gate.Load() != nil {
+				l.take(t)
+			}
+		}
 	}
 }
 
-// acceptQueued lets in who is in the queue, as many as there is room for.
-func (l *loop) acceptQueued(ln *listener) {
-	for ln.listening.Load() && l.acceptFrom(ln) { //nolint:revive // the work is in the condition
+// roomAgain ends every pause, because a connection has ended.
+func (l *loop) roomAgain() {
+	if l.pausing == 0 {
+		return
+	}
+	for _, t := range l.tenants {
+		if t != nil && t.paused != 0 {
+			t.paused = l.now
+		}
 	}
 }
 
-// acceptFrom lets clients in. It returns true when there may be more of them.
-// All are accepted before the first one's host is looked for, for the same reason
-// that a batch is read before it is sent.
-func (l *loop) acceptFrom(ln *listener) (more bool) {
-	more = l.acceptBatch(ln)
+// acceptQueued admits the clients in the queue, as many as there is room for.
+func (l *loop) acceptQueued(t *tenant, ln *listener) {
+	for l.number == 0 && ln.Listening() && l.acceptFrom(t, ln, acceptMost) { //nolint:revive // the work is in the condition
+	}
+}
+
+// acceptFrom admits clients, the given number at most. It returns true when there
+// may be more of them. All are accepted before the first one's host is looked for,
+// for the same reason that a batch is read before it is sent.
+func (l *loop) acceptFrom(t *tenant, ln *listener, most int) (more bool) {
+	more = l.acceptBatch(t, ln, most)
+	l.room -= len(l.accepted)
 	for _, fd := range l.accepted {
-		l.admit(fd)
+		l.assign(t, fd)
 	}
 	l.accepted = l.accepted[:0]
 	return more
 }
 
-func (l *loop) acceptBatch(ln *listener) (more bool) {
-	for range acceptMost {
-		if l.engine.gate.Load() == nil {
+func (l *loop) acceptBatch(t *tenant, ln *listener, most int) (more bool) {
+	for range most {
+		if t.relay.gate.Load() == nil {
 			return false
 		}
 		// The place is taken first: other loops accept at the same time.
-		if !l.engine.enter() {
+		if !t.relay.enter() {
 			if len(l.accepted) > 0 {
-				return true // not all of them may be let in, and give theirs back
+				return true // some may not be admitted, and give their places back
 			}
-			l.engine.full(l.cfg().limit)
-			l.pause(tick)
+			t.relay.full(t.cfg().limit)
+			l.pause(t, tick)
 			return false
 		}
-		fd, e := accept4(ln.fd)
+		fd, e := accept4(int32(ln.FD))
 		if e == 0 {
 			l.accepted = append(l.accepted, fd)
 			continue
 		}
-		l.engine.leave()
+		t.relay.leave()
 		switch e {
 		case errAgain:
 			return false
-		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
-			// Accepting again at once would spin without freeing anything.
-			l.engine.local("accept", e)
-			l.pause(10 * tick)
-			return false
 		case unix.EINVAL, unix.EBADF:
 			return false // the listener has been shut down
-		default:
+		case unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT, unix.EHOSTDOWN, unix.ENONET,
+			unix.EHOSTUNREACH, unix.EOPNOTSUPP, unix.ENETUNREACH:
 			// The connection died in the queue, or the network did; see
 			// accept(2), Error handling.
+		default:
+			// No descriptors, no memory, a refusal by a security policy: the
+			// client stays in the queue, and accepting again at once would busy-loop.
+			t.relay.local("accept", e)
+			l.pause(t, 10*tick)
+			return false
 		}
 	}
 	return true
 }
 
-// admit gives an accepted client to the loop with the fewest connections.
-func (l *loop) admit(fd int32) {
-	if !l.engine.allowed(fd) {
-		disconnect(fd)
+// assign gives an accepted client to the loop that has room for it.
+func (l *loop) assign(t *tenant, fd int32) {
+	if cfg := t.cfg(); len(cfg.Allow) > 0 && !cfg.allows(peer(fd).Addr()) {
+		_ = tcp.Reset(int(fd)) // the client may have left
 		closeFd(fd)
-		l.engine.leave()
-		l.mu.Lock()
-		l.counts.Denied++
-		l.mu.Unlock()
+		t.relay.leave()
+		t.count(func(s *Stats) { s.Denied++ })
 		return
 	}
-	to := l.engine.idlest(l)
-	to.live.Add(1) // at once, or the rest of a burst would go there, too
+	var held uint32
+	if t.queued > 0 {
+		t.queued--
+		if d := queuedFor(fd); d > 0 {
+			held = heldAt(l.now - int64(d))
+		}
+	}
+	l.lastAccepted = max(l.now, l.lastAccepted+1)
+	at := l.lastAccepted
+	to := l.engine.place()
+	to.live.Add(1) // at once, otherwise the rest of a burst would go there, too
 	if to != l {
-		to.post(func() { to.adopt(fd) })
+		to.post(func() { to.adopt(t.slot, fd, at, held) })
 		return
 	}
-	l.adopt(fd)
+	l.adopt(t.slot, fd, at, held)
 }
 
-// adopt makes a record for a client and looks for its host.
-func (l *loop) adopt(fd int32) {
-	i, c := l.alloc()
+// queuedFor returns how long ago the kernel has last heard of a client that was just
+// accepted: since then, or for longer, the client was in the queue.
+func queuedFor(fd int32) time.Duration {
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0 // a unix socket
+	}
+	return time.Duration(info.Last_ack_recv) * time.Millisecond
+}
+
+// adopt makes a record for a client of the tenant with the given slot, which has waited
+// in the queue since held, and looks for its host.
+func (l *loop) adopt(slot, fd int32, accepted int64, held uint32) {
+	i, c := l.alloc(slot)
 	c.fd[client] = fd
-	c.since = l.now
-	if l.cfg().AcceptProxy {
-		c.state = greeting
-		c.due = l.now + int64(l.cfg().ConnectTimeout)
+	c.since, c.accepted, c.heldAt = l.now, accepted, held
+	if cfg := l.of(c).cfg(); cfg.AcceptProxy {
+		c.state = readingProxy
+		c.due = l.now + int64(cfg.ConnectTimeout)
 		l.pend(i, c)
 		l.watch(i, c)
 		return
 	}
-	l.letIn(i, c)
+	l.admit(i, c)
 }
 
-// letIn counts a client that has shown all it has to and looks for its host.
-func (l *loop) letIn(i int32, c *conn) {
-	l.mu.Lock()
-	l.counts.Accepted++
-	l.mu.Unlock()
+// admit counts a client that is allowed and whose PROXY header, if one is
+// expected, was read, and looks for its host.
+func (l *loop) admit(i int32, c *conn) {
+	t := l.of(c)
+	t.mu.Lock()
+	t.counts.Accepted++
+	t.admitted[connecting]++
+	t.mu.Unlock()
+	c.state = connecting
+	if _, ok := l.proxied[i]; !ok && l.of(c).cfg().Ended != nil {
+		// A socket that was reset does not know its peer any more.
+		l.proxied[i] = ownHeader(c.fd[client])
+	}
 	l.dial(i, c)
 }
 
@@ -536,8 +646,8 @@ func (l *loop) watch(i int32, c *conn) {
 	}
 	c.ready[client] |= watched
 	if e := epollAdd(l.ep, c.fd[client], socketEvents, c.tag(i, client)); e != 0 {
-		l.engine.local("epoll_ctl", e)
-		c.fail(client)
+		l.of(c).relay.local("epoll_ctl", e)
+		c.fail(client, e)
 	}
 }
 
@@ -547,5 +657,5 @@ func peer(fd int32) netip.AddrPort {
 	if err != nil {
 		return netip.AddrPort{}
 	}
-	return addrPort(sa)
+	return bind.AddrPort(sa)
 }

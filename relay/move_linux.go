@@ -8,42 +8,42 @@ import (
 
 // How a byte travels.
 //
-// A client's segment makes its socket readable; epoll tells the loop that owns
-// the connection, once (edge-triggered). The loop notes "readable" in the
-// connection's record and pumps that direction:
+// A client's segment makes its socket readable; epoll reports that to the loop
+// that owns the connection, once (edge-triggered). The loop notes "readable" in
+// the connection's record and pumps that direction:
 //
 //	recv(client, room for 32 KiB) → send(host)
 //
-// through a buffer that belongs to the loop: a large piece in one go, a small one
-// together with the others of the same batch of events ([loop.sendBatch]). What
-// send does not take is kept in a pooled buffer until epoll says that the host is
-// writable again; nothing more is read from the client meanwhile, so TCP's own
-// window slows it down.
+// through a buffer that belongs to the loop: a large piece at once, a small one
+// together with the others of the same batch of events ([loop.sendBatch]).
+// Bytes that send does not take are kept in a pooled buffer until epoll reports
+// that the host is writable again; nothing more is read from the client
+// meanwhile, so TCP's own window slows it down.
 //
-// A read that fills all the room means bulk. The direction then
-// changes to splice(2): from the socket into a pipe and from the pipe into the
-// other socket, without a copy to user space. A splice that brings little, or
+// A read that fills all the room indicates bulk. The direction then changes to
+// splice(2): from the socket into a pipe and from the pipe into the other
+// socket, without a copy to user space. A splice that brings little, or
 // nothing, changes it back. A pipe is borrowed from the loop's pool for as long
 // as it holds bytes or the turn lasts.
 //
-// A direction moves at most [turn] bytes before others have theirs; bulk
-// directions wait in a queue, one turn each between two looks at epoll, so a
-// small message never waits for more than one turn.
+// A direction moves at most [turn] bytes before others have their turn; bulk
+// directions wait in a queue, and between two calls of epollWait one of them
+// gets one turn, so a small message never waits for more than one turn.
 //
 // The end of a stream is passed on as it was: a FIN as a half-close once all
 // bytes before it are sent; a failure as a reset of the other side once all
 // bytes that had arrived before it are delivered ([loop.settle]).
 
 const (
-	// turn is how many bytes one direction moves before others have their turn.
+	// turn is the number of bytes that one direction moves before others have their turn.
 	turn = 512 << 10
 
-	// spliceChunk is how much one splice asks for. On loopback one slot of a
-	// pipe holds 32 KiB, so without a bound a pipe would hold megabytes.
+	// spliceChunk is the length that one splice requests. On loopback one slot of
+	// a pipe holds 32 KiB, so without a bound a pipe would hold megabytes.
 	spliceChunk = 256 << 10
 
 	// keepSmall is the most that a buffer holds for a peer that takes nothing,
-	// while there are pipes.
+	// as long as pipes are available.
 	keepSmall = 8 << 10
 
 	// spliceWorth is the least that one splice must bring to go on that way:
@@ -63,7 +63,7 @@ func (l *loop) pump(i int32, c *conn, s side) (more bool) {
 	for left := turn; left > 0; {
 		if c.broken(o) {
 			if c.exchanged() {
-				l.discard(c, s) // nobody is left to deliver to
+				l.discard(c, s) // the destination has failed: there is nothing to deliver to
 			}
 			return false
 		}
@@ -75,7 +75,7 @@ func (l *loop) pump(i int32, c *conn, s side) (more bool) {
 			}
 		}
 		if h.flags&ended != 0 {
-			l.passEnd(c, s)
+			l.passEnd(i, c, s)
 			return false
 		}
 		if c.ready[s]&readable == 0 || c.ready[o]&writable == 0 {
@@ -104,12 +104,12 @@ func (l *loop) pump(i int32, c *conn, s side) (more bool) {
 // direction cannot go on now.
 func (l *loop) pumpCopied(i int32, c *conn, s side) (n int, again bool) {
 	h := &c.half[s]
-	l.unpipe(c, s) // an urgent byte brings a direction here that has a pipe still
+	l.unpipe(c, s) // after an urgent byte the direction may still have a pipe
 	if c.ready[s]&urgent != 0 && !l.passUrgent(c, s) {
 		return 0, false
 	}
-	// While there is no pipe to be had, bytes are only looked at before they
-	// are sent, so what a stuck peer does not take stays in the kernel.
+	// While no pipe is available, bytes are only peeked at before they are sent,
+	// so bytes that the peer does not take stay in the kernel.
 	look := 0
 	if l.pipes.exhausted(l.clock) {
 		look = unix.MSG_PEEK
@@ -121,15 +121,14 @@ func (l *loop) pumpCopied(i int32, c *conn, s side) (n int, again bool) {
 		c.ready[s] &^= readable | urgent
 		return 0, false
 	case e != 0:
-		c.ready[s] |= failed
-		h.flags |= ended
+		c.readFailed(s, e)
 		return 0, false
 	case n == 0:
 		h.flags |= ended
 		return 0, true // for pump to pass it on
 	case n < chunk:
-		// A short read has drained the socket: no second call to hear EAGAIN.
-		// But an end of the stream that epoll has already announced will not
+		// A short read has drained the socket: no second call is needed to get
+		// EAGAIN. But an end of the stream that epoll has already announced will not
 		// be announced again, nor the bytes behind an urgent one.
 		if c.ready[s]&(hungUp|failed|urgent) == 0 {
 			c.ready[s] &^= readable
@@ -138,6 +137,12 @@ func (l *loop) pumpCopied(i int32, c *conn, s side) (n int, again bool) {
 		}
 	default:
 		h.flags |= splicing
+		if s == client {
+			l.giveUp(c) // bulk is no opening, and what goes through pipes is not kept
+		}
+	}
+	if look == 0 && s == client {
+		l.remember(c, room[:n])
 	}
 	if look == 0 && l.batch.waits(c, s, n) {
 		l.batch.put(i, c, s, n)
@@ -156,16 +161,15 @@ func (l *loop) readEnd(c *conn, s side, room []byte) (n int) {
 		n = 0
 	case e != 0:
 		n = 0
-		c.ready[s] |= failed
-		c.half[s].flags |= ended
+		c.readFailed(s, e)
 	case n == 0:
 		c.half[s].flags |= ended
 	}
 	return n
 }
 
-// sendCopied sends what was read from side s, or with look only looked at. It
-// returns false when the direction cannot go on now.
+// sendCopied sends bytes that were read from side s, or with look only peeked
+// at. It returns false when the direction cannot go on now.
 func (l *loop) sendCopied(c *conn, s side, p []byte, look int) (again bool) {
 	o := s.other()
 	flags := 0
@@ -176,7 +180,7 @@ func (l *loop) sendCopied(c *conn, s side, p []byte, look int) (again bool) {
 	if e != 0 {
 		sent = 0
 		if e != errAgain {
-			c.fail(o)
+			c.fail(o, e)
 			// Nothing was taken. If nothing ever was, these bytes go to the
 			// next host instead.
 			if !c.exchanged() && look == 0 {
@@ -188,6 +192,9 @@ func (l *loop) sendCopied(c *conn, s side, p []byte, look int) (again bool) {
 	l.count(c, s, sent)
 	if look != 0 && sent > 0 {
 		_, _ = recv(c.fd[s], p[:sent], 0)
+		if s == client {
+			l.remember(c, p[:sent])
+		}
 	}
 	if sent == len(p) {
 		return c.ready[s]&readable != 0
@@ -201,9 +208,9 @@ func (l *loop) sendCopied(c *conn, s side, p []byte, look int) (again bool) {
 	return false
 }
 
-// keep stores what side s has given and the other side did not take. Much of it
-// goes into a pipe, so that a peer that is stuck holds little memory of this
-// process.
+// keep stores bytes that were read from side s and that the other side did not
+// take. A large amount goes into a pipe, so that a peer that takes nothing
+// occupies little memory of this process.
 func (l *loop) keep(c *conn, s side, rest []byte) {
 	if len(rest) > keepSmall {
 		if i, ok := l.pipes.take(l.clock); ok {
@@ -219,10 +226,10 @@ func (l *loop) keep(c *conn, s side, rest []byte) {
 }
 
 // pumpSpliced moves one piece through a pipe. An EAGAIN or an end of stream is
-// not believed: splice says either in front of an urgent byte. The direction
-// goes back to plain reads, and they tell. An error is believed, because the
-// call that reports one takes it from the socket: a read after it would see a
-// clean end.
+// not trusted: splice returns either in front of an urgent byte. The direction
+// goes back to plain reads, which give the true state. An error is trusted,
+// because the call that reports it clears it from the socket: a read after it
+// would see a clean end.
 func (l *loop) pumpSpliced(c *conn, s side) (n int, again bool) {
 	h := &c.half[s]
 	if h.store == 0 {
@@ -240,13 +247,13 @@ func (l *loop) pumpSpliced(c *conn, s side) (n int, again bool) {
 		case 0, errAgain:
 		case unix.EINVAL, unix.ENOMEM: // of the call, not of the socket
 		default:
-			c.ready[s] |= failed
-			h.flags |= ended
+			c.readFailed(s, e)
 			return 0, false
 		}
 		return 0, l.unsplice(c, s)
 	}
 	p.n = n
+	l.load.spliced += n
 	worth := n >= spliceWorth
 	_, done := l.flush(c, s)
 	if !worth && !l.unsplice(c, s) {
@@ -258,9 +265,9 @@ func (l *loop) pumpSpliced(c *conn, s side) (n int, again bool) {
 // unsplice has direction s go on with plain reads. It returns false when there
 // is nothing to be read now.
 //
-// An urgent byte may be what brought the direction here, before epoll has said
-// so, and a read would pass over it. Once the source has been seen to have
-// something, or nothing, it is certain whether that is the urgent byte.
+// The cause may be an urgent byte that epoll has not reported yet, and a read
+// would skip it. Once the source has been seen to have something, or nothing,
+// it is certain whether that is the urgent byte.
 func (l *loop) unsplice(c *conn, s side) (again bool) {
 	h := &c.half[s]
 	h.flags &^= splicing
@@ -268,8 +275,7 @@ func (l *loop) unsplice(c *conn, s side) (again bool) {
 	_, e := recv(c.fd[s], l.batch.room()[:1], unix.MSG_PEEK)
 	switch {
 	case e != 0 && (e != errAgain || c.broken(s)):
-		c.ready[s] |= failed
-		h.flags |= ended
+		c.readFailed(s, e)
 		return false
 	case atMark(c.fd[s]):
 		c.ready[s] |= urgent
@@ -280,7 +286,7 @@ func (l *loop) unsplice(c *conn, s side) (again bool) {
 	return true
 }
 
-// flush sends what direction s holds. It returns true when that is all gone.
+// flush sends what direction s holds. It returns true when all of it is sent.
 func (l *loop) flush(c *conn, s side) (n int, done bool) {
 	h := &c.half[s]
 	o := s.other()
@@ -332,18 +338,19 @@ func (l *loop) flush(c *conn, s side) (n int, done bool) {
 		l.full(c, o)
 		return n, false
 	default:
-		c.fail(o)
+		c.fail(o, e)
 		return n, false
 	}
 }
 
-// holds says whether bytes of direction s wait in this process.
+// holds reports whether bytes of direction s wait in this process.
 func (l *loop) holds(c *conn, s side) bool {
 	st := c.half[s].store
 	return st > 0 || st < 0 && l.pipes.all[-st-1].n > 0
 }
 
-// unpipe gives an empty pipe back: no direction sleeps on one.
+// unpipe returns an empty pipe to the pool: no direction keeps one while it
+// waits for events.
 func (l *loop) unpipe(c *conn, s side) {
 	h := &c.half[s]
 	if h.store < 0 && l.pipes.all[-h.store-1].n == 0 {
@@ -364,28 +371,32 @@ func (l *loop) discard(c *conn, s side) {
 	h.store = 0
 }
 
-// passEnd tells the other side, once, that side s will send no more. Where the
-// other direction is over too, closing says the same.
+// passEnd passes the end of the stream of side s on to the other side, once. If
+// the other direction is over too, closing the socket does that.
 //
-// A host that is killed before it has said a word ends its streams as one does
-// that has nothing to say. So an end before any byte counts as a failure at
-// first, and is believed when the next connect brings it again.
-func (l *loop) passEnd(c *conn, s side) {
+// A host that is killed before it has sent a byte ends its streams in the same
+// way as a host that has nothing to send. So an end before any byte counts as a
+// failure at first, and is passed on when it happens again with the next
+// connect.
+func (l *loop) passEnd(i int32, c *conn, s side) {
 	h := &c.half[s]
 	if h.flags&passedOn != 0 || c.broken(s) {
 		return
 	}
-	if s == host && !c.exchanged() && c.half[client].flags&(passedOn|doubted) == 0 {
-		c.half[client].flags |= doubted
-		c.fail(host)
+	if s == host && c.ends == 0 && l.canMove(c) && !l.endedByBoth(c) {
+		c.fail(host, 0)
 		return
+	}
+	if s == host {
+		l.silentEnd(i, c)
 	}
 	h.flags |= passedOn
 	if c.half[s.other()].flags&passedOn != 0 {
 		return
 	}
+	h.first = true
 	if e := shutdown(c.fd[s.other()], unix.SHUT_WR); e != 0 {
-		c.fail(s.other())
+		c.fail(s.other(), e)
 	}
 }
 
@@ -403,26 +414,49 @@ func (l *loop) passUrgent(c *conn, s side) bool {
 			return false
 		}
 		if e != 0 {
-			c.fail(s.other())
+			c.fail(s.other(), e)
 			return false
 		}
 		l.count(c, s, n)
 		_, _ = recv(c.fd[s], b[:], unix.MSG_OOB)
+		l.giveUp(c)
 	}
 	c.ready[s] &^= urgent
 	return true
 }
 
-// fail notes that side s is broken. What it sent before is still to be read.
-func (c *conn) fail(s side) { c.ready[s] |= failed | readable }
+// fail records that side s is broken, with the error of the call that showed it, or
+// 0. The bytes that it sent before are still to be read.
+func (c *conn) fail(s side, e unix.Errno) {
+	c.ready[s] |= failed | readable
+	c.half[s].timedOut = c.half[s].timedOut || e == unix.ETIMEDOUT
+}
+
+// readFailed records that side s is broken and has no more bytes.
+func (c *conn) readFailed(s side, e unix.Errno) {
+	c.ready[s] |= failed
+	c.half[s].flags |= ended
+	c.half[s].timedOut = c.half[s].timedOut || e == unix.ETIMEDOUT
+}
 
 func (l *loop) count(c *conn, s side, n int) {
 	if n <= 0 {
 		return
 	}
+	t := l.of(c)
+	to := t.hosts.of(c.home)
 	if s == host && c.moved[host] == 0 {
-		l.engine.firstByte(c.epoch)
+		l.forget(c)
+		to.sessions.Add(1)
+		t.relay.firstByte(c.epoch)
 	}
+	if s == client {
+		l.noteRequest(c)
+		c.turned = 0
+	} else {
+		l.noteAnswer(c, t, to)
+	}
+	l.worked = true
 	c.moved[s] += uint64(n)
-	l.bytes[s].Add(uint64(n))
+	to.bytes[s].Add(uint64(n))
 }

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepAlive is for both sides.
+// keepAlive is set on the sockets of both sides.
 var keepAlive = net.KeepAliveConfig{
 	Enable:   true,
 	Idle:     keepIdle * time.Second,
@@ -28,10 +28,11 @@ type socket struct {
 	stream
 	raw syscall.RawConn
 
-	// broken is set, under mu, in the same breath as the call that learnt of it:
-	// a system tells of a socket's failure once, and to whoever asks next a
+	// broken is set in the same critical section of mu as the call that returned
+	// the error: a system reports a socket's failure once, and to the next call a
 	// broken stream looks like one that has ended.
-	broken atomic.Bool
+	broken   atomic.Bool
+	timedOut atomic.Bool // the system has given the peer up; set before broken
 
 	mu       sync.Mutex // held while it is written to; guards what follows
 	written  uint64     // relayed bytes that it took
@@ -48,18 +49,26 @@ func socketOf(s stream) (*socket, error) {
 	return &socket{stream: s, raw: raw}, nil
 }
 
-// check asks whether the socket has failed.
+// check reports whether the socket has failed.
 func (s *socket) check() (broken bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = s.raw.Control(func(fd uintptr) { s.askLocked(fd) })
+	_ = s.raw.Control(func(fd uintptr) { s.checkLocked(fd) })
 	return s.broken.Load()
 }
 
-func (s *socket) askLocked(fd uintptr) {
+func (s *socket) checkLocked(fd uintptr) {
 	if e, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); err != nil || e != 0 {
-		s.broken.Store(true)
+		s.failed(unix.Errno(e)) //nolint:gosec // an errno
 	}
+}
+
+// failed records that the socket has failed with err.
+func (s *socket) failed(err error) {
+	if errors.Is(err, unix.ETIMEDOUT) {
+		s.timedOut.Store(true)
+	}
+	s.broken.Store(true)
 }
 
 // watch waits until the socket fails, without reading from it, and returns true
@@ -69,7 +78,7 @@ func (s *socket) watch() (broken bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if !s.broken.Load() {
-			s.askLocked(fd)
+			s.checkLocked(fd)
 		}
 		return s.broken.Load()
 	})
@@ -97,11 +106,11 @@ func addrPortOf(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
-// piece is how much one read takes at most. Each stuck reader holds that much,
-// so it is less than what moves bulk best.
+// piece limits one read. Each reader that takes nothing occupies that much, so it
+// is less than the size that is fastest for bulk.
 const piece = chunk / 2
 
-// buffers lends memory to bytes on their way.
+// buffers is the pool of buffers for bytes in transit.
 var buffers = sync.Pool{New: func() any { return new([piece]byte) }}
 
 // flow is one direction of a connection. It borrows a buffer when there are bytes
@@ -111,8 +120,7 @@ type flow struct {
 	conn     *conn
 	side     side // that it reads from
 	from, to *socket
-	epoch    uint64
-	stuck    atomic.Bool // its destination has no room
+	blocked  atomic.Bool // its destination has no room
 
 	buf    *[piece]byte // nil while there is nothing on the way
 	rest   []byte       // what is on the way
@@ -120,19 +128,19 @@ type flow struct {
 	ours   bool         // rest is our PROXY header and does not count
 	err    error        // of the last call
 
-	// The two that the poller runs, bound once: a closure for each call would
-	// be an allocation for each call.
+	// The two functions that the poller runs, bound once: a closure for each call
+	// would be an allocation for each call.
 	fill, empty func(fd uintptr) (done bool)
 }
 
 func newFlow(c *conn, s side) *flow {
-	f := &flow{conn: c, side: s, from: c.sock[s], to: c.sock[s.other()], epoch: c.epoch}
+	f := &flow{conn: c, side: s, from: c.sock[s], to: c.sock[s.other()]}
 	f.fill, f.empty = f.tryFill, f.tryEmpty
 	return f
 }
 
 // run moves bytes until the direction is over: its end has been passed on, a
-// side has failed, or somebody has interrupted it with a deadline.
+// side has failed, or a deadline has interrupted it.
 func (f *flow) run() {
 	defer f.giveBack()
 	if f.side == client && !f.sendKept() {
@@ -161,11 +169,11 @@ func (f *flow) run() {
 	}
 }
 
-// sendKept sends what comes before the client's next bytes: our PROXY header, and
-// what no earlier host took.
+// sendKept sends what precedes the client's next bytes: our PROXY header, and
+// bytes that no earlier host took.
 func (f *flow) sendKept() bool {
 	c := f.conn
-	if v := c.engine.cfg.Load().SendProxy; v != 0 {
+	if v := c.relay.cfg.Load().SendProxy; v != 0 {
 		h := proxyHeader{from: addrPortOf(f.from.RemoteAddr()), to: addrPortOf(f.from.LocalAddr())}
 		if c.proxied != nil {
 			h = *c.proxied
@@ -205,9 +213,9 @@ func (f *flow) tryFill(fd uintptr) (done bool) {
 	f.from.mu.Lock()
 	defer f.from.mu.Unlock()
 	if err != nil {
-		f.from.broken.Store(true)
+		f.from.failed(err)
 	} else if f.from.broken.Load() {
-		err = unix.ECONNRESET // somebody else was told
+		err = unix.ECONNRESET // the error was reported to another call
 	}
 	f.err = err
 	return true
@@ -217,7 +225,7 @@ func (f *flow) tryFill(fd uintptr) (done bool) {
 // and keeps the client's bytes for another host.
 func (f *flow) send() bool {
 	err := f.to.raw.Write(f.empty)
-	f.stuck.Store(false)
+	f.blocked.Store(false)
 	if err == nil && len(f.rest) == 0 {
 		f.urgent = false
 		return true
@@ -238,11 +246,11 @@ func (f *flow) tryEmpty(fd uintptr) (done bool) {
 	for len(f.rest) > 0 && !f.to.shut {
 		n, err := ignoringEINTR(func() (int, error) { return f.write(int(fd)) })
 		if errors.Is(err, unix.EAGAIN) {
-			f.stuck.Store(true)
+			f.blocked.Store(true)
 			return false
 		}
 		if err != nil {
-			f.to.broken.Store(true)
+			f.to.failed(err)
 			return true
 		}
 		f.rest = f.rest[n:]
@@ -264,12 +272,15 @@ func (f *flow) write(fd int) (int, error) {
 }
 
 func (f *flow) countLocked(n int) {
-	e := f.conn.engine
+	to := f.conn.plane.hosts.of(f.conn.home.Load())
 	if f.side == host && f.to.written == 0 {
-		e.firstByte(f.epoch)
+		if !f.conn.session.Swap(true) {
+			to.sessions.Add(1)
+		}
+		f.conn.relay.firstByte(f.conn.epoch.Load())
 	}
-	f.to.written += uint64(n)      //nolint:gosec // not negative
-	e.bytes[f.side].Add(uint64(n)) //nolint:gosec // not negative
+	f.to.written += uint64(n)       //nolint:gosec // not negative
+	to.bytes[f.side].Add(uint64(n)) //nolint:gosec // not negative
 	f.conn.last.Store(time.Now().UnixNano())
 	if f.from.broken.Load() { // progress
 		_ = f.to.SetWriteDeadline(time.Now().Add(lingerTimeout))
@@ -284,38 +295,44 @@ func (f *flow) giveBack() {
 	f.buf, f.rest = nil, nil
 }
 
-// doubtful says, once for a connection, that the end of the stream is the host's
-// and came before any byte. A host that is killed before it has said a word ends
-// its streams as one does that has nothing to say. So the first such end counts
-// as a failure, and it is believed when the next connect brings it again.
+// doubtful returns true, once for a connection and an epoch, if the end of the
+// stream is the host's and came before any byte. A host that is killed before
+// it has sent a byte ends its streams in the same way as a host that has
+// nothing to send. So the first such end counts as a failure, and it is passed
+// on when it happens again with the next connect.
 func (f *flow) doubtful() bool {
 	c := f.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f.side != host || c.doubted || c.passed[client] {
+	if f.side != host || c.ends > 0 || c.passed[client] {
 		return false
 	}
 	f.to.mu.Lock()
 	defer f.to.mu.Unlock()
 	f.from.mu.Lock()
 	defer f.from.mu.Unlock()
-	c.doubted = !exchanged(f.to, f.from)
-	return c.doubted
+	return !exchanged(f.to, f.from)
 }
 
-// passEnd passes the end of the stream on as a half-close, and then watches that
-// its source does not fail while the other direction goes on.
+// passEnd passes the end of the stream on as a half-close, and then watches its
+// source for a failure while the other direction goes on.
 func (f *flow) passEnd() {
 	c, o := f.conn, f.side.other()
+	if f.side == host {
+		c.silentEnd()
+	}
 	c.mu.Lock()
 	c.passed[f.side] = true
 	last := c.passed[o]
+	if !last {
+		c.first = f.side
+	}
 	if last {
-		_ = c.sock[o].SetReadDeadline(past) // the other flow has nothing to watch for
+		_ = c.sock[o].SetReadDeadline(past) // the other flow need not watch any more
 	}
 	c.mu.Unlock()
 	if last {
-		return // closing says the same
+		return // closing the socket passes the end on
 	}
 	f.to.mu.Lock()
 	if !f.to.shut {
@@ -336,9 +353,9 @@ func (f *flow) passEnd() {
 }
 
 // linger waits until the destination has taken what was sent to it before the
-// source failed: a reset that follows would throw away what it has not.
+// source failed: a reset would discard what it has not taken.
 func (f *flow) linger() {
-	const blind = 100 * time.Millisecond // where the system does not tell
+	const blind = 100 * time.Millisecond // where the system does not report unsent bytes
 	due := time.Now().Add(lingerTimeout)
 	for before := -1; !f.to.check(); {
 		left, known := 0, true

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the portable engine asks of the system.
+// The system-specific socket options and queries of the portable plane.
 
 // setOptions sets what the standard library has no name for: the system's nearest
 // to TCP_USER_TIMEOUT, in whole seconds; see tcp(4).
@@ -16,12 +16,9 @@ func setOptions(fd int, userTimeout time.Duration, _ bool) {
 	}
 }
 
-// unsentBytes says how many bytes written to a socket its peer has not taken yet
-// (SO_NWRITE; see getsockopt(2)).
+// unsentBytes returns how many bytes written to a socket its peer has not taken
+// yet (SO_NWRITE; see getsockopt(2)).
 func unsentBytes(fd int) (n int, known bool) {
 	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_NWRITE)
 	return n, err == nil
 }
-
-// queueLength is not to be had here.
-func queueLength(int) int { return 0 }

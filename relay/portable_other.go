@@ -6,13 +6,10 @@ import (
 	"time"
 )
 
-// What the portable engine asks of the system.
+// The system-specific socket options and queries of the portable plane.
 
 // setOptions has nothing to set here.
 func setOptions(int, time.Duration, bool) {}
 
-// unsentBytes is not to be had here.
+// unsentBytes is not available here.
 func unsentBytes(int) (n int, known bool) { return 0, false }
-
-// queueLength is not to be had here.
-func queueLength(int) int { return 0 }

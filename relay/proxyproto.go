@@ -10,11 +10,11 @@ import (
 )
 
 // The PROXY protocol, versions 1 and 2, as specified by HAProxy's
-// doc/proxy-protocol.txt. A header tells the receiver who the client of the
-// connection is that follows it.
+// doc/proxy-protocol.txt. A header at the beginning of a connection gives the
+// receiver the addresses of its client.
 
-// proxyHeader is what a PROXY header says. Invalid addresses mean that it names
-// none: UNKNOWN in version 1, LOCAL or another family in version 2.
+// proxyHeader is the content of a PROXY header. Invalid addresses mean that it
+// contains none: UNKNOWN in version 1, LOCAL or another family in version 2.
 type proxyHeader struct{ from, to netip.AddrPort }
 
 var errProxyHeader = errors.New("no PROXY protocol header")
@@ -26,6 +26,11 @@ const (
 	// allows 64 KiB; what is in use is below 1 KiB.
 	proxyMax = 4 << 10
 )
+
+// proxyV2Addresses is the number of bytes that the two addresses of each family have in
+// version 2: unspecified, IPv4, IPv6, unix; section 2.2. A receiver has to
+// refuse every other family, and to ignore what follows an unspecified one.
+var proxyV2Addresses = [...]int{0, 12, 36, 216}
 
 var proxyV2Signature = []byte("\r\n\r\n\x00\r\nQUIT\n")
 
@@ -88,19 +93,24 @@ func parseProxyV2(b []byte) (proxyHeader, int, error) {
 	if len(b) < length {
 		return proxyHeader{}, 0, nil
 	}
-	body := b[proxyV2Prefix:length]
+	if command == 0 { // LOCAL: whatever follows is to be discarded
+		return proxyHeader{}, length, nil
+	}
+	if int(family>>4) >= len(proxyV2Addresses) || family&0xf > 2 {
+		return proxyHeader{}, 0, errProxyHeader
+	}
+	body, addresses := b[proxyV2Prefix:length], proxyV2Addresses[family>>4]
+	if len(body) < addresses || addresses > 0 && !wholeTLVs(body[addresses:]) {
+		return proxyHeader{}, 0, errProxyHeader
+	}
 	size := 0
 	switch family {
 	case 0x11: // TCP over IPv4
 		size = 4
 	case 0x21: // TCP over IPv6
 		size = 16
-	}
-	if command == 0 || size == 0 {
+	default:
 		return proxyHeader{}, length, nil
-	}
-	if len(body) < 2*size+4 {
-		return proxyHeader{}, 0, errProxyHeader
 	}
 	from, _ := netip.AddrFromSlice(body[:size])
 	to, _ := netip.AddrFromSlice(body[size : 2*size])
@@ -109,6 +119,22 @@ func parseProxyV2(b []byte) (proxyHeader, int, error) {
 		from: netip.AddrPortFrom(from, binary.BigEndian.Uint16(ports)),
 		to:   netip.AddrPortFrom(to, binary.BigEndian.Uint16(ports[2:])),
 	}, length, nil
+}
+
+// wholeTLVs reports whether b is a sequence of TLVs (type, length, value) of
+// which none is longer than the bytes that remain.
+func wholeTLVs(b []byte) bool {
+	for len(b) > 0 {
+		if len(b) < 3 {
+			return false
+		}
+		n := 3 + int(binary.BigEndian.Uint16(b[1:]))
+		if n > len(b) {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
 }
 
 // append writes h in the given version.
@@ -148,7 +174,7 @@ func (h proxyHeader) append(b []byte, version ProxyVersion) []byte {
 	return binary.BigEndian.AppendUint16(b, h.to.Port())
 }
 
-// textV1 is the form of an address in version 1, which knows no mapped ones.
+// textV1 is the form of an address in version 1, which has no mapped addresses.
 func textV1(a netip.Addr) string {
 	if a.Is4In6() {
 		return "::ffff:" + a.Unmap().String()

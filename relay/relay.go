@@ -1,13 +1,13 @@
 // Package relay accepts TCP connections on one service's addresses and moves
 // bytes between each client and the host that is primary at that moment.
 //
-// Relay decides nothing about who is primary: whoever owns it opens its gate
-// on a host ([Relay.Open]), closes it ([Relay.Hold], [Relay.Refuse]) and ends
-// what an earlier gate let through ([Relay.Fence]). Every connection carries
-// the epoch it was made in.
+// Relay does not decide which host is primary: its owner opens its gate to a
+// host ([Relay.Open]), closes it ([Relay.Hold], [Relay.Refuse]) and ends what
+// an earlier gate let through ([Relay.Fence]). Every connection carries the
+// epoch it was made in.
 //
 // A [Relay] owns every goroutine, thread, descriptor and pipe it creates; when
-// [Relay.Run] returns, all of them are gone.
+// [Relay.Run] returns, all of them have ended or are closed.
 package relay
 
 import (
@@ -15,8 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
-	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -24,155 +24,95 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// ProxyVersion is the version of the PROXY protocol to speak; zero is none.
-type ProxyVersion int
-
-// Config says how one relay listens, connects and moves bytes. Zero fields
-// mean their defaults.
-//
-// [Relay.Reconfigure] changes the settings of a relay that runs. Each takes
-// effect the next time it matters: Listen, MaxConnections and Reserve at once,
-// Allow and AcceptProxy with the next client, ConnectTimeout, Source and SendProxy
-// with the next connect to a host, DrainTimeout when the drain begins. What a
-// change does to open connections is said at the field; where nothing is said,
-// nothing.
-type Config struct {
-	// Name is the relay's name in log records.
-	Name string
-
-	// Listen holds the addresses to listen on: "192.0.2.1:5432", "[::]:5432",
-	// ":5432" (every address, IPv4 and IPv6) or "unix:/run/orders.sock". At
-	// least one is required, here or in Sockets.
-	Listen []string
-
-	// Sockets holds descriptors of bound stream sockets that somebody else
-	// made, systemd for one. The relay owns them from New on.
-	Sockets []int
-
-	// Resolve turns a host's name into addresses, in the order to try them.
-	// It is called for each connection to a host that is not an IP address,
-	// from many goroutines. Defaults to the system's resolver.
-	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
-
-	// Suspect, if set, is told that a client's connect to the primary of an
-	// epoch failed or is slow. It must return at once. The relay's own faults
-	// (no descriptors, no ports, no memory) are never reported here. Calls
-	// are limited to about ten a second.
-	Suspect func(epoch uint64, err error)
-
-	// FirstByte, if set, is told once for each epoch that the first byte came
-	// back from its host to a client. It must return at once.
-	FirstByte func(epoch uint64)
-
-	// Hold is how long a client that was accepted waits for a primary that
-	// accepts it, before it is reset. Defaults to 10s; negative resets at once.
-	// When it is changed, a wait that is under way ends by the old or the new.
-	Hold time.Duration
-
-	// ConnectTimeout limits one connect to a host. Defaults to 3s.
-	ConnectTimeout time.Duration
-
-	// IdleTimeout ends a connection over which no byte has passed for that
-	// long. Zero, the default, never does. When it is changed, the new one holds
-	// for open connections, too, and for the time that has passed.
-	IdleTimeout time.Duration
-
-	// UserTimeout is TCP_USER_TIMEOUT of both sides: how long sent data may
-	// stay unacknowledged before the peer counts as dead. Defaults to 20s;
-	// negative leaves it to the system. When it is changed, open connections
-	// keep the old one, except towards peers that take nothing at present and
-	// hosts that were connected to in the last few seconds.
-	UserTimeout time.Duration
-
-	// DrainTimeout is how long Run lets open connections finish after its
-	// context ends, before it resets them. Defaults to 30s; negative resets
-	// at once.
-	DrainTimeout time.Duration
-
-	// MaxConnections limits the connections that are open at one time; those
-	// who come then wait in the kernel's queue. Zero, the default, is what the
-	// descriptor limit allows: (limit - 64 - Reserve) / 2. When it is lowered
-	// below what is open, nobody is cut; nobody is accepted until it has fallen.
-	MaxConnections int
-
-	// Reserve is how many descriptors the process needs for other things, and
-	// so are not for connections, beyond the 64 that are always left. A quarter
-	// of the limit is reserved at most. Defaults to none.
-	Reserve int
-
-	// Together counts the connections of several relays of this process, which
-	// share its descriptors: what the limit allows is for all of them. Each adds
-	// its own. Nil, the default, is a relay alone.
-	Together *atomic.Int64
-
-	// SendProxy is the version of the PROXY protocol header that each host is
-	// sent first. Zero, the default, sends none.
-	SendProxy ProxyVersion
-
-	// AcceptProxy expects a PROXY protocol header, version 1 or 2, from each
-	// client, and resets the client that sends none.
-	AcceptProxy bool
-
-	// Allow lists the networks that clients may come from; others are reset.
-	// Empty, the default, allows all.
-	Allow []netip.Prefix
-
-	// Source is the local address that hosts are connected from. The zero
-	// Addr, the default, leaves it to the system.
-	Source netip.Addr
-
-	// Loops is the number of event loops, each a thread. Defaults to
-	// [DefaultLoops].
-	Loops int
-
-	// Spin lets a loop poll for up to 200 µs before it sleeps, where that has
-	// paid before: it shortens the way of small messages when a processor is
-	// free. Ignored by the portable engine.
-	Spin bool
-
-	// Logger defaults to one that discards.
-	Logger hclog.Logger
-}
-
 // Stats counts connections. Accepted is always the sum of the others.
 type Stats struct {
-	Accepted uint64 // clients let in
-	Live     uint64 // open now, those who wait for a host included
+	Accepted uint64 // clients admitted
+	Live     uint64 // open now, including clients that wait for a host
 	Finished uint64 // both directions ended cleanly
 	Reset    uint64 // either side failed
 	Fenced   uint64 // ended because their epoch was over, or at shutdown
 	Expired  uint64 // waited longer than Hold
-	Gone     uint64 // the client left while it waited
+	Aborted  uint64 // the client left while it waited
+
+	Replayed   uint64 // how often an opening was sent again to another host; see [Config.Replay]
+	Unanswered uint64 // clients that were reset before a host had answered what they had sent; in Reset, Fenced or Expired, too
 
 	Denied   uint64 // not in Allow, or no PROXY header; not in Accepted
+	Silent   uint64 // ended by the host at once without a byte, see [Silence]; in Finished or Reset, too
 	Sent     uint64 // bytes from clients to hosts
 	Received uint64 // bytes from hosts to clients
 }
 
-// Waiting says how many clients wait for a primary: in the kernel's queue, and
-// accepted, because a connect of theirs failed.
-type Waiting struct{ Queued, Held int }
+// Waiting counts the clients that wait for a primary: Queued in the kernel's
+// queue, Held accepted but not connected, because a connect failed or a fence
+// took their host.
+type Waiting struct {
+	Queued, Held int
+	Paced        bool // by an Open: they are connected one after the other, see [Pacing]
+}
 
-// Fenced says what became of the connections of earlier epochs.
+// Fenced counts the connections of earlier epochs by what happened to them.
 type Fenced struct {
-	Finished int // ended by themselves while they were let
+	Finished int // ended by themselves within the grace
 	Reset    int // cut
 	Moved    int // nothing had passed over them: their clients wait for the next host
+	Kept     int // live on: at the host that stays, or because the grace has no end
 }
 
-// Relay is one relay. Its gate is shut until [Relay.Open]. All methods may be
-// called from many goroutines; those that change the gate take turns.
+// FencePolicy selects how a fence ends connections. The zero FencePolicy resets them
+// at once.
+type FencePolicy struct {
+	// Keep leaves connections over which a byte has passed open. It excludes
+	// Drain. Two databases may be written to then.
+	Keep bool
+
+	// Drain is the longest time that they may finish before they are reset.
+	Drain time.Duration
+}
+
+// Relay is one relay: its listeners, its gate and its settings. Its data plane
+// accepts clients and moves their bytes. The gate is shut until [Relay.Open].
+// All methods may be called from many goroutines; those that change the gate
+// run one at a time.
 type Relay struct {
-	engine *engine
+	reports
+	cfg   atomic.Pointer[settings]
+	log   hclog.Logger
+	plane plane
+
+	gate  atomic.Pointer[gate] // nil while it is shut
+	homes homes
+	live  atomic.Int64 // connections, including those that are being accepted
+
+	usual  arrivals
+	pacing atomic.Pointer[Pacing] // the last; nil for none
+	pacers sync.WaitGroup
+
+	changing sync.Mutex    // held while the settings are changed; taken before gating
+	bound    bool          // the addresses are bound; guarded by changing
+	lacks    chan struct{} // holds an element when missing has changed
+	missing  []error       // addresses that this machine does not have yet; guarded by changing
+
+	// gating is held while the gate is changed, and the listeners with it.
+	// Listeners are changed only while none of them is accepted from.
+	gating    sync.Mutex
+	listeners []*listener // replaced only while changing is held, too
+	listens   bool        // the gate is open, or holds; guarded by gating
+	closed    bool        // the addresses are given up; guarded by gating
+
+	started chan struct{} // closed when Run has begun, or cannot
+	cutting chan struct{}
+	cutOnce sync.Once
 }
 
-// The defaults of Config.
-const (
-	DefaultHold           = 10 * time.Second
-	DefaultConnectTimeout = 3 * time.Second
-	DefaultUserTimeout    = 20 * time.Second
-	DefaultDrainTimeout   = 30 * time.Second
-)
+// gate is the target of new connections. It is immutable; a new one replaces
+// it.
+type gate struct {
+	epoch uint64
+	home  int32 // the number of its host
+	to    target
+	paced bool // clients wait for their turn
+}
 
 // New returns a relay, or an error naming every invalid field of cfg. It opens
 // nothing.
@@ -180,55 +120,10 @@ func New(cfg Config) (*Relay, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("relay %s: %w", cfg.Name, err)
 	}
-	cfg = cfg.withDefaults()
-	return &Relay{engine: newEngine(cfg)}, nil
+	return newRelay(cfg), nil
 }
 
-func (cfg Config) validate() error {
-	var errs []error
-	if len(cfg.Listen)+len(cfg.Sockets) == 0 {
-		errs = append(errs, errors.New("listen: at least one address is required"))
-	}
-	for _, a := range cfg.Listen {
-		if _, err := parseListen(a); err != nil {
-			errs = append(errs, fmt.Errorf("listen: %w", err))
-		}
-	}
-	if cfg.SendProxy < 0 || cfg.SendProxy > 2 {
-		errs = append(errs, fmt.Errorf("send-proxy: version %d is neither 1 nor 2", cfg.SendProxy))
-	}
-	for name, d := range map[string]time.Duration{"connect-timeout": cfg.ConnectTimeout, "idle-timeout": cfg.IdleTimeout} {
-		if d < 0 {
-			errs = append(errs, fmt.Errorf("%s: %s is negative", name, d))
-		}
-	}
-	if cfg.MaxConnections < 0 {
-		errs = append(errs, fmt.Errorf("max-connections: %d is negative", cfg.MaxConnections))
-	}
-	return errors.Join(errs...)
-}
-
-func (cfg Config) withDefaults() Config {
-	if cfg.Resolve == nil {
-		cfg.Resolve = func(ctx context.Context, name string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
-		}
-	}
-	if cfg.Hold == 0 {
-		cfg.Hold = DefaultHold
-	}
-	if cfg.ConnectTimeout == 0 {
-		cfg.ConnectTimeout = DefaultConnectTimeout
-	}
-	if cfg.UserTimeout == 0 {
-		cfg.UserTimeout = DefaultUserTimeout
-	}
-	if cfg.DrainTimeout == 0 {
-		cfg.DrainTimeout = DefaultDrainTimeout
-	}
-	if cfg.Loops <= 0 {
-		cfg.Loops = DefaultLoops()
-	}
+func newRelay(cfg Config) *Relay {
 	if cfg.Together == nil {
 		cfg.Together = new(atomic.Int64)
 	}
@@ -236,131 +131,319 @@ func (cfg Config) withDefaults() Config {
 		cfg.Logger = hclog.NewNullLogger()
 	}
 	cfg.Logger = cfg.Logger.Named("relay").With("relay", cfg.Name)
-	return cfg
+	r := &Relay{
+		reports: reports{fixed: &cfg},
+		log:     cfg.Logger,
+		started: make(chan struct{}),
+		cutting: make(chan struct{}),
+		lacks:   make(chan struct{}, 1),
+	}
+	r.cfg.Store(newSettings(cfg))
+	r.plane = newPlane(r)
+	return r
 }
 
-// processors is how many this process may use, which the Go runtime finds out
-// from its affinity, its control group and GOMAXPROCS. It is asked before
-// anybody raises the number.
-var processors = runtime.GOMAXPROCS(0)
-
-// DefaultLoops is one event loop for each processor that this process may use,
-// 16 at most: no link is faster than so many loops.
-func DefaultLoops() int { return min(processors, 16) }
-
-// Bind claims every address, so that a busy one is an error before anything
-// else has happened. Connects are refused until [Relay.Open]. The addresses are
-// given up when [Relay.Run] returns; without Run, by [Relay.Close].
-func (r *Relay) Bind() error { return r.engine.bind() }
-
-// Close gives up what Bind claimed, for a relay that is never run.
-func (r *Relay) Close() { r.engine.unbind() }
-
-// Addrs returns the bound addresses.
-func (r *Relay) Addrs() []net.Addr { return r.engine.addrs() }
-
-// Reconfigure gives the relay other settings, at any time before the end of Run.
-// What did not change is not touched: connections, counters, the gate and its
-// epoch, and each listening socket whose address stands in both settings, with
-// those who wait in its queue. A port 0 in both is the same address.
-//
-// An address that is new is bound, and listens if the gate is open or holds. One
-// that is no longer listed is given up, with the file if it is a unix socket's;
-// connections that came over it live on, and who waits in its queue is let in
-// first, as many as there is room for, or, when the gate is shut, reset.
-//
-// An error names what is wrong with cfg, or an address that cannot be bound;
-// nothing has changed then. On Linux an address that overlaps one that is given
-// up, such as "192.0.2.1:80" in the place of ":80", cannot be bound.
-//
-// Every other field of cfg takes effect as [Config] says, but Name, Sockets,
-// Resolve, Suspect, FirstByte, Loops, Spin and Logger, which are ignored; see
-// [Relay.NeedsRestart].
-func (r *Relay) Reconfigure(cfg Config) error {
-	c, err := r.Prepare(cfg)
+// Bind binds every address, so that an address in use is an error before
+// anything else has happened. Connects are refused until [Relay.Open]. The
+// addresses are given up when [Relay.Run] returns; without Run, by
+// [Relay.Close].
+func (r *Relay) Bind() error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	all, missing, err := bindAll(r.cfg.Load().Config)
 	if err != nil {
 		return err
 	}
-	return c.Commit()
+	r.gating.Lock()
+	defer r.gating.Unlock()
+	r.listeners, r.missing, r.bound = all, missing, true
+	return nil
 }
 
-// Prepare is the first half of [Relay.Reconfigure], for who must know that
-// something else can be done as well: it claims the addresses that are new, and
-// clients notice nothing. The error is that of Reconfigure.
-func (r *Relay) Prepare(cfg Config) (*Change, error) { return r.engine.plan(cfg) }
+// Close gives up what Bind bound, for a relay that is never run.
+func (r *Relay) Close() {
+	r.gating.Lock()
+	defer r.gating.Unlock()
+	r.unbindLocked()
+}
 
-// NeedsRestart names the settings, "loops" and "spin", that have another value in
-// cfg and that Reconfigure cannot change. It is empty when there are none.
-func (r *Relay) NeedsRestart(cfg Config) []string {
-	now, next := r.engine.cfg.Load().Config, cfg.withDefaults()
-	var all []string
-	if next.Loops != now.Loops {
-		all = append(all, "loops")
+// unbindLocked gives the addresses up, once: afterwards a socket file of that name
+// may be another program's.
+func (r *Relay) unbindLocked() {
+	if r.closed {
+		return
 	}
-	if next.Spin != now.Spin {
-		all = append(all, "spin")
+	r.closed = true
+	for _, ln := range r.listeners {
+		ln.Close()
+	}
+}
+
+// Missing returns the addresses of Listen that Bind skipped, because this
+// machine does not have them, and that Run has not bound yet.
+func (r *Relay) Missing() []error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	return slices.Clone(r.missing)
+}
+
+// Addrs returns the bound addresses.
+func (r *Relay) Addrs() []net.Addr {
+	r.gating.Lock()
+	defer r.gating.Unlock()
+	var all []net.Addr
+	for _, ln := range r.listeners {
+		all = append(all, ln.Addr)
 	}
 	return all
 }
 
 // Run serves until ctx ends. Then it accepts nothing more, lets the open
 // connections finish for DrainTimeout or until [Relay.Cut], resets the rest,
-// and returns when everything it started is gone.
-func (r *Relay) Run(ctx context.Context) error { return r.engine.run(ctx) }
+// and returns when everything it started has ended.
+func (r *Relay) Run(ctx context.Context) error {
+	if err := r.plane.start(); err != nil {
+		r.Close()
+		close(r.started)
+		return fmt.Errorf("relay %s: %w", r.fixed.Name, err)
+	}
+	close(r.started)
+	var measuring sync.WaitGroup
+	measuring.Go(func() { r.measure(ctx) })
+	r.awaitAddresses(ctx)
+	measuring.Wait()
+	r.Leave()
+	if cut := r.drain(); cut > 0 {
+		r.log.Warn("drain cut connections", "count", cut, "drain-timeout", r.cfg.Load().DrainTimeout)
+	}
+	r.pacers.Wait()
+	r.plane.stop()
+	return nil
+}
 
 // Leave begins the end of Run before its context does: nothing is accepted any
-// more, and when it returns others may have the addresses.
-func (r *Relay) Leave() { r.engine.stopAccepting() }
+// more, and when it returns other programs can bind the addresses.
+func (r *Relay) Leave() {
+	r.gating.Lock()
+	defer r.gating.Unlock()
+	if r.closed {
+		return
+	}
+	r.plane.leave(r.listeners)
+	r.unbindLocked()
+}
+
+// drain lets the open connections finish, for the drain timeout or until cut,
+// and resets the rest, whose number it returns.
+func (r *Relay) drain() int {
+	timeout := time.NewTimer(r.cfg.Load().DrainTimeout)
+	defer timeout.Stop()
+	poll := time.NewTicker(fencePoll)
+	defer poll.Stop()
+	for r.live.Load() > 0 {
+		select {
+		case <-poll.C:
+			continue
+		case <-timeout.C:
+		case <-r.cutting:
+		}
+		break
+	}
+	return r.plane.cut()
+}
 
 // Cut ends the drain of a Run whose context has ended.
-func (r *Relay) Cut() { r.engine.cut() }
+func (r *Relay) Cut() { r.cutOnce.Do(func() { close(r.cutting) }) }
 
-// Open lets clients through to host, a connection string such as "db1:5432",
-// "[::1]:80" or "unix:/run/x.sock", in the given epoch, those first who wait.
-// It says how many they were. Run must be under way. The error is about host,
-// or about an address that another program has taken since Bind; the gate is
-// shut then.
+// Open lets clients through to host, a connection string such as
+// "192.0.2.1:5432", "[::1]:80" or "unix:/run/x.sock", in the given epoch,
+// waiting clients first. A name is not a host: it may resolve to several, and
+// to another one with each connect. Open returns how many clients waited; if
+// Config.OpenRate paces them, it does not wait until they are connected. Run
+// must be under way. The error is about host, or about an address that another
+// program has taken since Bind; the gate is shut then.
 func (r *Relay) Open(epoch uint64, host string) (Waiting, error) {
-	return r.engine.open(epoch, host)
+	g, err := newGate(epoch, host)
+	if err != nil {
+		return Waiting{}, err
+	}
+	<-r.started
+	r.gating.Lock()
+	defer r.gating.Unlock()
+	if r.closed {
+		return Waiting{}, errClosed
+	}
+	waited := r.waitingLocked()
+	for _, ln := range r.listeners {
+		if err := r.listen(ln); err != nil {
+			return waited, err
+		}
+	}
+	waited.Paced = r.pacesLocked(waited)
+	r.listens = true
+	g.home, g.paced = r.homes.number(host), waited.Paced
+	r.serving.Store(epoch)
+	r.gate.Store(g)
+	r.plane.open()
+	if g.paced {
+		r.pacers.Go(func() { r.pace(g, waited.Queued+waited.Held) })
+	}
+	return waited, nil
+}
+
+func newGate(epoch uint64, host string) (*gate, error) {
+	h, err := parseHost(host)
+	if err != nil {
+		return nil, err
+	}
+	to, err := newTarget(h)
+	if err != nil {
+		return nil, fmt.Errorf("host %s: %w", host, err)
+	}
+	return &gate{epoch: epoch, to: to}, nil
+}
+
+// listen takes clients into the queue of a listener.
+func (r *Relay) listen(ln *listener) error {
+	r.plane.tune(ln)
+	if err := ln.Listen(); err != nil {
+		return fmt.Errorf("listen on %s: %w", ln.Addr, err)
+	}
+	return nil
 }
 
 // Hold shuts the gate: nothing is accepted, new clients wait in the kernel's
 // queue. Connections go on. When it returns, no client is let through any more
 // to the host that the gate was open to.
-func (r *Relay) Hold() { r.engine.hold() }
+func (r *Relay) Hold() {
+	<-r.started
+	r.gating.Lock()
+	defer r.gating.Unlock()
+	r.shutLocked()
+}
 
-// Refuse shuts the gate, resets the clients who wait and refuses new ones. The
-// addresses stay claimed. It says how many had waited.
-func (r *Relay) Refuse() Waiting { return r.engine.refuse() }
+func (r *Relay) shutLocked() {
+	r.gate.Store(nil)
+	r.serving.Store(0)
+	r.plane.leave(nil)
+}
 
-// Fence ends the connections of epochs before the given one: it lets them
-// finish for grace, resets the rest, and returns when none is left, or when ctx
-// ends. With a negative grace it lets them live and returns at once.
-// Connections over which no byte has passed lose their host in any case; their
-// clients wait for the next Open.
-func (r *Relay) Fence(ctx context.Context, before uint64, grace time.Duration) Fenced {
-	return r.engine.fence(ctx, before, grace)
+// Refuse shuts the gate, resets the waiting clients and refuses new ones. The
+// addresses stay bound. It returns how many clients waited.
+func (r *Relay) Refuse() Waiting {
+	<-r.started
+	r.gating.Lock()
+	defer r.gating.Unlock()
+	waited := r.waitingLocked()
+	r.turnedAway.Add(uint64(max(waited.Queued, 0)))
+	r.shutLocked()
+	r.listens = false
+	for _, ln := range r.listeners {
+		if err := ln.Refuse(); err != nil {
+			r.log.Warn("address was lost", "address", ln.Addr, "error", err)
+		}
+	}
+	r.plane.expire()
+	return waited
+}
+
+// Fence ends the connections of epochs before the given one as p says, and
+// returns when none is left, or when ctx ends, in which case the remaining ones
+// live on. If p keeps them, it resets none and returns at once. Connections over
+// which no byte has passed lose their host in any case; their clients wait for
+// the next Open.
+//
+// Connections to the host stays, given as it was to [Relay.Open], are not ended:
+// from then on they are of the epoch before, and a Fence of a later epoch finds
+// them. Only a connect that is still under way starts anew at the next Open. An
+// empty stays is no host.
+func (r *Relay) Fence(ctx context.Context, before uint64, stays string, p FencePolicy) Fenced {
+	home := r.homes.number(stays)
+	return fenceWith(ctx, p, func(reset bool, wait time.Duration) fencedCounts {
+		return r.plane.fence(before, home, reset, wait)
+	})
 }
 
 // Stats counts connections and bytes since the start.
-func (r *Relay) Stats() Stats { return r.engine.stats() }
+func (r *Relay) Stats() Stats {
+	s := r.plane.stats()
+	s.Silent = r.silents.Load()
+	s.Live = s.Accepted - s.Finished - s.Reset - s.Fenced - s.Expired - s.Aborted
+	return s
+}
 
-// Waiting says who waits for a primary now.
-func (r *Relay) Waiting() Waiting { return r.engine.waiting() }
+// Hang describes the host that the relay is open to, if it accepts clients and
+// answers none of them. The portable plane does not notice that.
+func (r *Relay) Hang() Hang { return r.plane.hang() }
 
-// IsLocal says whether err, of a system call, is this machine's or this
-// program's own fault, such as too many open files or no free port, and so says
-// nothing about a host.
-func IsLocal(err error) bool {
-	for _, e := range localErrors {
-		if errors.Is(err, e) {
-			return true
-		}
+// Waiting returns how many clients wait for a primary now.
+func (r *Relay) Waiting() Waiting {
+	r.gating.Lock()
+	defer r.gating.Unlock()
+	return r.waitingLocked()
+}
+
+func (r *Relay) waitingLocked() Waiting {
+	w := Waiting{Held: r.plane.held()}
+	for _, ln := range r.listeners {
+		w.Queued += ln.Queued()
 	}
+	return w
+}
+
+// enter takes the place of one connection, or returns false when there is none.
+func (r *Relay) enter() bool {
+	s := r.cfg.Load()
+	all, own := s.Together.Add(1), r.live.Add(1)
+	if all <= s.most && own <= s.limit {
+		return true
+	}
+	r.leave()
 	return false
 }
 
-var localErrors = []syscall.Errno{
-	syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL,
-	syscall.ENOSPC, // epoll_ctl(2): fs.epoll.max_user_watches
+// leave gives the place of a connection back.
+func (r *Relay) leave() {
+	r.live.Add(-1)
+	r.fixed.Together.Add(-1)
+}
+
+// homes numbers the hosts of a relay, so that the record of a connection can
+// name its host without a pointer. Numbers begin at 1.
+type homes struct {
+	mu  sync.Mutex // guards all
+	all []string
+}
+
+// number returns the number of a host; 0 for an empty one, which no connection
+// has.
+func (h *homes) number(host string) int32 {
+	if host == "" {
+		return 0
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := slices.Index(h.all, host)
+	if n < 0 {
+		n = len(h.all)
+		h.all = append(h.all, host)
+	}
+	return int32(n) + 1 //nolint:gosec // hosts are few
+}
+
+// name returns the host with a number.
+func (h *homes) name(number int32) string {
+	if number == 0 {
+		return ""
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.all[number-1]
+}
+
+// EndedEarly reports whether err, as passed to [Config.Suspect], means that the
+// host accepted a client's connection and reset it before a byte had passed.
+// Such a host listens but does not serve.
+func EndedEarly(err error) bool {
+	return errors.Is(err, errNoByte) || errors.Is(err, syscall.ECONNRESET)
 }

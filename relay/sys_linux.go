@@ -10,13 +10,13 @@ import (
 )
 
 // Each function here is one system call under the name of its manual page,
-// with the flags that the engine always wants and EINTR retried inside.
+// with the flags that the loops always need and EINTR retried inside.
 //
 // All but epollWait with a timeout are calls that cannot block, so they go
-// through RawSyscall and the Go scheduler never hears of them. A zero Errno
-// means success.
+// through RawSyscall, without notice to the Go scheduler. A zero Errno means
+// success.
 
-// errAgain is what a call on a socket that is not ready answers.
+// errAgain is the error of a call on a socket that is not ready.
 const errAgain = unix.EAGAIN
 
 // recv reads from a socket; see recv(2).
@@ -93,18 +93,10 @@ func connect(fd int32, to *sockaddr) unix.Errno {
 	}
 }
 
-// bind claims an address; see bind(2).
-func bind(fd int32, to *sockaddr) unix.Errno {
+// bindSource gives a socket its own address; see bind(2).
+func bindSource(fd int32, to *sockaddr) unix.Errno {
 	_, _, e := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
 	return e
-}
-
-// disconnect is connect(2) with AF_UNSPEC: it resets an established TCP
-// connection at once. Unlike close(2) with SO_LINGER 0 it does so even while a
-// process that is being forked still holds a copy of the descriptor.
-func disconnect(fd int32) {
-	none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
-	_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
 }
 
 // shutdown ends one or both directions; see shutdown(2).
@@ -114,7 +106,7 @@ func shutdown(fd int32, how int) unix.Errno {
 }
 
 // closeFd gives a descriptor back; see close(2). It is not retried: Linux has
-// freed the descriptor whatever it answers.
+// freed the descriptor whatever close returns.
 func closeFd(fd int32) {
 	_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)
 }
@@ -135,7 +127,7 @@ func socketError(fd int32) unix.Errno {
 	return unix.Errno(v)
 }
 
-// unsent says how many bytes written to a socket its peer has not taken yet
+// unsent returns how many bytes written to a socket its peer has not taken yet
 // (SIOCOUTQ; see tcp(7)).
 func unsent(fd int32) int {
 	n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
@@ -145,26 +137,25 @@ func unsent(fd int32) int {
 	return n
 }
 
-// atMark says whether the next byte to read is the urgent one (SIOCATMARK; see
-// tcp(7)).
+// atMark reports whether the next byte to read is the urgent one (SIOCATMARK;
+// see tcp(7)).
 func atMark(fd int32) bool {
 	n, err := unix.IoctlGetInt(int(fd), unix.SIOCATMARK)
 	return err == nil && n != 0
 }
 
-// epollAdd registers fd once, for all that can happen to it, edge-triggered;
-// see epoll_ctl(2).
+// epollAdd registers fd once, for all events, edge-triggered; see epoll_ctl(2).
 func epollAdd(ep int, fd int32, events uint32, tag tag) unix.Errno {
 	ev := unix.EpollEvent{Events: events, Fd: tag.slot, Pad: tag.gen}
 	return errno(unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, int(fd), &ev))
 }
 
-// epollDel takes fd out; see epoll_ctl(2).
+// epollDel removes fd; see epoll_ctl(2).
 func epollDel(ep int, fd int32) {
 	_ = unix.EpollCtl(ep, unix.EPOLL_CTL_DEL, int(fd), nil)
 }
 
-// epollWait collects what happened; see epoll_pwait(2), which every Linux port
+// epollWait returns pending events; see epoll_pwait(2), which every Linux port
 // has. With a timeout of 0 it cannot block and stays a raw call; otherwise the
 // Go scheduler must know that this thread sleeps, or the garbage collector
 // would wait for it.
@@ -178,7 +169,7 @@ func epollWait(ep int, events []unix.EpollEvent, timeoutMS int) (int, unix.Errno
 	return int(n), e
 }
 
-// schedYield lets another thread have the processor; see sched_yield(2).
+// schedYield yields the processor to another thread; see sched_yield(2).
 func schedYield() {
 	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 }
@@ -193,14 +184,14 @@ func errno(err error) unix.Errno {
 	return unix.EINVAL
 }
 
-// sockaddr is an address in the form that connect(2) wants.
+// sockaddr is an address in the form that connect(2) takes.
 type sockaddr struct {
 	raw    unix.RawSockaddrAny
 	len    uint32
 	family int
 	text   string
 	// ephemeral is true for a loopback port that the system may also hand out
-	// as a source port: a connect to it can meet itself.
+	// as a source port: a connect to it can connect to itself.
 	ephemeral bool
 }
 

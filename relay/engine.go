@@ -1,0 +1,15 @@
+package relay
+
+// EngineConfig configures an [Engine]. The zero value is one loop that does not
+// poll.
+type EngineConfig struct {
+	// Loops is the most event loops that the engine may have, each a thread. It
+	// begins with one, and others start when that one has no room and a processor
+	// is idle. Zero is one. The portable plane has no loops.
+	Loops int
+
+	// BusyPoll lets a loop poll for up to 200 µs before it sleeps, if that found
+	// events before: it lowers the latency of small messages when a processor is
+	// free. Ignored by the portable plane.
+	BusyPoll bool
+}

@@ -1,0 +1,5 @@
+//go:build !moving && !portable
+
+package relay
+
+const movesAlways = false
