@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/proctest"
 )
 
 // stage is a loop without its thread: a test hands it events one by one.
@@ -22,17 +23,7 @@ type stage struct {
 
 func newStage(t *testing.T) stage {
 	t.Helper()
-	e := newEngine(Config{Loops: 1, Logger: hclog.NewNullLogger()}.withDefaults())
-	l, err := newLoop(e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		l.each(func(i int32, c *conn) { l.drop(i, c, true) })
-		l.close()
-		e.lookupStop()
-	})
-	l.tell()
+	l := idleLoops(t, newRelay(complete(Config{})), 1)[0]
 	l.batch.open = true
 	return stage{t, l}
 }
@@ -68,7 +59,7 @@ func pairTCP(t *testing.T) (near, far int32) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	quicken(near)
+	setNoDelay(near)
 	return near, far
 }
 
@@ -81,7 +72,7 @@ type relayed struct {
 
 func (s stage) relayed() relayed {
 	s.Helper()
-	i, c := s.alloc()
+	i, c := s.alloc(0)
 	r := relayed{i: i, c: c}
 	for k := client; k <= host; k++ {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -94,11 +85,11 @@ func (s stage) relayed() relayed {
 	}
 	c.state = relaying
 	s.live.Add(1)
-	s.engine.enter()
+	s.tenants[0].relay.enter()
 	return r
 }
 
-// says has an end of r send p, and the loop hear of it with events.
+// says makes one end of r send p, and hands the loop the events.
 func (s stage) says(r relayed, from side, p []byte, events uint32) {
 	s.Helper()
 	if n, e := send(r.ends[from], p, 0); n != len(p) || e != 0 {
@@ -112,7 +103,7 @@ func (s stage) hears(r relayed, from side, events uint32) {
 	s.handle(&unix.EpollEvent{Events: events, Fd: t.slot, Pad: t.gen})
 }
 
-// got is what has come to an end of r.
+// got returns the bytes that have arrived at an end of r.
 func (s stage) got(r relayed, at side) string {
 	b := make([]byte, 64<<10)
 	n, _ := recv(r.ends[at], b, 0)
@@ -199,7 +190,8 @@ func TestBatchIsSentOnce(t *testing.T) {
 	s.want(all[2], host, "")
 }
 
-// What is large, or has to be looked at again at once, is sent at once.
+// A piece that is large, or whose connection must be served again at once, is
+// sent at once.
 func TestBatchIsForSmallPieces(t *testing.T) {
 	s := newStage(t)
 	large := bytes.Repeat([]byte{'l'}, batchPiece+1)
@@ -222,21 +214,21 @@ func TestBatchIsForSmallPieces(t *testing.T) {
 	s.want(r, host, "no batch")
 }
 
-// Before anything else happens to a connection its piece is sent: its sockets
-// may be somebody else's afterwards.
+// Before anything else happens to a connection its piece is sent: its
+// descriptors may belong to another connection afterwards.
 func TestBatchIsSentBeforeItsConnectionIsTouched(t *testing.T) {
 	s := newStage(t)
 	t.Run("the other side speaks", func(*testing.T) {
 		r := s.relayed()
-		s.says(r, client, []byte("question"), unix.EPOLLIN)
+		s.says(r, client, []byte("request"), unix.EPOLLIN)
 		s.says(r, host, []byte("answer"), unix.EPOLLIN)
-		s.want(r, host, "question")
+		s.want(r, host, "request")
 		s.sendBatch()
 		s.want(r, client, "answer")
 	})
 	t.Run("both sides end", func(t *testing.T) {
 		r := s.relayed()
-		r.c.moved[host] = 1 // so that the end is believed
+		r.c.moved[host] = 1 // so that the end is passed on
 		s.says(r, client, []byte("last"), unix.EPOLLIN)
 		for k := client; k <= host; k++ {
 			if e := shutdown(r.ends[k], unix.SHUT_WR); e != 0 {
@@ -249,13 +241,13 @@ func TestBatchIsSentBeforeItsConnectionIsTouched(t *testing.T) {
 		}
 		s.want(r, host, "last")
 	})
-	t.Run("somebody calls", func(t *testing.T) {
+	t.Run("a client connects", func(t *testing.T) {
 		r := s.relayed()
-		s.says(r, client, []byte("question"), unix.EPOLLIN)
+		s.says(r, client, []byte("request"), unix.EPOLLIN)
 		called := false
 		s.post(func() {
 			called = true
-			s.want(r, host, "question")
+			s.want(r, host, "request")
 		})
 		s.handle(&unix.EpollEvent{Events: unix.EPOLLIN, Fd: slotWake})
 		if !called {
@@ -265,7 +257,7 @@ func TestBatchIsSentBeforeItsConnectionIsTouched(t *testing.T) {
 }
 
 // A piece that the other side does not take is kept for it, or, when nothing was
-// ever exchanged and the host is gone, for the next one.
+// ever exchanged and the host has failed, for the next one.
 func TestBatchThatIsNotTaken(t *testing.T) {
 	s := newStage(t)
 	r := s.relayed()
@@ -298,10 +290,12 @@ func TestBatchThatIsNotTaken(t *testing.T) {
 }
 
 // The end of a stream that is known when its last bytes are sent leaves with
-// them, so that the other side is woken once. What is not the end is not held
-// back, nothing is lost or doubled, and a reset is no end.
+// them, so that the other side is woken once. Bytes that are not the last are
+// not held back, nothing is lost or sent twice, and a reset does not count as
+// an end.
 func TestEndLeavesWithItsBytes(t *testing.T) {
-	// begin has the host's end be TCP if that is asked for, the client's always.
+	// The client's end is always TCP; the host's is TCP if the argument tcp is
+	// true, otherwise a unix socket.
 	begin := func(t *testing.T, tcp bool) (stage, relayed) {
 		t.Helper()
 		s := newStage(t)
@@ -317,14 +311,14 @@ func TestEndLeavesWithItsBytes(t *testing.T) {
 	}
 	arrived := func(t *testing.T, r relayed, n int) {
 		t.Helper()
-		waitFor(t, "the bytes", func() bool {
+		proctest.Until(t, "the bytes", func() bool {
 			got, _ := recv(r.ends[client], make([]byte, 64), unix.MSG_PEEK)
 			return got == n
 		})
 	}
 	over := func(t *testing.T, r relayed) (e unix.Errno) {
 		t.Helper()
-		waitFor(t, "the end", func() bool {
+		proctest.Until(t, "the end", func() bool {
 			var n int
 			n, e = recv(r.ends[client], make([]byte, 64), 0)
 			return n == 0 || e != errAgain && e != 0
@@ -339,7 +333,7 @@ func TestEndLeavesWithItsBytes(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name     string
-		first    string // comes by itself, and a read stops behind it
+		first    string // arrives separately, and a read stops behind it
 		rest     string
 		prepare  func(s stage)
 		segments uint32 // that bytes and end come in; 0 is any number
@@ -390,7 +384,7 @@ func TestEndLeavesWithItsBytes(t *testing.T) {
 		unix.SetsockoptLinger(int(r.ends[host]), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		closeFd(r.ends[host])
 		r.ends[host] = -1
-		waitFor(t, "the reset", func() bool {
+		proctest.Until(t, "the reset", func() bool {
 			info, err := unix.GetsockoptTCPInfo(int(r.c.fd[host]), unix.IPPROTO_TCP, unix.TCP_INFO)
 			return err == nil && info.State == 7 // TCP_CLOSE
 		})
@@ -415,8 +409,8 @@ func segmentsIn(t *testing.T, fd int32) uint32 {
 	return info.Segs_in
 }
 
-// A direction that goes back to plain reads for an urgent byte gives its pipe
-// back, whatever it keeps then.
+// A direction that goes back to plain reads for an urgent byte returns its pipe
+// to the pool, even if it keeps bytes in a buffer then.
 func TestUrgentByteGivesPipeBack(t *testing.T) {
 	s := newStage(t)
 	r := s.relayed()
@@ -440,64 +434,54 @@ func TestUrgentByteGivesPipeBack(t *testing.T) {
 	}
 }
 
-// Who may not come in takes no place from who may.
+// A client that is denied takes no place under the limit.
 func TestDeniedClientsTakeNoPlace(t *testing.T) {
-	e := newEngine(Config{
-		Loops: 1, Logger: hclog.NewNullLogger(), Listen: []string{"127.0.0.1:0"},
+	r := newRelay(complete(Config{
+		Engine: engine(1), Listen: []string{"127.0.0.1:0"},
 		MaxConnections: 1, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
-	}.withDefaults())
-	defer e.lookupStop()
-	if err := e.bind(); err != nil {
+	}))
+	if err := r.Bind(); err != nil {
 		t.Fatal(err)
 	}
-	defer e.unbind()
-	l, err := newLoop(e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.close()
-	e.loops = append(e.loops, l)
+	defer r.Close()
+	l := idleLoops(t, r, 1)[0]
 	to := listen(t, "127.0.0.1:0")
 	defer to.Close()
 	gate, err := newGate(1, to.Addr().String())
 	if err == nil {
-		err = e.listeners[0].listen()
+		err = r.listen(r.listeners[0])
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, from := range []string{"127.0.0.2", "127.0.0.3", "127.0.0.1"} {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-		c, err := d.Dial("tcp", e.listeners[0].addr.String())
+		c, err := d.Dial("tcp", r.listeners[0].Addr.String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
 	}
-	e.gate.Store(gate)
-	l.tell()
-	l.acceptQueued(e.listeners[0])
-	if l.live.Load() != 1 || l.counts.Denied != 2 {
-		t.Errorf("%d let in, %d denied, want 1 and 2", l.live.Load(), l.counts.Denied)
+	r.gate.Store(gate)
+	l.updateTime()
+	l.acceptQueued(l.tenants[0], r.listeners[0])
+	if denied := r.Stats().Denied; l.live.Load() != 1 || denied != 2 {
+		t.Errorf("%d let in, %d denied, want 1 and 2", l.live.Load(), denied)
 	}
-	l.each(func(i int32, c *conn) { l.drop(i, c, true) })
 }
 
-// A burst of clients that one loop accepts is spread over all of them.
+// A burst of clients that one loop accepts is spread over all that are awake, when
+// none of them has room.
 func TestBurstIsSpread(t *testing.T) {
-	e := newEngine(Config{Loops: 3, Logger: hclog.NewNullLogger(), Listen: []string{"127.0.0.1:0"}}.withDefaults())
-	defer e.lookupStop()
-	if err := e.bind(); err != nil {
+	r := newRelay(complete(Config{Engine: engine(3), Listen: []string{"127.0.0.1:0"}}))
+	if err := r.Bind(); err != nil {
 		t.Fatal(err)
 	}
-	defer e.unbind()
-	for range 3 {
-		l, err := newLoop(e)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.close()
-		e.loops = append(e.loops, l)
+	defer r.Close()
+	all := idleLoops(t, r, 3)
+	for _, l := range all {
+		l.load.awake.Store(true)
+		l.load.busy.Store(1000)
 	}
 	to := listen(t, "127.0.0.1:0")
 	defer to.Close()
@@ -505,33 +489,33 @@ func TestBurstIsSpread(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := e.listeners[0].listen(); err != nil {
+	if err := r.listen(r.listeners[0]); err != nil {
 		t.Fatal(err)
 	}
 	for range 48 {
-		c, err := net.Dial("tcp", e.listeners[0].addr.String())
+		c, err := net.Dial("tcp", r.listeners[0].Addr.String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
 	}
-	e.gate.Store(gate)
-	e.loops[0].tell()
-	e.loops[0].acceptQueued(e.listeners[0])
-	for k, l := range e.loops {
+	r.gate.Store(gate)
+	all[0].updateTime()
+	all[0].acceptQueued(all[0].tenants[0], r.listeners[0])
+	for k, l := range all {
 		if n := l.live.Load(); n < 16-9 || n > 16+9 {
 			t.Errorf("loop %d has %d of 48 connections", k, n)
 		}
 		if k > 0 {
-			l.woken() // takes what it was given
+			l.woken() // takes the clients that were assigned to it
 		}
-		l.each(func(i int32, c *conn) { l.drop(i, c, true) })
+		l.each(nil, func(i int32, c *conn) { l.drop(i, c, true) })
 		if n := l.live.Load(); n != 0 {
 			t.Errorf("loop %d counts %d connections after the end of all", k, n)
 		}
 	}
-	if n := e.live.Load(); n != 0 {
-		t.Errorf("the engine counts %d connections after the end of all", n)
+	if n := r.live.Load(); n != 0 {
+		t.Errorf("the relay counts %d connections after the end of all", n)
 	}
 }
 

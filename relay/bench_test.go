@@ -4,14 +4,18 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"testing"
+
+	"github.com/hashicorp/go-hclog"
 )
 
-// What the relay costs, beside what the standard library does for free and
-// beside no proxy at all. Client, proxy and host share one process: there a
-// goroutine that wakes another costs little, which flatters the library, and a
-// loop's thread is woken by the kernel. bench/ compares processes; what counts
-// here are the allocations, and the change from one version to the next.
+// The cost of the relay, compared with the standard library's copying and with
+// no proxy at all. Client, proxy and host share one process: there a goroutine
+// that wakes another costs little, which flatters the library, and a loop's
+// thread is woken by the kernel. bench/ compares processes; the results of
+// interest here are the allocations, and the change from one version to the
+// next.
 
 // benchPairs are the ways from a client to a host.
 var benchPairs = []struct {
@@ -131,10 +135,11 @@ func BenchmarkBulk(b *testing.B) {
 
 // BenchmarkConnect is a connection with a message there and back.
 func BenchmarkConnect(b *testing.B) {
-	r := start(b, Config{})
+	r, logged := start(b, Config{}), start(b, Config{Ended: logEndings(b)})
 	h := newHost(b, echo)
 	r.open(1, h.addr)
-	for _, way := range []struct{ name, addr string }{{"relay", r.addr}, {"direct", h.addr}} {
+	logged.open(1, h.addr)
+	for _, way := range []struct{ name, addr string }{{"relay", r.addr}, {"logged", logged.addr}, {"direct", h.addr}} {
 		b.Run("impl="+way.name, func(b *testing.B) {
 			b.ReportAllocs()
 			message := make([]byte, 64)
@@ -147,8 +152,64 @@ func BenchmarkConnect(b *testing.B) {
 				if _, err := io.ReadFull(c, message); err != nil {
 					b.Fatal(err)
 				}
-				reset(c.(*net.TCPConn)) // or the ports run out
+				reset(c.(*net.TCPConn)) // otherwise the ports run out
 			}
 		})
+	}
+}
+
+// BenchmarkConnects is 16 clients at a time that connect, exchange 64 bytes and
+// leave, with and without a log of the connections.
+func BenchmarkConnects(b *testing.B) {
+	r, logged := start(b, Config{}), start(b, Config{Ended: logEndings(b)})
+	h := newHost(b, echo)
+	r.open(1, h.addr)
+	logged.open(1, h.addr)
+	for _, way := range []struct{ name, addr string }{{"relay", r.addr}, {"logged", logged.addr}} {
+		b.Run("impl="+way.name, func(b *testing.B) {
+			b.SetParallelism(16 / runtime.GOMAXPROCS(0))
+			b.RunParallel(func(pb *testing.PB) {
+				message := make([]byte, 64)
+				for pb.Next() {
+					c, err := net.Dial("tcp", way.addr)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					c.Write(message)
+					if _, err := io.ReadFull(c, message); err != nil {
+						b.Error(err)
+					}
+					reset(c.(*net.TCPConn)) // otherwise the ports run out
+				}
+			})
+		})
+	}
+}
+
+// logEndings returns what logs connections as the program does: it queues them for
+// a goroutine that formats a line.
+func logEndings(b *testing.B) func(Ending) {
+	b.Helper()
+	log := hclog.New(&hclog.LoggerOptions{Output: io.Discard})
+	all, over := make(chan Ending, 16384), make(chan struct{})
+	b.Cleanup(func() { close(over) })
+	go func() {
+		for {
+			select {
+			case e := <-all:
+				log.Info("connection", "client", e.Client.String(), "host", e.Host, "epoch", e.Epoch, "started", e.Started.Format(hclog.TimeFormat),
+					"duration", e.Duration, "sent", e.Sent, "received", e.Received, "outcome", e.Outcome, "why", e.Why, "moved", e.Moved, "replayed", e.Replayed)
+			case <-over:
+				return
+			}
+		}
+	}()
+	return func(e Ending) {
+		select {
+		case all <- e:
+		default:
+			b.Error("an ending was dropped")
+		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-const portableEngine = false
+const portablePlane = false
 
 func TestMain(m *testing.M) {
 	if spec, ok := os.LookupEnv(childEnv); ok {
@@ -30,12 +30,12 @@ func TestMain(m *testing.M) {
 }
 
 // A relay in a process of its own, so that descriptors, processor time and
-// memory are the relay's and nobody else's. The test program starts itself with
-// childEnv set; the two talk in lines over standard input and output.
+// memory are the relay's alone. The test program starts itself with childEnv
+// set; parent and child exchange lines over standard input and output.
 
 const childEnv = "RELAY_TEST_CHILD"
 
-// childSpec is what a child's relay is made with.
+// childSpec configures a child's relay.
 type childSpec struct {
 	Loops          int
 	MaxConnections int
@@ -51,7 +51,7 @@ type child struct {
 	out  *bufio.Scanner
 }
 
-// startChild starts a child. prepare, if not nil, may change how.
+// startChild starts a child. prepare, if not nil, may change the command.
 func startChild(tb testing.TB, spec childSpec, prepare func(*exec.Cmd)) *child {
 	tb.Helper()
 	text, err := json.Marshal(spec)
@@ -77,7 +77,7 @@ func startChild(tb testing.TB, spec childSpec, prepare func(*exec.Cmd)) *child {
 	}
 	c := &child{tb: tb, pid: cmd.Process.Pid, in: in, out: bufio.NewScanner(out)}
 	tb.Cleanup(func() {
-		in.Close() // the child's word to end
+		in.Close() // the signal to the child to end
 		hung := time.AfterFunc(patience, func() { cmd.Process.Kill() })
 		defer hung.Stop()
 		if err := cmd.Wait(); err != nil {
@@ -100,16 +100,16 @@ func (c *child) answer() string {
 	return text
 }
 
-// ask has the child do something and returns its answer.
-func (c *child) ask(command string) string {
+// request sends the child a command and returns its answer.
+func (c *child) request(command string) string {
 	c.tb.Helper()
 	fmt.Fprintln(c.in, command)
 	return c.answer()
 }
 
-func (c *child) open(epoch int, host string) { c.ask(fmt.Sprintf("open %d %s", epoch, host)) }
+func (c *child) open(epoch int, host string) { c.request(fmt.Sprintf("open %d %s", epoch, host)) }
 
-// report is what a child says of itself.
+// report holds the figures of a child about its process.
 type report struct {
 	Stats      Stats
 	Suspects   int64
@@ -119,7 +119,7 @@ type report struct {
 
 func (c *child) report() (r report) {
 	c.tb.Helper()
-	if err := json.Unmarshal([]byte(c.ask("report")), &r); err != nil {
+	if err := json.Unmarshal([]byte(c.request("report")), &r); err != nil {
 		c.tb.Fatal(err)
 	}
 	return r
@@ -141,15 +141,14 @@ func runChild(text string) int {
 		return fail(err)
 	}
 	var suspects atomic.Int64
-	r, err := New(Config{
+	r, err := New(complete(Config{
 		Name:           "child",
 		Listen:         []string{"127.0.0.1:0"},
-		Loops:          spec.Loops,
+		Engine:         engine(spec.Loops),
 		MaxConnections: spec.MaxConnections,
 		Hold:           spec.Hold,
-		DrainTimeout:   -1,
 		Suspect:        func(uint64, error) { suspects.Add(1) },
-	})
+	}))
 	if err != nil {
 		return fail(err)
 	}
@@ -174,13 +173,13 @@ func runChild(text string) int {
 				return fail(err)
 			}
 			fmt.Println("ok ")
-		case "switch": // as fast as can be
+		case "switch": // as fast as possible
 			var epoch uint64
 			var to string
 			fmt.Sscan(rest, &epoch, &to)
 			begin := time.Now()
 			r.Hold()
-			fenced := r.Fence(ctx, epoch, 0)
+			fenced := r.Fence(ctx, epoch, "", FencePolicy{})
 			took := time.Since(begin)
 			if _, err := r.Open(epoch, to); err != nil {
 				return fail(err)
@@ -188,7 +187,7 @@ func runChild(text string) int {
 			fmt.Println("ok", fenced.Reset, took.Milliseconds())
 		case "report":
 			runtime.GC()
-			runtime.GC() // the first only moves a sync.Pool's content aside
+			runtime.GC() // the first only moves a sync.Pool's content to its victim cache
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)
 			text, _ := json.Marshal(report{r.Stats(), suspects.Load(), runtime.NumGoroutine(), m.HeapAlloc})

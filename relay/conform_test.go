@@ -12,7 +12,7 @@ func TestConformance(t *testing.T) {
 	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 		// A relay for each, so that no client of an earlier one, which may wait
 		// for a new host, is taken for the other end.
-		r := start(t, Config{Loops: 2})
+		r := start(t, Config{Engine: engine(2)})
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, nil, nil, err

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// While others may finish, those over which no byte has passed wait; that is
-// not held against them, however short Hold is.
+// During a drain the clients of connections over which no byte has passed wait;
+// that time does not count against Hold, however short it is.
 func TestMovedClientsOutlastTheDrain(t *testing.T) {
 	t.Parallel()
-	r, hosts := startPairs(t, Config{Hold: 500 * time.Millisecond})
+	r, hosts := startPairs(t, Config{Hold: 3 * time.Second})
 	r.pair(hosts) // keeps the drain going to its end
 	silent, err := net.Dial("tcp", r.Addrs()[0].String())
 	if err != nil {
@@ -24,7 +24,7 @@ func TestMovedClientsOutlastTheDrain(t *testing.T) {
 	defer first.Close()
 
 	r.Hold()
-	if f := r.Fence(t.Context(), 2, 2*time.Second); f.Moved != 1 || f.Reset != 1 {
+	if f := r.Fence(t.Context(), 2, "", FencePolicy{Drain: 4 * time.Second}); f.Moved != 1 || f.Reset != 1 {
 		t.Errorf("fenced %+v, want one moved and one reset", f)
 	}
 	if s := r.Stats(); s.Expired != 0 {

@@ -24,12 +24,17 @@ func FuzzParseProxy(f *testing.F) {
 	f.Add(proxyHeader{}.append(nil, 2))
 	f.Add([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x31\x00\x04abcd"))
 	f.Add([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x10\x01\x02\x03\x04\x05\x06\x07\x08\x00\x01\x00\x02\x04\x00\x00\x00"))
+	for _, tt := range proxyV2Tests {
+		f.Add(tt.header())
+	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		h, n, err := parseProxy(in)
+		oracleProxyV2(t, in, n, err)
 		if err == nil && (n < 0 || n > len(in)) {
 			t.Fatalf("parseProxy(%q): a header of %d bytes", in, n)
 		}
-		// A beginning is never taken for a whole, nor refused if the whole is not.
+		// A prefix of a header is never accepted as a whole header, nor refused if
+		// the whole is accepted.
 		for k := range min(len(in), 300) {
 			switch _, m, e := parseProxy(in[:k]); {
 			case err == nil && n > 0 && k < n && (m != 0 || e != nil):
@@ -50,7 +55,7 @@ func FuzzParseProxy(f *testing.F) {
 			if err != nil || m != len(out) || again != unmapped(h) && again != h {
 				t.Errorf("%+v in version %d: %q, which is read as %+v, %d, %v", h, version, out, again, m, err)
 			}
-			// Somebody else's parser reads the same.
+			// An independent parser reads the same.
 			theirs, err := proxyproto.Read(bufio.NewReader(bytes.NewReader(out)))
 			if err != nil {
 				t.Fatalf("%+v in version %d: %q, which go-proxyproto does not read: %v", h, version, out, err)
@@ -65,7 +70,7 @@ func FuzzParseProxy(f *testing.F) {
 	})
 }
 
-// unmapped is h as version 2 gives it back.
+// unmapped returns h as a version 2 header encodes it.
 func unmapped(h proxyHeader) proxyHeader {
 	from, to := h.from.Addr().Unmap(), h.to.Addr().Unmap()
 	if from.Is4() != to.Is4() {
@@ -86,19 +91,17 @@ func FuzzParseHost(f *testing.F) {
 			}
 			return
 		}
-		again := ""
-		switch {
-		case h.path != "":
+		again := netip.AddrPortFrom(h.ip, h.port).String()
+		if h.path != "" {
 			again = "unix:" + h.path
-		case h.ip.IsValid():
-			again = netip.AddrPortFrom(h.ip, h.port).String()
-		default:
-			again = listenAddr{host: h.name, port: h.port}.String()
 		}
 		if h2, err := parseHost(again); err != nil || h2 != h {
 			t.Errorf("parseHost(%q) is %+v, written %q, which is read as %+v, %v", in, h, again, h2, err)
 		}
-		if h.path == "" && h.port == 0 || h.path == "" && h.name == "" && !h.ip.IsValid() {
+		if strings.ContainsAny(h.ip.Zone(), " \r\n%]") {
+			t.Errorf("parseHost(%q) is %+v, whose zone is that of no interface", in, h)
+		}
+		if h.path == "" && h.port == 0 || h.path == "" && !h.ip.IsValid() {
 			t.Errorf("parseHost(%q) is %+v, which cannot be connected to", in, h)
 		}
 	})

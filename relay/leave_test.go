@@ -1,22 +1,27 @@
 package relay
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
+
+	"understudy/internal/proctest"
 )
 
-// Settings that are prepared and then taken back were never there: addresses
-// that would have gone take clients all the time.
+// Settings that are prepared and then undone have no effect: addresses that
+// they would have removed accept clients all the time.
 func TestPreparedSettingsAreTakenBack(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "r.sock")
 	r := start(t, Config{Listen: []string{"127.0.0.1:0", "unix:" + path}})
 	r.open(1, newHost(t, echo).addr)
 	addr, socket, fresh := r.at(0), socketAt(t, r.at(0)), closed(t)
-	c, err := r.Prepare(Config{Listen: []string{fresh}, MaxConnections: 1})
+	c, err := r.Prepare(complete(Config{Listen: []string{fresh}, MaxConnections: 1}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,8 +40,9 @@ func TestPreparedSettingsAreTakenBack(t *testing.T) {
 	wantServed(t, "the new address", "tcp", fresh)
 }
 
-// A relay that leaves gives its addresses up at once, and for good: what the
-// next relay makes there is not touched when the last connection ends.
+// A relay that leaves gives its addresses up at once, and for good: the socket
+// that the next relay creates there is not touched when the last connection
+// ends.
 func TestLeave(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "r.sock")
@@ -69,4 +75,44 @@ func TestLeave(t *testing.T) {
 		t.Errorf("the socket file of the next relay is gone: %v", err)
 	}
 	wantServed(t, "the next relay's file, at last", "unix", path)
+}
+
+// A call that changes the gate before Run waits for Run, and blocks no other
+// call. It does not run in parallel, because it looks for a goroutine in Hold.
+func TestOrderBeforeRun(t *testing.T) {
+	r, err := New(complete(Config{Listen: []string{"127.0.0.1:0"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	held := make(chan struct{})
+	go func() {
+		defer close(held)
+		r.Hold()
+	}()
+	proctest.Until(t, "Hold to wait", func() bool {
+		stacks := make([]byte, 1<<20)
+		return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "relay.(*Relay).Hold(")
+	})
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		r.Addrs()
+		r.Waiting()
+	}()
+	select {
+	case <-looked:
+	case <-time.After(patience): // a deadline
+		t.Error("Addrs and Waiting wait behind a Hold that waits for Run")
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	<-held
+	stop()
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
 }

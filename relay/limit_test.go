@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/proctest"
 )
 
 func TestConnectionLimit(t *testing.T) {
@@ -21,8 +23,8 @@ func TestConnectionLimit(t *testing.T) {
 	}
 	most := (all - 64) / 2
 	for _, tt := range []struct {
-		asked, reserve int
-		want           int64
+		requested, reserve int
+		want               int64
 	}{
 		{0, 0, most},
 		{7, 0, 7},
@@ -30,9 +32,8 @@ func TestConnectionLimit(t *testing.T) {
 		{0, 10, most - 5},
 		{0, 1 << 30, (all - 64 - all/4) / 2}, // never all of them
 	} {
-		cfg := Config{MaxConnections: tt.asked, Reserve: tt.reserve}.withDefaults()
-		if got := newSettings(cfg).limit; got != tt.want {
-			t.Errorf("of %d descriptors, %d asked for and %d reserved: %d connections, want %d", all, tt.asked, tt.reserve, got, tt.want)
+		if got := newSettings(Config{MaxConnections: tt.requested, Reserve: tt.reserve}).limit; got != tt.want {
+			t.Errorf("of %d descriptors, %d asked for and %d reserved: %d connections, want %d", all, tt.requested, tt.reserve, got, tt.want)
 		}
 	}
 }
@@ -41,7 +42,7 @@ func TestConnectionLimit(t *testing.T) {
 func TestConnectionLimitTogether(t *testing.T) {
 	most := connectionLimit(0)
 	var together atomic.Int64
-	r := start(t, Config{Loops: 2, Together: &together})
+	r := start(t, Config{Engine: engine(2), Together: &together})
 	r.open(1, newHost(t, echo).addr)
 	others := most - 2 // what other relays have open
 	together.Add(others)
@@ -53,15 +54,15 @@ func TestConnectionLimitTogether(t *testing.T) {
 	}
 	readSome(t, all[0], 1)
 	readSome(t, all[1], 1)
-	waitFor(t, "the third to wait", func() bool { return r.Waiting().Queued == 1 })
-	time.Sleep(50 * time.Millisecond)
+	proctest.Until(t, "the third to wait", func() bool { return r.Waiting().Queued == 1 })
+	time.Sleep(50 * time.Millisecond) // time for a wrong behaviour to show
 	if s := r.Stats(); s.Live != 2 {
 		t.Errorf("%d are live, want 2", s.Live)
 	}
-	together.Add(-1) // another relay's has ended
+	together.Add(-1) // a connection of another relay has ended
 	readSome(t, all[2], 1)
 	for _, c := range all {
 		c.Close()
 	}
-	waitFor(t, "all places to be given back", func() bool { return together.Load() == others-1 })
+	proctest.Until(t, "all places to be given back", func() bool { return together.Load() == others-1 })
 }

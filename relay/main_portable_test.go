@@ -8,8 +8,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// portableEngine is true where what only the Linux engine can do is not tested:
-// what the portable one cannot have is listed at its engine type.
-const portableEngine = true
+// portablePlane is true where the tests of Linux-only behaviour are skipped:
+// the exceptions of the portable plane are listed at goroutines.
+const portablePlane = true
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -11,39 +11,16 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"understudy/internal/proctest"
 )
 
 // Each setting of Config, from outside.
-
-func dialFrom(tb testing.TB, from, to string) (*net.TCPConn, error) {
-	tb.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-	d.SetMultipathTCP(false)
-	c, err := d.DialContext(tb.Context(), "tcp", to)
-	if err != nil {
-		return nil, err
-	}
-	tb.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
-	return c.(*net.TCPConn), nil
-}
-
-// wantTurnedAway fails unless a client from that address is reset, perhaps
-// before its connect has returned.
-func (tr *testRelay) wantTurnedAway(who, from string) {
-	tr.tb.Helper()
-	c, err := dialFrom(tr.tb, from, tr.addr)
-	switch {
-	case err == nil:
-		wantReset(tr.tb, who, c, nil)
-	case !isReset(err):
-		tr.tb.Errorf("%s: %v, want a reset", who, err)
-	}
-}
 
 func TestConfigErrorsAreAllNamed(t *testing.T) {
 	_, err := New(Config{
@@ -51,18 +28,21 @@ func TestConfigErrorsAreAllNamed(t *testing.T) {
 		Listen:         []string{"nonsense", "127.0.0.1:99999", "unix:"},
 		SendProxy:      3,
 		ConnectTimeout: -1,
+		Hold:           -1,
 		IdleTimeout:    -1,
+		UserTimeout:    -1,
+		DrainTimeout:   -1,
 		MaxConnections: -1,
 	})
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"orders", "nonsense", "99999", "unix:", "send-proxy", "connect-timeout", "idle-timeout", "max-connections"} {
+	for _, want := range []string{"orders", "nonsense", "99999", "unix:", "send-proxy", "connect-timeout", "hold", "idle-timeout", "user-timeout", "drain-timeout", "max-connections"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q does not name %s", err, want)
 		}
 	}
-	if _, err := New(Config{}); err == nil {
+	if _, err := New(complete(Config{})); err == nil {
 		t.Error("no address to listen on: no error")
 	}
 }
@@ -78,7 +58,7 @@ func TestOpenErrors(t *testing.T) {
 
 func TestMaxConnections(t *testing.T) {
 	t.Parallel()
-	r := start(t, Config{Loops: 2, MaxConnections: 2})
+	r := start(t, Config{Engine: engine(2), MaxConnections: 2})
 	r.open(1, newHost(t, echo).addr)
 	a, b, c := r.dial(), r.dial(), r.dial()
 	for _, conn := range []net.Conn{a, b, c} {
@@ -86,8 +66,8 @@ func TestMaxConnections(t *testing.T) {
 	}
 	readSome(t, a, 1)
 	readSome(t, b, 1)
-	waitFor(t, "the third to wait", func() bool { return r.Waiting().Queued == 1 })
-	time.Sleep(50 * time.Millisecond)
+	proctest.Until(t, "the third to wait", func() bool { return r.Waiting().Queued == 1 })
+	time.Sleep(50 * time.Millisecond) // time for a wrong behaviour to show
 	if s := r.Stats(); s.Live != 2 {
 		t.Errorf("%d are live, want 2", s.Live)
 	}
@@ -130,12 +110,12 @@ func TestAllow(t *testing.T) {
 func TestIdleTimeout(t *testing.T) {
 	t.Parallel()
 	const idle = time.Second
+	begin := time.Now()
 	r, hosts := startPairs(t, Config{IdleTimeout: idle})
 	quiet, quietHost := r.pair(hosts)
 	busy, busyHost := r.pair(hosts)
 	never := r.dial() // nothing has ever passed over this one
 	var wg sync.WaitGroup
-	begin := time.Now()
 	for name, c := range map[string]net.Conn{"client": quiet, "host": quietHost, "silent client": never} {
 		wg.Go(func() {
 			wantReset(t, name, c, nil)
@@ -147,7 +127,7 @@ func TestIdleTimeout(t *testing.T) {
 	for time.Since(begin) < 3*idle { // one way only
 		io.WriteString(busyHost, "x")
 		readSome(t, busy, 1)
-		time.Sleep(idle / 10)
+		time.Sleep(idle / 10) // the pace of a busy connection
 	}
 	wg.Wait()
 }
@@ -174,10 +154,10 @@ func TestSeveralListenersAndLoops(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	r := start(t, Config{
-		Loops:  2,
+		Engine: engine(2),
 		Listen: []string{"127.0.0.1:0", "127.0.0.2:0", "unix:" + filepath.Join(dir, "a.sock"), ":0"},
 	})
-	for epoch := uint64(1); epoch < 4; epoch++ { // after a refusal all of them come back
+	for epoch := uint64(1); epoch < 4; epoch++ { // after a refusal all of them listen again
 		r.open(epoch, newHost(t, echo).addr)
 		for _, addr := range r.Addrs() {
 			for range 5 {
@@ -199,8 +179,8 @@ func TestSeveralListenersAndLoops(t *testing.T) {
 				c.SetDeadline(time.Now().Add(patience))
 				_, err := c.Read(make([]byte, 1))
 				c.Close()
-				if portableEngine && isReset(err) {
-					continue // it cannot bind a given socket again, so it resets who comes
+				if portablePlane && isReset(err) {
+					continue // it cannot bind a given socket again, so it resets clients
 				}
 				t.Errorf("%s: a connect while refusing succeeded, then %v", addr, err)
 			}
@@ -208,7 +188,8 @@ func TestSeveralListenersAndLoops(t *testing.T) {
 	}
 }
 
-// Unix sockets on both sides. They know no reset, so a failure shows as an end.
+// Unix sockets on both sides. They have no reset, so a failure appears as an
+// end of the stream.
 func TestUnixSockets(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -218,7 +199,7 @@ func TestUnixSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	stale.SetUnlinkOnClose(false)
-	stale.Close() // a file that a program that is gone has left
+	stale.Close() // a file that an earlier program left behind
 	ln, err := net.Listen("unix", filepath.Join(dir, "host.sock"))
 	if err != nil {
 		t.Fatal(err)
@@ -245,12 +226,12 @@ func TestUnixSockets(t *testing.T) {
 		sent.Wait()
 		c.Close()
 	}
-	waitFor(t, "the count", func() bool { return r.Stats().Finished == uint64(len(sizes)) })
-	if other, err := New(Config{Name: "other", Listen: []string{"unix:" + path}}); err != nil {
+	proctest.Until(t, "the count", func() bool { return r.Stats().Finished == uint64(len(sizes)) })
+	if other, err := New(complete(Config{Name: "other", Listen: []string{"unix:" + path}})); err != nil {
 		t.Fatal(err)
 	} else if err := other.Bind(); err == nil {
 		other.Close()
-		t.Error("a path on which somebody answers could be taken")
+		t.Error("a path with a listener could be taken")
 	}
 	r.stop()
 	<-r.done
@@ -266,7 +247,7 @@ func TestMissingUnixHost(t *testing.T) {
 	r.open(1, "unix:"+filepath.Join(t.TempDir(), "none.sock"))
 	wantReset(t, "the client", r.dial(), nil)
 	if len(s.list()) == 0 {
-		t.Error("nobody was told")
+		t.Error("nothing was reported")
 	}
 }
 
@@ -310,7 +291,7 @@ func TestMultipathClient(t *testing.T) {
 	}
 }
 
-// What the host is told in a PROXY header, read by somebody else's parser.
+// The PROXY header that the host is sent, read by an independent parser.
 func TestSendProxy(t *testing.T) {
 	t.Parallel()
 	type said struct {
@@ -351,7 +332,7 @@ func TestSendProxy(t *testing.T) {
 					conn.Write(data)
 					conn.(interface{ CloseWrite() error }).CloseWrite()
 				})
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(20 * time.Millisecond) // some of it is here before the host is
 				r.open(2, h.addr)
 				s := <-got
 				sent.Wait()
@@ -379,7 +360,7 @@ func TestSendProxy(t *testing.T) {
 	}
 }
 
-// What a client's PROXY header says is passed on.
+// The addresses in a client's PROXY header are passed on.
 func TestAcceptProxy(t *testing.T) {
 	t.Parallel()
 	type said struct {
@@ -448,6 +429,8 @@ func TestAcceptProxyDenies(t *testing.T) {
 		{"a header that goes wrong late", "PROXY TCP4 192.0.2.1 192.0.2.2 1 99999\r\n"},
 		{"a header without an end", "PROXY " + strings.Repeat("x", 200)},
 		{"version 2 of another kind", "\r\n\r\n\x00\r\nQUIT\n\x31\x11\x00\x0c"},
+		{"version 2 with a truncated unix address", "\r\n\r\n\x00\r\nQUIT\n\x21\x31\x00\xd7" + strings.Repeat("x", 215)},
+		{"version 2 with a TLV that overruns the header", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x11abcdefghABCD\x04\x00\x03xx"},
 		{"half a header, then silence", "PROXY TCP4 192.0"},
 		{"silence", ""},
 	} {
@@ -460,13 +443,13 @@ func TestAcceptProxyDenies(t *testing.T) {
 	io.WriteString(c, "PROXY TCP4 192.0")
 	c.CloseWrite()
 	wantReset(t, "half a header, then the end", c, nil)
-	waitFor(t, "all to be counted as denied", func() bool { return r.Stats().Denied == denied+1 })
+	proctest.Until(t, "all to be counted as denied", func() bool { return r.Stats().Denied == denied+1 })
 	if s := r.Stats(); s.Accepted != 0 || s.Live != 0 || h.accepted.Load() != 0 {
 		t.Errorf("stats %+v, %d connections to the host, want none of either", s, h.accepted.Load())
 	}
 }
 
-// A count that goes down looks to every metrics system like a restart.
+// A counter that decreases looks like a restart to every metrics system.
 func TestAcceptedNeverGoesDown(t *testing.T) {
 	t.Parallel()
 	r := start(t, Config{AcceptProxy: true, ConnectTimeout: 100 * time.Millisecond})
@@ -478,7 +461,7 @@ func TestAcceptedNeverGoesDown(t *testing.T) {
 	io.WriteString(c, "PROXY UNKNOWN\r\n")
 	readSome(t, c, 1)
 	most := uint64(0)
-	waitFor(t, "all to be denied", func() bool {
+	proctest.Until(t, "all to be denied", func() bool {
 		s := r.Stats()
 		if s.Accepted < most {
 			t.Fatalf("accepted went from %d to %d", most, s.Accepted)
@@ -490,27 +473,78 @@ func TestAcceptedNeverGoesDown(t *testing.T) {
 
 func TestFirstByte(t *testing.T) {
 	t.Parallel()
-	told := make(chan uint64, 10)
-	r := start(t, Config{Loops: 2, FirstByte: func(epoch uint64) { told <- epoch }})
+	reported := make(chan uint64, 10)
+	r := start(t, Config{Engine: engine(2), FirstByte: func(epoch uint64) { reported <- epoch }})
 	for epoch := uint64(1); epoch < 4; epoch++ {
 		r.Hold()
-		r.Fence(t.Context(), epoch, 0)
+		r.Fence(t.Context(), epoch, "", FencePolicy{})
 		r.open(epoch, newHost(t, echo).addr)
 		for range 3 {
 			c := r.dial()
 			io.WriteString(c, "x")
 			readSome(t, c, 1)
 		}
-		if got := <-told; got != epoch {
-			t.Errorf("told of epoch %d, want %d", got, epoch)
+		if got := <-reported; got != epoch {
+			t.Errorf("epoch %d was reported, want %d", got, epoch)
 		}
 	}
-	if len(told) != 0 {
-		t.Error("told more than once")
+	if len(reported) != 0 {
+		t.Error("reported more than once")
 	}
 }
 
-// Sockets that somebody else has bound, some of them listening already.
+// A reset of a connection in use is reported, and so are several clean ends at
+// about the same time; single clean ends and ends by clients are not.
+func TestHostEnded(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		end   func(c *net.TCPConn) // the host's
+		conns int
+		want  bool
+	}{
+		{"a reset", func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, 1, true},
+		{"a clean end", func(c *net.TCPConn) { c.Close() }, 1, false},
+		{"several clean ends", func(c *net.TCPConn) { c.Close() }, 10, true},
+		{"clients end", nil, 10, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var reported atomic.Int64
+			over := make(chan struct{})
+			h := newHost(t, func(c *net.TCPConn) {
+				io.WriteString(c, "x")
+				<-over
+				if tt.end != nil {
+					tt.end(c)
+					return
+				}
+				io.Copy(io.Discard, c)
+			})
+			r := start(t, Config{Engine: engine(2), HostEnded: func(epoch uint64) { reported.Store(int64(epoch)) }})
+			r.open(1, h.addr)
+			clients := make([]*net.TCPConn, tt.conns)
+			for i := range clients {
+				clients[i] = r.dial()
+				readSome(t, clients[i], 1)
+			}
+			close(over)
+			for _, c := range clients {
+				if tt.end == nil {
+					c.CloseWrite()
+				}
+				io.ReadAll(c) // to its end, of whatever kind
+				c.Close()
+			}
+			proctest.Until(t, "all to be over", func() bool { return r.Stats().Live == 0 })
+			if got := reported.Load() == 1; got != tt.want {
+				t.Errorf("reported: %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+// Sockets that another program has bound, some of them listening already.
 func TestGivenSockets(t *testing.T) {
 	t.Parallel()
 	var fds []int
@@ -562,8 +596,8 @@ func TestGivenSockets(t *testing.T) {
 				c.SetDeadline(time.Now().Add(patience))
 				_, err := c.Read(make([]byte, 1))
 				c.Close()
-				if portableEngine && isReset(err) {
-					continue // it cannot bind a given socket again, so it resets who comes
+				if portablePlane && isReset(err) {
+					continue // it cannot bind a given socket again, so it resets clients
 				}
 				t.Errorf("%s: a connect while refusing succeeded, then %v", addr, err)
 			}

@@ -7,17 +7,19 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/proctest"
 )
 
-// The user timeout of who comes later is the new one, on both sides; who is open
-// keeps the old.
+// Later connections have the new user timeout, on both sides; open ones keep
+// the old.
 func TestReconfigureUserTimeout(t *testing.T) {
 	t.Parallel()
-	r, hosts := startPairs(t, Config{Loops: 2, UserTimeout: 7 * time.Second})
+	r, hosts := startPairs(t, Config{Engine: engine(2), UserTimeout: 7 * time.Second})
 	want := func(what string, end net.Conn, limit int) {
 		t.Helper()
 		fd := relayEnd(t, end.LocalAddr())
-		waitFor(t, fmt.Sprintf("the timeout towards %s to be %d", what, limit), func() bool {
+		proctest.Until(t, fmt.Sprintf("the timeout towards %s to be %d", what, limit), func() bool {
 			got, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
 			return err == nil && got == limit
 		})
@@ -25,8 +27,8 @@ func TestReconfigureUserTimeout(t *testing.T) {
 	oldClient, oldHost := r.pair(hosts)
 	want("a client", oldClient, 7000)
 	want("a host", oldHost, 7000)
-	for k, limit := range []time.Duration{3 * time.Second, -1, 2 * time.Second} {
-		hosts := listen(t, "127.0.0.1:0") // by which its connection is known
+	for k, limit := range []time.Duration{3 * time.Second, zero, 2 * time.Second} {
+		hosts := listen(t, "127.0.0.1:0") // identifies its connection
 		defer hosts.Close()
 		r.open(uint64(k+2), hosts.Addr().String())
 		r.reconfigure(Config{Listen: []string{"127.0.0.1:0"}, UserTimeout: limit})

@@ -13,68 +13,19 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"understudy/internal/proctest"
 )
 
 // Other settings for a relay that runs.
 
-// reconfigure gives the relay other settings.
-func (tr *testRelay) reconfigure(cfg Config) {
-	tr.tb.Helper()
-	if cfg.DrainTimeout == 0 {
-		cfg.DrainTimeout = -1
-	}
-	if err := tr.Reconfigure(cfg); err != nil {
-		tr.tb.Fatalf("Reconfigure: %v", err)
-	}
-}
-
-// at is the k-th of the relay's addresses.
-func (tr *testRelay) at(k int) string { return tr.Addrs()[k].String() }
-
-// wantRefused fails unless nobody listens there.
-func wantRefused(tb testing.TB, what, network, addr string) {
-	tb.Helper()
-	c, err := net.Dial(network, addr)
-	if err == nil {
-		c.Close()
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) && (network != "unix" || !errors.Is(err, os.ErrNotExist)) {
-		tb.Errorf("%s: %v, want refused", what, err)
-	}
-}
-
-// wantEcho fails unless what is sent over c comes back.
-func wantEcho(tb testing.TB, what string, c net.Conn) {
-	tb.Helper()
-	text := fmt.Sprintf("ping %d", rand.Int())
-	io.WriteString(c, text)
-	b := make([]byte, len(text))
-	if _, err := io.ReadFull(c, b); err != nil || string(b) != text {
-		tb.Errorf("%s: %q, %v came back, want %q", what, b, err, text)
-	}
-}
-
-// wantServed fails unless a new client is served at addr.
-func wantServed(tb testing.TB, what, network, addr string) {
-	tb.Helper()
-	c, err := net.Dial(network, addr)
-	if err != nil {
-		tb.Errorf("%s: %v", what, err)
-		return
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
-	wantEcho(tb, what, c)
-}
-
-// openFiles is how many descriptors this process has.
+// openFiles returns the number of descriptors that this process has.
 func openFiles(tb testing.TB) int {
 	tb.Helper()
 	if runtime.GOOS != "linux" {
@@ -85,29 +36,6 @@ func openFiles(tb testing.TB) int {
 		tb.Fatal(err)
 	}
 	return len(entries)
-}
-
-// socketAt is what the kernel calls the socket that listens at an IPv4 loopback
-// address.
-func socketAt(tb testing.TB, addr string) string {
-	tb.Helper()
-	if runtime.GOOS != "linux" {
-		return ""
-	}
-	text, err := os.ReadFile("/proc/self/net/tcp")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	ap := netip.MustParseAddrPort(addr)
-	ip := ap.Addr().As4()
-	local := fmt.Sprintf("%02X%02X%02X%02X:%04X", ip[3], ip[2], ip[1], ip[0], ap.Port())
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) > 9 && f[1] == local && f[3] == "0A" {
-			return f[9]
-		}
-	}
-	tb.Fatalf("nobody listens at %s", addr)
-	return ""
 }
 
 // echoBehindHeader is an echo that passes over a PROXY header.
@@ -132,8 +60,8 @@ func echoBehindHeader(c *net.TCPConn) {
 	}
 }
 
-// While everything that can change does, one thing after the other, nobody is
-// lost: neither those whose bytes move nor those who come.
+// While all settings that can change are changed, one after the other, no
+// connection is lost: neither open ones nor new ones.
 func TestReconfigureUnderTraffic(t *testing.T) {
 	const (
 		rounds    = 20
@@ -141,7 +69,7 @@ func TestReconfigureUnderTraffic(t *testing.T) {
 		callers   = 4
 	)
 	dir := t.TempDir()
-	base := Config{Listen: []string{"127.0.0.1:0"}, Loops: 2}
+	base := Config{Listen: []string{"127.0.0.1:0"}, Engine: engine(2)}
 	var s suspicions
 	base.Suspect = s.add
 	r := start(t, base)
@@ -206,7 +134,7 @@ func TestReconfigureUnderTraffic(t *testing.T) {
 		case 3:
 			next.IdleTimeout = time.Minute
 		case 4:
-			next.UserTimeout = time.Duration(k%20-10) * time.Minute // off, later on
+			next.UserTimeout = time.Duration(k%20-10) * time.Minute // at first off, then on
 		case 5:
 			next.MaxConnections, next.Reserve = 100, 10
 		case 6:
@@ -220,7 +148,7 @@ func TestReconfigureUnderTraffic(t *testing.T) {
 		}
 		m, c := moved.Load(), called.Load()
 		r.reconfigure(next)
-		waitFor(t, "traffic to go on", func() bool {
+		proctest.Until(t, "traffic to go on", func() bool {
 			return t.Failed() || moved.Load() >= m+transfers && called.Load() >= c+20
 		})
 	}
@@ -231,15 +159,15 @@ func TestReconfigureUnderTraffic(t *testing.T) {
 	if now := socketAt(t, r.addr); now != socket {
 		t.Errorf("another socket listens at %s now", r.addr)
 	}
-	waitFor(t, "all to be over", func() bool { return r.Stats().Live == 0 })
+	proctest.Until(t, "all to be over", func() bool { return r.Stats().Live == 0 })
 	if s := r.Stats(); s.Accepted != s.Finished || s.Accepted != uint64(transfers+called.Load()) || s.Denied != 0 {
 		t.Errorf("stats %+v, want all %d accepted and finished", s, transfers+called.Load())
 	}
 	s.none(t)
-	waitFor(t, "as many descriptors as before", func() bool { return openFiles(t) <= before })
+	proctest.Until(t, "as many descriptors as before", func() bool { return openFiles(t) <= before })
 }
 
-// Where one new address cannot be bound, nothing changes at all.
+// If one new address cannot be bound, nothing changes at all.
 func TestReconfigureBusyAddress(t *testing.T) {
 	ln := listen(t, "127.0.0.1:0")
 	defer ln.Close()
@@ -255,13 +183,13 @@ func TestReconfigureBusyAddress(t *testing.T) {
 		case "holding":
 			r.Hold()
 		}
-		waitFor(t, "earlier clients to be over", func() bool { return r.Stats().Live == 0 })
+		proctest.Until(t, "earlier clients to be over", func() bool { return r.Stats().Live == 0 })
 		addrs, files := r.Addrs(), openFiles(t)
-		err := r.Reconfigure(Config{
+		err := r.Reconfigure(complete(Config{
 			Listen:         []string{"127.0.0.2:0", free, "unix:" + path, busy},
 			Allow:          []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 			MaxConnections: 1,
-		})
+		}))
 		if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), busy) {
 			t.Errorf("%s: %v, want address in use, with the address", state, err)
 		}
@@ -271,7 +199,7 @@ func TestReconfigureBusyAddress(t *testing.T) {
 		if _, err := os.Lstat(path); !os.IsNotExist(err) {
 			t.Errorf("%s: the socket file is there: %v", state, err)
 		}
-		waitFor(t, "as many descriptors as before", func() bool { return openFiles(t) <= files })
+		proctest.Until(t, "as many descriptors as before", func() bool { return openFiles(t) <= files })
 		other := listen(t, free)
 		other.Close()
 		if state == "open" {
@@ -283,12 +211,12 @@ func TestReconfigureBusyAddress(t *testing.T) {
 	wantServed(t, "afterwards", "tcp", r.addr)
 }
 
-// An address that is given up refuses, and can be taken by others. Connections
-// that came over it live on.
+// Connects to an address that is given up are refused, and other programs can
+// bind it. Connections that came over it live on.
 func TestReconfigureRemovesAddress(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "r.sock")
-	r := start(t, Config{Loops: 2, Listen: []string{"127.0.0.1:0", "unix:" + path, closed(t)}})
+	r := start(t, Config{Engine: engine(2), Listen: []string{"127.0.0.1:0", "unix:" + path, closed(t)}})
 	r.open(1, newHost(t, echo).addr)
 	first, last := r.at(0), r.at(2)
 	kept := dialTo(t, last)
@@ -324,13 +252,14 @@ func TestReconfigureRemovesAddress(t *testing.T) {
 	wantEcho(t, "afterwards", kept)
 }
 
-// Who is in the queue of an address that is given up is let in first, if there
-// is room and a primary, else reset. Those in other queues do not notice.
+// Clients in the queue of an address that is given up are admitted first, if
+// there is room and a primary, otherwise reset. Clients in other queues are not
+// affected.
 func TestReconfigureServesTheQueue(t *testing.T) {
 	t.Parallel()
 	const many = 200 // more than one batch
 	h := newHost(t, echo)
-	r := start(t, Config{Loops: 2, MaxConnections: 1, Listen: []string{"127.0.0.1:0", "127.0.0.2:0"}})
+	r := start(t, Config{Engine: engine(2), MaxConnections: 1, Listen: []string{"127.0.0.1:0", "127.0.0.2:0"}})
 	r.open(1, h.addr)
 	full := r.dial()
 	wantEcho(t, "the one there is room for", full)
@@ -359,7 +288,7 @@ func TestReconfigureRespectsTheGate(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, echo)
 	path := filepath.Join(t.TempDir(), "r.sock")
-	r := start(t, Config{Loops: 2})
+	r := start(t, Config{Engine: engine(2)})
 	listens := []string{"127.0.0.1:0"}
 	add := func(addr string) {
 		listens = append(listens, addr)
@@ -376,7 +305,7 @@ func TestReconfigureRespectsTheGate(t *testing.T) {
 		if network == "tcp" {
 			if ln, err := net.Listen(network, addr); err == nil {
 				ln.Close()
-				t.Errorf("%s: somebody else could take the address", what)
+				t.Errorf("%s: another program could take the address", what)
 			}
 		}
 	}
@@ -396,7 +325,7 @@ func TestReconfigureRespectsTheGate(t *testing.T) {
 		add(fmt.Sprintf("127.0.0.%d:0", 100+epoch))
 		all("added while open")
 		r.Hold()
-		waitFor(t, "those to be over", func() bool { return r.Stats().Live == 0 })
+		proctest.Until(t, "those to be over", func() bool { return r.Stats().Live == 0 })
 		add(fmt.Sprintf("127.0.0.%d:0", 200+epoch))
 		network, addr := last()
 		c, err := net.Dial(network, addr)
@@ -412,7 +341,7 @@ func TestReconfigureRespectsTheGate(t *testing.T) {
 		r.open(epoch, h.addr)
 		wantEcho(t, "a client that was held", c)
 		c.Close()
-		waitFor(t, "it to be over", func() bool { return r.Stats().Live == 0 })
+		proctest.Until(t, "it to be over", func() bool { return r.Stats().Live == 0 })
 		r.Refuse()
 	}
 	r.open(epoch+1, h.addr)
@@ -421,7 +350,7 @@ func TestReconfigureRespectsTheGate(t *testing.T) {
 
 func TestReconfigureAllow(t *testing.T) {
 	t.Parallel()
-	r := start(t, Config{Loops: 2})
+	r := start(t, Config{Engine: engine(2)})
 	r.open(1, newHost(t, echo).addr)
 	here := r.dial()
 	wantEcho(t, "before", here)
@@ -440,11 +369,11 @@ func TestReconfigureAllow(t *testing.T) {
 	}
 }
 
-// A limit below what is open cuts nobody and lets nobody in before so many have
-// left.
+// A limit below the number of open connections ends none of them, and no client
+// is admitted until enough have left.
 func TestReconfigureMaxConnections(t *testing.T) {
 	t.Parallel()
-	r := start(t, Config{Loops: 2})
+	r := start(t, Config{Engine: engine(2)})
 	r.open(1, newHost(t, echo).addr)
 	var open []*net.TCPConn
 	for range 4 {
@@ -456,16 +385,16 @@ func TestReconfigureMaxConnections(t *testing.T) {
 	next := r.dial()
 	io.WriteString(next, "x")
 	for left := 4; left >= 2; left-- {
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // time for a wrong behaviour to show
 		for _, c := range open {
 			wantEcho(t, "an open connection", c)
 		}
 		if s := r.Stats(); s.Live != uint64(left) {
-			t.Fatalf("%d are live, want %d: nobody may come in", s.Live, left)
+			t.Fatalf("%d are live, want %d: no client may be admitted", s.Live, left)
 		}
 		open[0].Close()
 		open = open[1:]
-		waitFor(t, "it to leave", func() bool { return r.Stats().Finished+r.Stats().Reset >= uint64(5-left) })
+		proctest.Until(t, "it to leave", func() bool { return r.Stats().Finished+r.Stats().Reset >= uint64(5-left) })
 	}
 	readSome(t, next, 1)
 	waits := r.dial()
@@ -473,19 +402,19 @@ func TestReconfigureMaxConnections(t *testing.T) {
 	wantEcho(t, "one that waited, when the limit is gone", waits)
 }
 
-// Each of the other settings, for those it is about.
+// Each of the other settings, for the connections that it affects.
 func TestReconfigureEachSetting(t *testing.T) {
 	t.Parallel()
 	at := []string{"127.0.0.1:0"}
 
 	t.Run("IdleTimeout", func(t *testing.T) {
 		t.Parallel()
-		r, hosts := startPairs(t, Config{Loops: 2})
+		r, hosts := startPairs(t, Config{Engine: engine(2)})
 		quiet, _ := r.pair(hosts)
 		busy, busyHost := r.pair(hosts)
 		const idle = time.Second
 		keepBusy := func(d time.Duration) {
-			for begin := time.Now(); time.Since(begin) < d; time.Sleep(idle / 10) {
+			for begin := time.Now(); time.Since(begin) < d; time.Sleep(idle / 10) { // the pace of a busy connection
 				io.WriteString(busyHost, "x")
 				readSome(t, busy, 1)
 			}
@@ -504,7 +433,7 @@ func TestReconfigureEachSetting(t *testing.T) {
 		r.open(1, closed(t))
 		r.reconfigure(Config{Listen: at, Hold: 50 * time.Millisecond})
 		wantReset(t, "a client that waits", r.dial(), nil)
-		r.reconfigure(Config{Listen: at, Hold: -1})
+		r.reconfigure(Config{Listen: at, Hold: zero})
 		r.wantTurnedAway("a client that may not wait", "127.0.0.1")
 	})
 
@@ -512,7 +441,7 @@ func TestReconfigureEachSetting(t *testing.T) {
 		t.Parallel()
 		var s suspicions
 		r := start(t, Config{ConnectTimeout: time.Hour, Suspect: s.add})
-		r.open(1, stuffed(t))
+		r.open(1, fullQueue(t))
 		r.reconfigure(Config{Listen: at, ConnectTimeout: 50 * time.Millisecond, Hold: 300 * time.Millisecond})
 		wantReset(t, "a client whose hold ended", r.dial(), nil)
 		if err := s.last(); !errors.Is(err, context.DeadlineExceeded) {
@@ -549,7 +478,7 @@ func TestReconfigureEachSetting(t *testing.T) {
 		c := r.dial()
 		io.WriteString(c, header+"hello")
 		c.CloseWrite()
-		waitFor(t, "the client to be held", func() bool { return r.Waiting().Held == 1 })
+		proctest.Until(t, "the client to be held", func() bool { return r.Waiting().Held == 1 })
 		r.reconfigure(Config{Listen: at, SendProxy: 1})
 		r.open(3, seen.addr)
 		wantAll(t, "the host's view", c, []byte(header+"hello"))
@@ -566,8 +495,8 @@ func TestReconfigureEachSetting(t *testing.T) {
 		client, host := r.pair(hosts)
 		r.reconfigure(Config{Listen: at, DrainTimeout: patience})
 		r.stop()
-		waitFor(t, "the end to begin", func() bool { _, err := r.Open(2, "127.0.0.1:1"); return err != nil })
-		time.Sleep(50 * time.Millisecond)
+		proctest.Until(t, "the end to begin", func() bool { _, err := r.Open(2, "127.0.0.1:1"); return err != nil })
+		time.Sleep(50 * time.Millisecond) // time for a wrong behaviour to show
 		io.WriteString(host, "x")
 		if got := readSome(t, client, 1); got != "x" {
 			t.Errorf("got %q", got)
@@ -585,13 +514,13 @@ func TestReconfigureEachSetting(t *testing.T) {
 func TestReconfigureAtAnyTime(t *testing.T) {
 	first, second, third := closed(t), closed(t), closed(t)
 	files := openFiles(t)
-	r, err := New(Config{Name: "x", Listen: []string{first}})
+	r, err := New(complete(Config{Name: "x", Listen: []string{first}}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	must := func(listen ...string) {
 		t.Helper()
-		if err := r.Reconfigure(Config{Listen: listen}); err != nil {
+		if err := r.Reconfigure(complete(Config{Listen: listen})); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -615,7 +544,7 @@ func TestReconfigureAtAnyTime(t *testing.T) {
 		ln.Close()
 	}
 	r.Close()
-	if err := r.Reconfigure(Config{Listen: []string{first}}); err == nil {
+	if err := r.Reconfigure(complete(Config{Listen: []string{first}})); err == nil {
 		t.Error("after the end: no error")
 	}
 	if n := openFiles(t); n != files {
@@ -625,7 +554,7 @@ func TestReconfigureAtAnyTime(t *testing.T) {
 
 func TestReconfigureErrors(t *testing.T) {
 	t.Parallel()
-	r := start(t, Config{Loops: 2})
+	r := start(t, Config{Engine: engine(2)})
 	r.open(1, newHost(t, echo).addr)
 	err := r.Reconfigure(Config{Listen: []string{"nonsense", "unix:"}, SendProxy: 3, IdleTimeout: -1})
 	for _, want := range []string{"relay test", "nonsense", "unix:", "send-proxy", "idle-timeout"} {
@@ -633,30 +562,15 @@ func TestReconfigureErrors(t *testing.T) {
 			t.Errorf("%v does not name %s", err, want)
 		}
 	}
-	if r.Reconfigure(Config{}) == nil {
+	if r.Reconfigure(complete(Config{})) == nil {
 		t.Error("no address to listen on: no error")
 	}
 	_, port, _ := net.SplitHostPort(r.addr)
-	err = r.Reconfigure(Config{Listen: []string{":" + port}})
+	err = r.Reconfigure(complete(Config{Listen: []string{":" + port}}))
 	if runtime.GOOS == "linux" && (!errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "itself")) {
 		t.Errorf("an address that overlaps: %v", err)
 	}
 	wantServed(t, "afterwards", "tcp", r.addr)
-
-	for _, tt := range []struct {
-		cfg  Config
-		want []string
-	}{
-		{Config{Loops: 2}, nil},
-		{Config{Loops: 2, Hold: time.Hour}, nil},
-		{Config{Loops: 3}, []string{"loops"}},
-		{Config{Loops: 2, Spin: true}, []string{"spin"}},
-		{Config{Loops: 1, Spin: true}, []string{"loops", "spin"}},
-	} {
-		if got := r.NeedsRestart(tt.cfg); !slices.Equal(got, tt.want) {
-			t.Errorf("NeedsRestart(%+v) = %q, want %q", tt.cfg, got, tt.want)
-		}
-	}
 }
 
 // The same port 0 twice is two addresses, and a socket file has many names.
@@ -689,7 +603,7 @@ func TestReconfigureSameAddresses(t *testing.T) {
 	wantRefused(t, "the second of two alike", "tcp", before[1].String())
 }
 
-// A socket that somebody else made stays whatever is listed.
+// A socket that another program created stays, whatever Listen contains.
 func TestReconfigureKeepsGivenSockets(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", closed(t))
@@ -714,12 +628,12 @@ func TestReconfigureKeepsGivenSockets(t *testing.T) {
 	}
 }
 
-// Descriptors are neither kept nor closed twice: those that have become free are
-// somebody else's.
+// Descriptors are neither kept nor closed twice: numbers that have become free
+// belong to other files.
 func TestReconfigureDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	h := newHost(t, echo)
-	r := start(t, Config{Loops: 2})
+	r := start(t, Config{Engine: engine(2)})
 	files := 0
 	for k := range 30 {
 		r.reconfigure(Config{Listen: []string{"127.0.0.1:0", fmt.Sprintf("127.0.0.%d:0", 2+k), "unix:" + filepath.Join(dir, fmt.Sprint(k))}})
@@ -727,7 +641,7 @@ func TestReconfigureDescriptors(t *testing.T) {
 		case 0:
 			r.open(uint64(k+1), h.addr)
 			wantServed(t, "a new address", "tcp", r.at(1))
-			waitFor(t, "it to be over", func() bool { return r.Stats().Live == 0 })
+			proctest.Until(t, "it to be over", func() bool { return r.Stats().Live == 0 })
 		case 1:
 			r.Hold()
 		case 2:
@@ -748,22 +662,23 @@ func TestReconfigureDescriptors(t *testing.T) {
 				t.Fatalf("round %d: a descriptor was closed under its owner: %v", k, err)
 			}
 		}
-		if k == 2 { // all there is has been used once
+		if k == 2 { // every path was used once
 			files = openFiles(t)
 		}
 	}
 	r.Refuse()
-	waitFor(t, "as many descriptors as in the beginning", func() bool { return openFiles(t) <= files })
+	proctest.Until(t, "as many descriptors as in the beginning", func() bool { return openFiles(t) <= files })
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Errorf("socket files are left: %v", left)
 	}
 }
 
-// Settings, gate and questions from many sides at once, to the very end.
+// Settings, gate and queries from many goroutines at once, up to the end of
+// Run.
 func TestReconfigureBesideAllElse(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, echo)
-	r := start(t, Config{Loops: 2, Hold: 100 * time.Millisecond})
+	r := start(t, Config{Engine: engine(2), Hold: 100 * time.Millisecond})
 	var over atomic.Bool
 	var wg sync.WaitGroup
 	again := func(f func(k int)) {
@@ -780,31 +695,29 @@ func TestReconfigureBesideAllElse(t *testing.T) {
 		case 1:
 			r.Refuse()
 		}
-		r.Fence(t.Context(), uint64(k), 0)
-		time.Sleep(time.Millisecond)
+		r.Fence(t.Context(), uint64(k), "", FencePolicy{})
+		time.Sleep(time.Millisecond) // the others need the processor too
 	})
 	for n := range 2 {
 		again(func(k int) {
-			err := r.Reconfigure(Config{
+			err := r.Reconfigure(complete(Config{
 				Listen:         []string{"127.0.0.1:0", fmt.Sprintf("127.0.0.%d:0", 2+(k+n)%3)}[:1+k%2],
 				MaxConnections: k % 5,
 				UserTimeout:    time.Duration(k%3-1) * time.Second,
 				IdleTimeout:    time.Duration(k%2) * 100 * time.Millisecond,
-				DrainTimeout:   -1,
 				Allow:          []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}[:k%2],
-			})
+			}))
 			if err != nil && !errors.Is(err, errClosed) {
 				t.Error(err)
 			}
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // the others need the processor too
 		})
 	}
 	again(func(int) {
 		r.Addrs()
 		r.Waiting()
 		r.Stats()
-		r.NeedsRestart(Config{})
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // the others need the processor too
 	})
 	for range 4 {
 		again(func(int) {
@@ -816,7 +729,7 @@ func TestReconfigureBesideAllElse(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(2 * time.Second)
+	time.Sleep(2 * time.Second) // the period of all this
 	r.stop()
 	<-r.done
 	over.Store(true)

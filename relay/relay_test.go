@@ -4,205 +4,15 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
+	"understudy/internal/proctest"
 )
-
-// patience is how long anything in these tests may take before it counts as
-// hung. Nothing that works comes near it.
-const patience = 30 * time.Second
-
-// testRelay is a running relay with one address.
-type testRelay struct {
-	*Relay
-	tb   testing.TB
-	addr string
-	stop context.CancelFunc
-	done chan struct{}
-}
-
-// start binds and runs a relay. It is shut until the test opens it. At the end
-// of the test it is stopped, and must have counted every connection.
-func start(tb testing.TB, cfg Config) *testRelay {
-	tb.Helper()
-	if cfg.Listen == nil {
-		cfg.Listen = []string{"127.0.0.1:0"}
-	}
-	if cfg.DrainTimeout == 0 {
-		cfg.DrainTimeout = -1
-	}
-	if cfg.Logger == nil && testing.Verbose() {
-		cfg.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: tb.Output()})
-	}
-	cfg.Name = "test"
-	r, err := New(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := r.Bind(); err != nil {
-		tb.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	tr := &testRelay{Relay: r, tb: tb, addr: r.Addrs()[0].String(), stop: stop, done: make(chan struct{})}
-	go func() {
-		defer close(tr.done)
-		if err := r.Run(ctx); err != nil {
-			tb.Errorf("Run: %v", err)
-		}
-	}()
-	tb.Cleanup(func() {
-		stop()
-		select {
-		case <-tr.done:
-		case <-time.After(patience):
-			tb.Fatal("Run did not return")
-		}
-		s := r.Stats()
-		if sum := s.Live + s.Finished + s.Reset + s.Fenced + s.Expired + s.Gone; sum != s.Accepted || s.Live != 0 {
-			tb.Errorf("stats %+v: accepted is not the sum of the others, or some live on", s)
-		}
-	})
-	return tr
-}
-
-func (tr *testRelay) open(epoch uint64, host string) {
-	tr.tb.Helper()
-	if _, err := tr.Open(epoch, host); err != nil {
-		tr.tb.Fatalf("Open(%d, %s): %v", epoch, host, err)
-	}
-}
-
-// dial connects to the relay. Every read and write fails after patience.
-func (tr *testRelay) dial() *net.TCPConn {
-	tr.tb.Helper()
-	return dialTo(tr.tb, tr.addr)
-}
-
-func dialTo(tb testing.TB, addr string) *net.TCPConn {
-	tb.Helper()
-	var d net.Dialer
-	d.SetMultipathTCP(false)
-	c, err := d.DialContext(tb.Context(), "tcp", addr)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
-	return c.(*net.TCPConn)
-}
-
-// waitFor waits until cond holds.
-func waitFor(tb testing.TB, what string, cond func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(patience); !cond(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
-// testHost is a host whose connections are given to serve.
-type testHost struct {
-	net.Listener
-	addr     string
-	accepted atomic.Int64
-}
-
-func newHost(tb testing.TB, serve func(c *net.TCPConn)) *testHost {
-	tb.Helper()
-	return newHostOn(tb, listen(tb, "127.0.0.1:0"), func(c net.Conn) { serve(c.(*net.TCPConn)) })
-}
-
-// newHostOn serves the connections of ln, which it owns.
-func newHostOn(tb testing.TB, ln net.Listener, serve func(c net.Conn)) *testHost {
-	tb.Helper()
-	h := &testHost{Listener: ln, addr: ln.Addr().String()}
-	if ln.Addr().Network() == "unix" {
-		h.addr = "unix:" + h.addr
-	}
-	over, stop := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			h.accepted.Add(1)
-			wg.Go(func() {
-				defer c.Close()
-				defer context.AfterFunc(over, func() { c.Close() })()
-				c.SetDeadline(time.Now().Add(patience))
-				serve(c)
-			})
-		}
-	})
-	tb.Cleanup(func() {
-		ln.Close()
-		stop()
-		wg.Wait()
-	})
-	return h
-}
-
-// listen makes a plain TCP listener that somebody else closes.
-func listen(tb testing.TB, addr string) net.Listener {
-	tb.Helper()
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(tb.Context(), "tcp", addr)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return ln
-}
-
-// echo sends back what it gets, and its end.
-func echo(c *net.TCPConn) {
-	if _, err := io.Copy(c, c); err == nil {
-		c.CloseWrite()
-	}
-}
-
-// greet says name and waits for the end.
-func greet(name string) func(c *net.TCPConn) {
-	return func(c *net.TCPConn) {
-		io.WriteString(c, name)
-		io.Copy(io.Discard, c)
-	}
-}
-
-func reset(c *net.TCPConn) {
-	c.SetLinger(0)
-	c.Close()
-}
-
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
-
-func readSome(tb testing.TB, c net.Conn, n int) string {
-	tb.Helper()
-	b := make([]byte, n)
-	if _, err := io.ReadFull(c, b); err != nil {
-		tb.Fatalf("reading %d bytes: %v", n, err)
-	}
-	return string(b)
-}
-
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{1}).Read(b)
-	return b
-}
 
 func TestRefusesUntilOpen(t *testing.T) {
 	r := start(t, Config{})
@@ -223,7 +33,7 @@ func TestRefusesUntilOpen(t *testing.T) {
 	if rest, err := io.ReadAll(c); err != nil || len(rest) != 0 {
 		t.Errorf("after half-close: %q, %v", rest, err)
 	}
-	waitFor(t, "the connection to be counted as finished", func() bool { return r.Stats().Finished == 1 })
+	proctest.Until(t, "the connection to be counted as finished", func() bool { return r.Stats().Finished == 1 })
 	if s := r.Stats(); s.Sent != 4 || s.Received != 4 || s.Accepted != 1 {
 		t.Errorf("stats %+v", s)
 	}
@@ -239,7 +49,7 @@ func TestFenceAndMove(t *testing.T) {
 	busy := r.dial()
 	readSome(t, busy, 3)
 	r.Hold()
-	f := r.Fence(t.Context(), 2, 0)
+	f := r.Fence(t.Context(), 2, "", FencePolicy{})
 	if f.Reset != 1 || f.Moved != 0 {
 		t.Errorf("Fence: %+v, want one reset", f)
 	}
@@ -249,14 +59,14 @@ func TestFenceAndMove(t *testing.T) {
 
 	r.open(2, silent.addr)
 	quiet := r.dial()
-	waitFor(t, "the connection", func() bool { return r.Stats().Live == 1 })
-	time.Sleep(20 * time.Millisecond)
+	proctest.Until(t, "the connection", func() bool { return r.Stats().Live == 1 })
+	time.Sleep(20 * time.Millisecond) // for it to reach its host
 	r.Hold()
 	waiting := r.dial() // in the kernel's queue
-	if f := r.Fence(t.Context(), 3, 0); f.Moved != 1 {
+	if f := r.Fence(t.Context(), 3, "", FencePolicy{}); f.Moved != 1 {
 		t.Errorf("Fence: %+v, want one moved", f)
 	}
-	waitFor(t, "both to wait", func() bool { return r.Waiting() == Waiting{Queued: 1, Held: 1} })
+	proctest.Until(t, "both to wait", func() bool { return r.Waiting() == Waiting{Queued: 1, Held: 1} })
 	r.open(3, second.addr)
 	for _, c := range []net.Conn{quiet, waiting} {
 		if got := readSome(t, c, 3); got != "two" {
@@ -265,7 +75,7 @@ func TestFenceAndMove(t *testing.T) {
 	}
 }
 
-// A host that has ended its stream has said something: its client is not moved.
+// A host's end of stream counts as data: its client is not moved.
 func TestHostThatEndedIsNotLeft(t *testing.T) {
 	t.Parallel()
 	r := start(t, Config{})
@@ -278,13 +88,13 @@ func TestHostThatEndedIsNotLeft(t *testing.T) {
 		t.Fatalf("read %q, %v, want a clean end", rest, err)
 	}
 	r.Hold()
-	if f := r.Fence(t.Context(), 2, 0); f != (Fenced{Reset: 1}) {
+	if f := r.Fence(t.Context(), 2, "", FencePolicy{}); f != (Fenced{Reset: 1}) {
 		t.Errorf("Fence: %+v, want one reset", f)
 	}
 }
 
-// With a negative grace a fence resets nobody, but what has no host yet, or no
-// byte, still goes to the next one.
+// A fence that keeps connections resets none, but clients without a
+// host, or over whose connection no byte has passed, still go to the next one.
 func TestFenceThatKeeps(t *testing.T) {
 	quiet := newHost(t, func(c *net.TCPConn) { io.Copy(c, c) })
 	second := newHost(t, greet("two"))
@@ -293,12 +103,12 @@ func TestFenceThatKeeps(t *testing.T) {
 	busy, moved := r.dial(), r.dial()
 	io.WriteString(busy, "x")
 	readSome(t, busy, 1)
-	waitFor(t, "both connections", func() bool { return r.Stats().Live == 2 })
+	proctest.Until(t, "both connections", func() bool { return r.Stats().Live == 2 })
 	r.Hold()
-	waitFor(t, "the one without a byte to be moved", func() bool {
-		f := r.Fence(t.Context(), 2, -1)
+	proctest.Until(t, "the one without a byte to be moved", func() bool {
+		f := r.Fence(t.Context(), 2, "", FencePolicy{Keep: true})
 		if f.Reset != 0 || f.Finished != 0 {
-			t.Fatalf("Fence: %+v, want nobody reset", f)
+			t.Fatalf("Fence: %+v, want none reset", f)
 		}
 		return f.Moved == 1
 	})
@@ -312,6 +122,128 @@ func TestFenceThatKeeps(t *testing.T) {
 	}
 }
 
+// A fence leaves connections to the host that stays where they are, whether bytes
+// have passed or not, and carries them into the new epoch: the next fence finds
+// them. Connections to other hosts are not spared by it, of whichever epoch
+// they are.
+func TestFenceSparesTheHostThatStays(t *testing.T) {
+	t.Parallel()
+	const each = 10
+	var answered atomic.Uint64
+	r := start(t, Config{Engine: engine(2), FirstByte: answered.Store})
+	a, b := newHost(t, echo), newHost(t, echo)
+	request := func(c net.Conn, when string) {
+		t.Helper()
+		io.WriteString(c, "x")
+		if got := readSome(t, c, 1); got != "x" {
+			t.Errorf("%s: got %q", when, got)
+		}
+	}
+	gather := func(epoch uint64, h *testHost) (busy, quiet []*net.TCPConn) {
+		t.Helper()
+		r.open(epoch, h.addr)
+		before := h.accepted.Load()
+		for range each {
+			busy, quiet = append(busy, r.dial()), append(quiet, r.dial())
+		}
+		for _, c := range busy {
+			request(c, "at first")
+		}
+		// The relay knows of the connection when its host does; a little later
+		// for a quiet one.
+		proctest.Until(t, "the host to have all", func() bool { return h.accepted.Load() == before+2*each })
+		time.Sleep(50 * time.Millisecond) // that little
+		return busy, quiet
+	}
+	busyA, quietA := gather(1, a)
+
+	r.Hold()
+	connects := a.accepted.Load()
+	if f := r.Fence(t.Context(), 2, a.addr, FencePolicy{}); f != (Fenced{Kept: 2 * each}) {
+		t.Errorf("Fence whose host stays: %+v, want %d kept and nothing else", f, 2*each)
+	}
+	for _, c := range busyA {
+		request(c, "while the gate is shut")
+	}
+	request(quietA[0], "while the gate is shut")
+	proctest.Until(t, "the bytes to be counted", func() bool { return r.Stats().Received == 2*each+1 })
+	r.open(2, a.addr)
+	if n := answered.Load(); n != 1 {
+		t.Errorf("first byte of epoch %d, want none of epoch 2 before it was open", n)
+	}
+	for _, c := range quietA[1:] {
+		request(c, "when the gate is open again")
+	}
+	if n := answered.Load(); n != 2 {
+		t.Errorf("first byte of epoch %d, want 2", n)
+	}
+	if n := a.accepted.Load() - connects; n != 0 {
+		t.Errorf("%d connects to the host that stayed, want none", n)
+	}
+
+	// They are left alive, and then there are connections to two hosts.
+	r.Hold()
+	if f := r.Fence(t.Context(), 3, b.addr, FencePolicy{Keep: true}); f != (Fenced{Kept: 2 * each}) {
+		t.Errorf("Fence that lets live: %+v, want %d kept", f, 2*each)
+	}
+	busyB, quietB := gather(3, b)
+	for _, c := range quietB {
+		request(c, "at the other host")
+	}
+	r.Hold()
+	if f := r.Fence(t.Context(), 4, a.addr, FencePolicy{}); f != (Fenced{Kept: 2 * each, Reset: 2 * each}) {
+		t.Errorf("Fence whose host stays: %+v, want its %d kept and the other's %d reset", f, 2*each, 2*each)
+	}
+	for _, c := range busyB {
+		wantReset(t, "a client of the other host", c, nil)
+	}
+	if f := r.Fence(t.Context(), 5, "", FencePolicy{}); f != (Fenced{Reset: 2 * each}) {
+		t.Errorf("the next Fence: %+v, want %d reset", f, 2*each)
+	}
+	if s := r.Stats(); s.Live != 0 || s.Fenced != 4*each {
+		t.Errorf("stats %+v, want %d fenced", s, 4*each)
+	}
+}
+
+// A connect that is under way when its host is elected again has had no answer
+// for as long as the host was away: it is started again.
+func TestFenceStartsConnectsAnew(t *testing.T) {
+	t.Parallel()
+	r := start(t, Config{ConnectTimeout: time.Hour})
+	addr := fullQueue(t)
+	r.open(1, addr)
+	c := r.dial()
+	proctest.Until(t, "the client to be accepted", func() bool { return r.Stats().Live == 1 })
+	r.Hold()
+	if f := r.Fence(t.Context(), 2, addr, FencePolicy{}); f != (Fenced{Moved: 1}) {
+		t.Errorf("Fence: %+v, want one moved", f)
+	}
+	r.open(3, newHost(t, greet("two")).addr)
+	if got := readSome(t, c, 3); got != "two" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// A fence whose context ends leaves unfinished connections alive.
+func TestFenceThatIsGivenUpKeeps(t *testing.T) {
+	t.Parallel()
+	r, hosts := startPairs(t, Config{})
+	client, host := r.pair(hosts)
+	r.Hold()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if f := r.Fence(ctx, 2, "", FencePolicy{Drain: time.Hour}); f != (Fenced{Kept: 1}) {
+		t.Errorf("Fence: %+v, want one kept", f)
+	}
+	io.WriteString(client, "x")
+	if got := readSome(t, host, 1); got != "x" {
+		t.Errorf("got %q", got)
+	}
+	if f := r.Fence(t.Context(), 3, hosts.Addr().String(), FencePolicy{}); f != (Fenced{Kept: 1}) {
+		t.Errorf("Fence whose host stays: %+v, want one kept", f)
+	}
+}
+
 func TestHoldThenRefuseThenOpen(t *testing.T) {
 	h := newHost(t, greet("x"))
 	r := start(t, Config{})
@@ -321,7 +253,7 @@ func TestHoldThenRefuseThenOpen(t *testing.T) {
 	for epoch := uint64(2); epoch < 5; epoch++ {
 		r.Hold()
 		waits := r.dial()
-		waitFor(t, "the client to be queued", func() bool { return r.Waiting().Queued == 1 })
+		proctest.Until(t, "the client to be queued", func() bool { return r.Waiting().Queued == 1 })
 		r.Refuse()
 		if _, err := waits.Read(make([]byte, 1)); !isReset(err) {
 			t.Errorf("waiting client saw %v, want a reset", err)
@@ -334,7 +266,7 @@ func TestHoldThenRefuseThenOpen(t *testing.T) {
 		}
 		if ln, err := net.Listen("tcp", r.addr); err == nil {
 			ln.Close()
-			t.Error("somebody else could take the address while the relay refuses")
+			t.Error("another program could take the address while the relay refuses")
 		}
 		r.open(epoch, h.addr)
 		c := r.dial()
@@ -354,9 +286,9 @@ func TestClientWaitsForHost(t *testing.T) {
 		t.Errorf("suspected for %v, want refused", err)
 	}
 	gone := r.dial()
-	waitFor(t, "both to be held", func() bool { return r.Waiting().Held == 2 })
+	proctest.Until(t, "both to be held", func() bool { return r.Waiting().Held == 2 })
 	reset(gone)
-	waitFor(t, "the client that left to be counted", func() bool { return r.Stats().Gone == 1 })
+	proctest.Until(t, "the client that left to be counted", func() bool { return r.Stats().Aborted == 1 })
 	r.open(2, newHost(t, greet("late")).addr)
 	if got := readSome(t, c, 4); got != "late" {
 		t.Errorf("got %q", got)
@@ -372,7 +304,7 @@ func TestHoldExpires(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !isReset(err) {
 		t.Errorf("got %v, want a reset", err)
 	}
-	waitFor(t, "the count", func() bool { return r.Stats().Expired == 1 })
+	proctest.Until(t, "the count", func() bool { return r.Stats().Expired == 1 })
 }
 
 func TestBusyAddress(t *testing.T) {
@@ -381,7 +313,7 @@ func TestBusyAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	r, err := New(Config{Name: "x", Listen: []string{ln.Addr().String()}})
+	r, err := New(complete(Config{Name: "x", Listen: []string{ln.Addr().String()}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,7 +322,7 @@ func TestBusyAddress(t *testing.T) {
 		t.Errorf("Bind: %v, want address in use, with the address", err)
 	}
 	other := start(t, Config{}) // bound, not listening
-	r, _ = New(Config{Name: "x", Listen: []string{other.addr}})
+	r, _ = New(complete(Config{Name: "x", Listen: []string{other.addr}}))
 	if err := r.Bind(); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("Bind to an address that is bound but does not listen: %v", err)
 	}

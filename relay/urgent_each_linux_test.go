@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// The portable engine is woken for ordinary bytes only, so it may come too late
-// for an urgent one. The Linux engine is woken for each.
+// The portable plane is woken for ordinary bytes only, so it may come too late
+// for an urgent one. The Linux plane is woken for each.
 
 // Many urgent bytes, one after the other, each read before the next.
 func TestManyUrgentBytes(t *testing.T) {

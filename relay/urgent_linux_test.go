@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/proctest"
 )
 
 // Urgent (out-of-band) bytes; see tcp(7). splice(2) stops in front of one with
@@ -45,15 +47,16 @@ func sendUrgent(tb testing.TB, c *net.TCPConn, b byte) {
 	}
 }
 
-// lookAgain is how long a reader waits for an event before it looks whether
-// there is something all the same. Once in some ten thousand urgent bytes that
-// are read inline, none comes: ss(8) then shows the bytes in the reader's own
-// queue, delivered whole, and the next read returns them. A relay that held
-// something back would still be found out: looking again moves nothing in it.
+// lookAgain is the time for which a reader waits for an event before it checks whether
+// there is something to read nevertheless. Once in some ten thousand urgent
+// bytes that are read inline, none comes: ss(8) then shows the bytes in the
+// reader's own queue, delivered whole, and the next read returns them. A relay
+// that held something back would still be detected: checking again moves
+// nothing in the relay.
 const lookAgain = 250 * time.Millisecond
 
-// again says whether a read that failed is to be tried again, for there is time
-// left until end.
+// again reports whether a failed read is to be tried again because there is
+// time left until end.
 func again(c *net.TCPConn, err error, end time.Time) bool {
 	if !errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Before(end) {
 		return false
@@ -78,8 +81,8 @@ func readInline(tb testing.TB, c *net.TCPConn, n int) []byte {
 	return all
 }
 
-// readMarked reads c, which must have SO_OOBINLINE set, to its end, and says at
-// which offset the last urgent byte came; -1 for none.
+// readMarked reads c, which must have SO_OOBINLINE set, to its end, and returns
+// the offset of the last urgent byte; -1 for none.
 func readMarked(c *net.TCPConn) (all []byte, mark int, err error) {
 	mark = -1
 	raw, err := c.SyscallConn()
@@ -90,8 +93,8 @@ func readMarked(c *net.TCPConn) (all []byte, mark int, err error) {
 	end := time.Now().Add(patience)
 	c.SetReadDeadline(time.Now().Add(lookAgain))
 	for {
-		// Only where there is a next byte it is certain whether that is the
-		// urgent one. A read ends in front of it.
+		// Only once there is a next byte it is certain whether that is the urgent
+		// one. A read ends in front of it.
 		var n int
 		var failed error
 		err := raw.Read(func(fd uintptr) bool {
@@ -120,8 +123,8 @@ func inline(tb testing.TB, c *net.TCPConn) {
 }
 
 func TestUrgentByte(t *testing.T) {
-	if portableEngine {
-		t.Skip("SKIP: the portable engine is woken for ordinary bytes only and may come too late for an urgent one")
+	if portablePlane {
+		t.Skip("SKIP: the portable plane is woken for ordinary bytes only and may come too late for an urgent one")
 	}
 	t.Parallel()
 	const size = 64 << 10
@@ -145,7 +148,7 @@ func TestUrgentByte(t *testing.T) {
 				a.CloseWrite() // the end right behind the urgent byte
 			}
 			a.Write(data[at:])
-			if !fin { // all must arrive without the help of an end
+			if !fin { // all must arrive although no end of the stream follows
 				got := readInline(t, b, size+1)
 				if want := string(data[:at]) + "!" + string(data[at:]); string(got) != want {
 					t.Errorf("urgent at %d: other bytes than were sent", at)
@@ -168,10 +171,10 @@ func TestUrgentByte(t *testing.T) {
 }
 
 // In the middle of bulk. The ordinary bytes all arrive; a reader that does not
-// ask for urgent bytes inline, as most, does not see them.
+// set SO_OOBINLINE, as most do not, does not see them.
 func TestUrgentByteInBulk(t *testing.T) {
-	if portableEngine {
-		t.Skip("SKIP: the portable engine is woken for ordinary bytes only and may come too late for an urgent one")
+	if portablePlane {
+		t.Skip("SKIP: the portable plane is woken for ordinary bytes only and may come too late for an urgent one")
 	}
 	t.Parallel()
 	r, hosts := startPairs(t, Config{})
@@ -212,11 +215,11 @@ func TestUrgentByteInBulk(t *testing.T) {
 	wg.Wait()
 }
 
-// The very first byte of a connection is an urgent one, when the relay knows
-// nothing of either side yet.
+// The very first byte of a connection is an urgent one, when the relay has no
+// state of either side yet.
 func TestUrgentByteFirst(t *testing.T) {
 	t.Parallel()
-	r, hosts := startPairs(t, Config{Loops: 2})
+	r, hosts := startPairs(t, Config{Engine: engine(2)})
 	data := randomBytes(200 << 10)
 	for k := range 40 {
 		client := r.dial()
@@ -241,7 +244,7 @@ func TestUrgentByteFirst(t *testing.T) {
 			time.Sleep(5 * time.Millisecond) // alone on its way
 		}
 		go sendAll(a, data)
-		// A reader that does not ask for urgent bytes inline does not see them.
+		// A reader that does not set SO_OOBINLINE does not see them.
 		wantAll(t, fmt.Sprintf("way %d", k), b, data)
 		sendAll(b, data[:1000])
 		wantAll(t, fmt.Sprintf("way %d, back", k), a, data[:1000])
@@ -250,8 +253,8 @@ func TestUrgentByteFirst(t *testing.T) {
 	}
 }
 
-// What a connection may look like otherwise: small segments, a small window,
-// and what both of the relay's sockets have set.
+// Other properties of a connection: small segments, a small window, and the
+// options of both of the relay's sockets.
 
 func TestSmallSegmentsAndWindows(t *testing.T) {
 	t.Parallel()
@@ -314,8 +317,9 @@ func TestSocketOptions(t *testing.T) {
 			{"TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 7000},
 			{"SO_PROTOCOL", unix.SOL_SOCKET, unix.SO_PROTOCOL, unix.IPPROTO_TCP},
 		} {
-			// A host's are set once the connection has lasted for a while.
-			waitFor(t, fmt.Sprintf("%s towards the %s is %d", tt.name, name, tt.want), func() bool {
+			// Those of a host's socket are set once the connection has lasted for a
+			// while.
+			proctest.Until(t, fmt.Sprintf("%s towards the %s is %d", tt.name, name, tt.want), func() bool {
 				got, err := unix.GetsockoptInt(fd, tt.level, tt.option)
 				return err == nil && got == tt.want
 			})

@@ -15,14 +15,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/bind"
+	"understudy/internal/proctest"
 )
 
-// What the portable engine does in its own way. All else that a relay must do is
-// tested for both engines alike.
+// The behaviour that is specific to the portable plane. Everything else that a
+// relay must do is tested for both planes alike.
 
-// A client that resets while its host is stuck is noticed, although nothing can
-// be read from it: its host goes too.
-func TestResetBehindStuckHost(t *testing.T) {
+// A client that resets while its host takes nothing is noticed, although
+// nothing can be read from it: the connection to its host ends too.
+func TestResetBehindBlockedHost(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	ends := make(chan error, 1)
@@ -32,14 +35,14 @@ func TestResetBehindStuckHost(t *testing.T) {
 		_, err := io.Copy(io.Discard, c)
 		ends <- err
 	})
-	r := start(t, Config{UserTimeout: -1}) // which would end it, too, but late
+	r := start(t, Config{UserTimeout: zero}) // which would end it as well, but later
 	r.open(1, h.addr)
 	c := r.dial()
 	readSome(t, c, 1)
 	c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 	io.Copy(c, endlessZeros{}) // until all buffers are full
 	reset(c)
-	waitFor(t, "the connection to be given up", func() bool { return r.Stats().Reset == 1 })
+	proctest.Until(t, "the connection to be given up", func() bool { return r.Stats().Reset == 1 })
 	close(release)
 	if err := <-ends; !isReset(err) {
 		t.Errorf("the host saw %v, want a reset", err)
@@ -50,8 +53,8 @@ type endlessZeros struct{}
 
 func (endlessZeros) Read(b []byte) (int, error) { return len(b), nil }
 
-// What a host did not take goes to the next one, behind a new PROXY header, and
-// the client's own header tells who it is.
+// Bytes that a host did not take go to the next one, behind a new PROXY header
+// with the addresses of the client's own header.
 func TestKeptBytesBehindProxyHeader(t *testing.T) {
 	t.Parallel()
 	const header = "PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n"
@@ -65,15 +68,15 @@ func TestKeptBytesBehindProxyHeader(t *testing.T) {
 	c := r.dial()
 	for _, piece := range []string{header[:9], header[9:] + "he", "llo"} {
 		io.WriteString(c, piece)
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // each piece arrives separately
 	}
-	waitFor(t, "the client to be held", func() bool { return r.Waiting().Held == 1 })
+	proctest.Until(t, "the client to be held", func() bool { return r.Waiting().Held == 1 })
 	c.CloseWrite()
 	r.open(2, second.addr)
 	if got := <-next; got != header+"hello" {
 		t.Errorf("the next host got %q, want %q", got, header+"hello")
 	}
-	waitFor(t, "the count", func() bool { return r.Stats().Finished == 1 })
+	proctest.Until(t, "the count", func() bool { return r.Stats().Finished == 1 })
 	if s := r.Stats(); s.Sent != uint64(len("hello")) {
 		t.Errorf("%d bytes were counted, want those of the client only", s.Sent)
 	}
@@ -83,18 +86,18 @@ func TestKeptBytesBehindProxyHeader(t *testing.T) {
 	if _, err := bad.Read(make([]byte, 1)); !isReset(err) {
 		t.Errorf("a client without a header saw %v, want a reset", err)
 	}
-	waitFor(t, "the count", func() bool { s := r.Stats(); return s.Denied == 1 && s.Accepted == 1 })
+	proctest.Until(t, "the count", func() bool { s := r.Stats(); return s.Denied == 1 && s.Accepted == 1 })
 }
 
-// A socket that somebody else made cannot be made again: while the relay refuses,
-// its clients are reset.
+// A socket that another program created cannot be created again: while the
+// relay refuses, its clients are reset.
 func TestAdoptedSocketRefuses(t *testing.T) {
 	t.Parallel()
-	c, err := claimTCP(netip.MustParseAddrPort("127.0.0.1:0"))
+	c, err := bind.TCP(netip.MustParseAddrPort("127.0.0.1:0"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := start(t, Config{Listen: []string{}, Sockets: []int{c.fd}})
+	r := start(t, Config{Listen: []string{}, Sockets: []int{c.FD}})
 	if _, err := net.Dial("tcp", r.addr); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("before Open: %v, want refused", err)
 	}
@@ -125,8 +128,8 @@ func TestAdoptedSocketRefuses(t *testing.T) {
 	}
 }
 
-// An address that somebody has taken while the relay refused is an error of
-// Open, and can be had again later.
+// An address that another program has bound while the relay refused is an error
+// of Open, and can be bound again later.
 func TestLostAddress(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "s")
@@ -164,7 +167,7 @@ func TestLostAddress(t *testing.T) {
 	serves()
 }
 
-// The limit holds over all listeners together, and who comes then waits in the
+// The limit applies to all listeners together, and further clients wait in the
 // queue.
 func TestLimitOverListeners(t *testing.T) {
 	t.Parallel()
@@ -175,11 +178,11 @@ func TestLimitOverListeners(t *testing.T) {
 		clients = append(clients, dialTo(t, r.Addrs()[k%2].String()))
 	}
 	for len(clients) > 0 {
-		waitFor(t, "two to be let in", func() bool { return r.Stats().Live == min(2, uint64(len(clients))) })
+		proctest.Until(t, "two to be let in", func() bool { return r.Stats().Live == min(2, uint64(len(clients))) })
 		if s := r.Stats(); s.Live > 2 {
 			t.Fatalf("%d connections are open, want 2 at most", s.Live)
 		}
-		waitFor(t, "one of them to be served", func() bool {
+		proctest.Until(t, "one of them to be served", func() bool {
 			for k, c := range clients {
 				c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 				if n, _ := c.Read(make([]byte, 1)); n == 1 {
@@ -191,7 +194,7 @@ func TestLimitOverListeners(t *testing.T) {
 			return false
 		})
 	}
-	waitFor(t, "all to be over", func() bool { s := r.Stats(); return s.Accepted == 8 && s.Live == 0 })
+	proctest.Until(t, "all to be over", func() bool { s := r.Stats(); return s.Accepted == 8 && s.Live == 0 })
 }
 
 // A client that resets after its own end is noticed although its host is silent.
@@ -218,31 +221,31 @@ func TestResetAfterOwnEnd(t *testing.T) {
 	if err := <-ends; err != nil {
 		t.Errorf("the host was not reset: %v", err)
 	}
-	waitFor(t, "the count", func() bool { return r.Stats().Reset == 1 })
+	proctest.Until(t, "the count", func() bool { return r.Stats().Reset == 1 })
 }
 
-// A client that waits goes on as soon as there is a host, not when its time is up.
+// A waiting client is connected as soon as there is a host, not when its next
+// try is due.
 func TestOpenWakesWhoWaits(t *testing.T) {
 	t.Parallel()
 	r := start(t, Config{Hold: time.Hour})
 	r.open(1, closed(t))
 	c := r.dial()
-	waitFor(t, "the client to be held", func() bool { return r.Waiting().Held == 1 })
+	proctest.Until(t, "the client to be held", func() bool { return r.Waiting().Held == 1 })
 	r.Hold()
 	time.Sleep(2 * retryLong) // for its next connect to find the gate shut
 	r.open(2, newHost(t, greet("x")).addr)
 	readSome(t, c, 1)
 }
 
-// Who is in the queue when the relay is stopped is served.
+// Clients in the queue when the relay is stopped are served.
 func TestQueueIsServedAtTheEnd(t *testing.T) {
 	t.Parallel()
 	r := start(t, Config{DrainTimeout: patience})
 	r.open(1, newHost(t, echo).addr)
-	e := r.engine
-	e.gating.Lock()
-	e.listeners[0].rest() // as if it had not come to accept yet
-	e.gating.Unlock()
+	r.gating.Lock()
+	r.plane.(*goroutines).rest(r.listeners[0]) // as if it had not accepted yet
+	r.gating.Unlock()
 	c := r.dial()
 	r.stop()
 	io.WriteString(c, "ping")
@@ -257,7 +260,7 @@ func TestQueueIsServedAtTheEnd(t *testing.T) {
 // for the next host.
 func TestFencedFlowKeepsItsBytes(t *testing.T) {
 	t.Parallel()
-	e := newEngine(Config{}.withDefaults())
+	p := newRelay(complete(Config{})).plane.(*goroutines)
 	ln := listen(t, "127.0.0.1:0")
 	defer ln.Close()
 	end := func() (*net.TCPConn, *socket) {
@@ -275,7 +278,7 @@ func TestFencedFlowKeepsItsBytes(t *testing.T) {
 	}
 	cl, near := end()
 	_, h := end()
-	c, err := newConn(e, near.stream)
+	c, err := newConn(p, near.stream)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +286,7 @@ func TestFencedFlowKeepsItsBytes(t *testing.T) {
 	c.state = relaying
 	h.shut = true
 	io.WriteString(cl, "hello")
-	waitFor(t, "the flow to read and stop", func() bool {
+	proctest.Until(t, "the flow to read and stop", func() bool {
 		newFlow(c, client).run()
 		return len(c.kept) > 0
 	})
