@@ -5,65 +5,73 @@ import (
 	"time"
 )
 
-// selectAgain begins an election: what was known before is not enough.
+// selectAgain begins an election: the earlier results are not enough.
 func (m *Machine) selectAgain() {
 	m.plan = noPlan
 	m.enter(Selecting)
 	m.startRound(false)
 }
 
-// startRound asks every host anew, all at the same time. A host that is down,
-// or again did not pass in the round before, is not waited for, unless it did
-// not accept connections then and does now: it is on its way back.
+// startRound checks every host anew, all at the same time. The round does not
+// wait for a host that is down or, with again, did not pass in the round
+// before, unless the host accepts connections now and did not then: it is
+// coming back.
 func (m *Machine) startRound(again bool) {
-	m.retryAt, m.chooseBy = time.Time{}, time.Time{}
+	m.retryAt, m.passedAt, m.chooseBy = time.Time{}, time.Time{}, time.Time{}
+	m.awaited, m.waitReported = false, false
 	m.roundBy = m.now.Add(m.longest)
+	if !again {
+		m.quickBy = m.now.Add(quickFor)
+	}
 	for i := range m.hosts {
-		h := &m.hosts[i]
-		h.knownDown = h.state() == Down || again && h.standing() != passed
-		h.deaf = h.tracks[0].state == Down
-		m.ask(h, again)
+		m.doNotAwait(i, again)
+		m.requestAll(&m.hosts[i], again)
 	}
 }
 
-// ask wants fresh answers of every check of h. When it is asked again, an
-// answer that is still awaited stays awaited: a script may have to wait for
-// longer than a round before it can run.
-func (m *Machine) ask(h *host, again bool) {
+// doNotAwait sets that the round does not wait for host i if it is down or,
+// with before, did not pass.
+func (m *Machine) doNotAwait(i int, before bool) {
+	h := &m.hosts[i]
+	h.knownDown = h.state() == Down || before && m.standing(i) != passed
+	h.unreachable = h.tracks[0].state == Down
+}
+
+// requestAll requests fresh results of every check of h. With again, a result
+// that is still awaited stays awaited: a script may have to wait longer than
+// one round before it can run.
+func (m *Machine) requestAll(h *host, again bool) {
 	h.refusing = false
 	for k, c := range m.cfg.Checks {
 		if t := &h.tracks[k]; again && c.Script && t.answer == none && !t.wanted {
 			continue
 		}
-		m.want(h, k)
+		m.request(h, k)
 	}
 }
 
-// want wants a fresh answer of one check of h.
-func (m *Machine) want(h *host, k int) {
+// request requests a fresh result of one check of h.
+func (m *Machine) request(h *host, k int) {
 	t := &h.tracks[k]
 	t.answer, t.wanted, t.freshFrom = none, true, m.nextID
 	if !m.cfg.Checks[k].Script || len(t.flights) == 0 {
 		return
 	}
-	// A script that runs cannot be started again. If it began a moment ago,
-	// its answer is as fresh as any; if not, it has to run once more.
-	if f := t.flights[0]; !f.void && !f.judged && m.now.Sub(f.at) <= m.cfg.FastInterval {
+	// A script that is running cannot be started again. If it began a moment
+	// ago, its result is fresh enough; if not, it has to run once more.
+	if f := t.flights[0]; !f.void && !f.settled && m.now.Sub(f.at) <= m.cfg.FastInterval {
 		t.wanted, t.freshFrom = false, f.id
 	}
 }
 
-// answered takes in h's answer to check k.
-func (m *Machine) answered(h *host, k int, ok bool) {
+// answered records h's result of check k.
+func (m *Machine) answered(h *host, k int, a answer) {
 	t := &h.tracks[k]
-	t.answer = failed
-	if ok {
-		t.answer = passed
-	}
+	t.answer = a
 	if m.cfg.Checks[k].Script {
 		return
 	}
-	if !ok {
+	if a != passed {
 		h.refusing = true
 		return
 	}
@@ -75,29 +83,33 @@ func (m *Machine) answered(h *host, k int, ok bool) {
 			return
 		}
 	}
-	// The host has come back: its scripts are asked now, and not in the next
-	// round. It takes a turn from failing to passing, so a script that keeps
+	// The host has come back: its scripts are run now instead of when they are
+	// due. This takes a change from failing to passing, so a script that keeps
 	// failing does not run all the time.
 	h.refusing = false
 	for k, c := range m.cfg.Checks {
 		if c.Script {
-			m.want(h, k)
+			m.request(h, k)
 		}
 	}
 }
 
-// choose elects the first host in order that passed, once nobody whom the
-// operator prefers can be expected to answer.
+// choose elects the first host in order that passed, as soon as no host before
+// it can be expected to answer.
 func (m *Machine) choose() {
-	best, pending, awaited := -1, false, false
+	last := m.lastPrimary()
+	best, pending, awaited, decided := -1, false, false, false
 	for _, i := range m.inOrder() {
 		h := &m.hosts[i]
-		if m.barred(i) != "" {
+		if m.ineligible(i) != "" || m.blocked(i) != "" {
 			continue
 		}
-		standing := h.standing()
-		if standing == passed && m.guarded(h) {
-			// It has failed too often to be chosen before another one, and is
+		standing := m.standing(i)
+		if standing == passed && decided {
+			continue
+		}
+		if standing == passed && m.guarded(h) && (i != last || !m.noneWasUsable()) && !m.writer(i) {
+			// It has failed too often to be preferred to another host, but is
 			// better than none.
 			if best < 0 {
 				best = i
@@ -105,35 +117,49 @@ func (m *Machine) choose() {
 			continue
 		}
 		if standing == passed {
-			best = i
-			break
+			best, decided = i, true
+			if m.role < 0 {
+				break
+			}
+			continue // the facts of the others may put one of them first
 		}
 		if standing == none {
 			pending = true
-			awaited = awaited || !h.knownDown || h.deaf && h.tracks[0].answer == passed
+			awaited = awaited || !h.knownDown || m.writer(i) || h.unreachable && h.tracks[0].answer == passed || i == last && m.answersSoon(h)
 		}
 	}
 	if best < 0 {
-		m.chooseBy = time.Time{}
+		m.passedAt, m.chooseBy, m.awaited, m.waitReported = time.Time{}, time.Time{}, false, false
 		switch {
 		case m.retryAt.IsZero():
-			// Somebody may not answer for long: a script can be stuck in the
-			// kernel. The others are asked again meanwhile.
+			// A result may not come for a long time: a script can hang in the
+			// kernel.
 			if !pending || !m.now.Before(m.roundBy) {
 				m.roundFailed()
 			}
-		case !m.now.Before(m.retryAt):
+		case m.now.Before(m.retryAt):
+		case slices.ContainsFunc(m.hosts, func(h host) bool { return h.rejected }):
 			for i := range m.hosts {
-				m.hosts[i].aside = false
+				m.hosts[i].rejected = false
 			}
 			m.startRound(true)
+		default:
+			m.roundFailed()
 		}
 		return
 	}
-	if m.chooseBy.IsZero() {
-		m.chooseBy = m.now.Add(m.cfg.Checks[0].Timeout)
+	if m.passedAt.IsZero() {
+		m.passedAt = m.now
 	}
-	if awaited && m.now.Before(m.chooseBy) {
+	wait := time.Duration(0)
+	if awaited {
+		wait = m.cfg.Checks[0].Timeout
+	}
+	if best != last && last >= 0 && m.ineligible(last) == "" && !m.supersedes(best) && m.noneWasUsable() {
+		wait = max(wait, m.await(last, best))
+	}
+	m.chooseBy = m.passedAt.Add(wait)
+	if m.now.Before(m.chooseBy) {
 		return
 	}
 	switch {
@@ -144,31 +170,42 @@ func (m *Machine) choose() {
 		}
 		m.electHost(best, Start, reason)
 	case m.elect == best:
-		m.electHost(best, Reselect, m.cause)
+		m.electHost(best, m.again(best), m.cause)
 	default:
 		m.electHost(best, Failover, m.cause)
 	}
 }
 
-// roundFailed waits for the next round.
+// roundFailed reports that no host is usable. All hosts are checked further.
 func (m *Machine) roundFailed() {
-	wait := m.backoff
-	m.retryAt = m.now.Add(wait)
-	m.backoff = min(2*wait, m.cfg.MaxBackoff)
+	wait := min(m.backoff, m.cfg.MaxBackoff)
+	m.retryAt, m.noneUsable = m.now.Add(wait), true
+	m.backoff = 2 * wait
 	fact := RoundFailed{Wait: wait}
 	for i, h := range m.hosts {
 		fact.Hosts = append(fact.Hosts, Refusal{Host: h.name, Reason: m.whyNot(i)})
+		m.doNotAwait(i, true)
 	}
 	m.do(fact)
 }
 
 // electHost makes host i the next primary.
 func (m *Machine) electHost(i int, kind Kind, reason string) {
-	old := m.last
 	h := &m.hosts[i]
+	elected := Switch{Epoch: m.epoch + 1, Host: h.name, Old: m.last, Kind: kind, Reason: reason, Addr: h.addr, OldAddr: m.addr}
+	if m.role >= 0 {
+		elected.Fact = h.role.fact
+		if h.name != m.last {
+			elected.Loss = m.lossOf(i)
+		}
+	}
+	m.goesOn = i == m.incumbent()
 	for k := range h.tracks {
-		// It was asked just now; the thresholds are for those who were not.
+		// It was checked just now; the thresholds are for hosts that were not.
 		t := &h.tracks[k]
+		if t.answer == unsure {
+			continue
+		}
 		t.state, t.streak = Up, max(t.streak, 1)
 	}
 	m.noteState(h, 0, nil)
@@ -176,21 +213,21 @@ func (m *Machine) electHost(i int, kind Kind, reason string) {
 	if kind == Switchover || kind == Failback {
 		m.prefer, m.back = m.elect, true
 	}
-	m.elect, m.last, m.gone, m.plan, m.stayed = i, h.name, false, noPlan, false
-	m.retryAt, m.chooseBy = time.Time{}, time.Time{}
+	m.elect, m.last, m.addr, m.electDown, m.plan, m.stayed = i, h.name, h.addr, false, noPlan, false
+	m.retryAt, m.passedAt, m.chooseBy = time.Time{}, time.Time{}, time.Time{}
+	m.done, m.noneUsable, m.awaited, m.waitReported = false, false, false, false
 	m.enter(Switching)
-	m.do(Switch{Epoch: m.epoch, Host: h.name, Old: old, Kind: kind, Reason: reason})
+	m.do(elected)
 }
 
-// pursue makes the change of primary that is planned once its host passes, and
-// plans a failback when one is due.
+// pursue makes the planned change of primary once the host passes, and plans a
+// failback when one is due.
 func (m *Machine) pursue() {
 	if m.plan.host < 0 {
 		m.planFailback()
 		return
 	}
-	h := &m.hosts[m.plan.host]
-	switch standing := h.standing(); {
+	switch standing := m.standing(m.plan.host); {
 	case standing == passed:
 		p := m.plan
 		m.shut()
@@ -198,15 +235,15 @@ func (m *Machine) pursue() {
 		m.electHost(p.host, p.kind, p.reason)
 	case standing == failed:
 		m.unplan(m.whyFailed(m.plan.host))
-		m.planFailback() // one may have become due meanwhile
+		m.planFailback() // a failback may have become due meanwhile
 	case !m.now.Before(m.plan.by):
 		m.unplan("it did not answer in time")
 		m.planFailback()
 	}
 }
 
-// unplan gives up what is planned. A failback is tried again when the host has
-// been up for as long once more.
+// unplan cancels the planned change. A failback is tried again after the host
+// has been up for the failback time once more.
 func (m *Machine) unplan(reason string) {
 	if m.plan.host < 0 {
 		return
@@ -222,10 +259,11 @@ func (m *Machine) unplan(reason string) {
 // propose plans to make host i primary.
 func (m *Machine) propose(i int, kind Kind, reason string) {
 	m.plan = plan{host: i, kind: kind, reason: reason, by: m.now.Add(m.longest + m.cfg.Checks[0].Timeout)}
-	m.ask(&m.hosts[i], false)
+	m.requestAll(&m.hosts[i], false)
 }
 
-// move plans what an operator asked for, or says why not.
+// move plans the switchover that an operator requested, or declines it with the
+// reason.
 func (m *Machine) move(ev Move) {
 	i := slices.Index(m.cfg.Hosts, ev.Host)
 	if ev.Host == "" {
@@ -254,12 +292,16 @@ func (m *Machine) move(ev Move) {
 	m.plan.drain = ev.Drain
 }
 
-// nextUp is the host that would most likely take over now; -1 when every other
-// one is down. It is asked before anything happens, so one that is not known yet
-// will do where none is known to be up.
+// nextUp returns the host that would most likely be elected now; -1 when every
+// other host is down. The host is checked before anything happens, so a host
+// whose state is unknown is acceptable where none is known to be up.
 func (m *Machine) nextUp() int {
 	best, rank := -1, 0
-	for i := range m.hosts {
+	order := make([]int, len(m.hosts))
+	for i := range order {
+		order[i] = i
+	}
+	for _, i := range m.byRole(order) {
 		h := &m.hosts[i]
 		fit := 0
 		switch {
@@ -293,11 +335,12 @@ func (m *Machine) planFailback() {
 	}
 }
 
-// failbackAt returns when host i, which is preferred to the primary, may take
-// over again.
+// failbackAt returns when host i, which is preferred to the primary, may become
+// primary again.
 func (m *Machine) failbackAt(i int) (time.Time, bool) {
 	h := &m.hosts[i]
-	if h.state() != Up || h.suspected() || h.drained || m.frozen {
+	// A host that says that it is primary beside the primary is a matter for a person.
+	if h.state() != Up || h.suspected() || h.drained || m.frozen || m.writer(i) {
 		return time.Time{}, false
 	}
 	return h.upSince.Add(max(m.cfg.Failback, m.penalty(h))), true

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// lock takes the operator's locks in.
+// lock applies the operator's locks.
 func (m *Machine) lock(l Locks) {
 	m.frozen = l.Frozen
 	for i := range m.hosts {
@@ -13,7 +13,7 @@ func (m *Machine) lock(l Locks) {
 		was := h.drained
 		h.drained = slices.Contains(l.Drained, h.name)
 		if was && !h.drained {
-			h.failures = nil // the operator says that it is ready
+			h.failures = nil // the operator has declared it ready
 		}
 	}
 	switch {
@@ -24,31 +24,28 @@ func (m *Machine) lock(l Locks) {
 	}
 }
 
-// inOrder lists the hosts in the order of preference that holds now.
+// inOrder lists the hosts in the current order of preference.
 func (m *Machine) inOrder() []int {
 	order := make([]int, 0, len(m.hosts))
-	if m.prefer >= 0 {
-		order = append(order, m.prefer)
+	last := m.lastPrimary()
+	if last >= 0 {
+		order = append(order, last)
 	}
 	for i := range m.hosts {
-		if i != m.prefer {
+		if i != last {
 			order = append(order, i)
 		}
 	}
-	return order
+	return m.byRole(order)
 }
 
-// barred says why host i may not be elected now, whatever it answers; nothing
-// when it may.
-func (m *Machine) barred(i int) string {
-	h := &m.hosts[i]
-	stays := m.elect
-	if m.prefer >= 0 {
-		stays = m.prefer
-	}
+// ineligible returns why host i may not be elected now, whatever its checks
+// say; empty when it may be.
+func (m *Machine) ineligible(i int) string {
+	h, stays := &m.hosts[i], m.incumbent()
 	switch {
-	case h.aside:
-		return "put aside, a trigger failed"
+	case h.rejected:
+		return "rejected, a trigger failed"
 	case h.drained:
 		return "drained"
 	case m.frozen && stays >= 0 && i != stays:
@@ -57,28 +54,36 @@ func (m *Machine) barred(i int) string {
 	return ""
 }
 
-// whyNot says why host i was not chosen.
+// whyNot returns why host i was not chosen.
 func (m *Machine) whyNot(i int) string {
-	if why := m.barred(i); why != "" {
+	if why := m.ineligible(i); why != "" {
+		return why
+	}
+	if why := m.blocked(i); why != "" && m.standing(i) == passed {
 		return why
 	}
 	return m.whyFailed(i)
 }
 
-// whyFailed says what host i answered that was not right.
+// whyFailed returns which result of host i was not a success.
 func (m *Machine) whyFailed(i int) string {
 	for k, t := range m.hosts[i].tracks {
-		if t.answer == failed {
+		switch t.answer {
+		case failed:
 			return m.cfg.Checks[k].Name + ": " + oneLine(t.last.Err)
+		case unsure:
+			return m.cfg.Checks[k].Name + " is unknown: " + oneLine(t.last.Err)
+		case none, passed:
 		}
 	}
 	return "no answer"
 }
 
-// The flap guard: a host that fails again and again is chosen only when it has
-// stayed up for longer and longer, or nobody else is there.
+// The flap guard: a host that fails repeatedly is chosen only after it has
+// stayed up, for a time that grows with each failure, or when no other host is
+// usable.
 
-// noteFailure notes that h, which had been up, went down.
+// noteFailure records that h, which had been up, went down.
 func (m *Machine) noteFailure(h *host) {
 	h.failures = append(h.failures, m.now)
 	if len(h.failures) > 16 { // more make no difference
@@ -86,7 +91,7 @@ func (m *Machine) noteFailure(h *host) {
 	}
 }
 
-// recentFailures is how often h failed in the last while.
+// recentFailures returns how often h failed within guardWindow.
 func (m *Machine) recentFailures(h *host) int {
 	n := 0
 	for _, at := range h.failures {
@@ -97,7 +102,7 @@ func (m *Machine) recentFailures(h *host) int {
 	return n
 }
 
-// penalty is how long h must have been up before it is chosen while another
+// penalty is the time for which h must have been up before it is chosen while another
 // host is usable.
 func (m *Machine) penalty(h *host) time.Duration {
 	n := m.recentFailures(h)
@@ -107,7 +112,7 @@ func (m *Machine) penalty(h *host) time.Duration {
 	return min(guardFirst<<(n-2), guardMost)
 }
 
-// guarded says whether h has not been up for long enough.
+// guarded reports whether h has not been up for long enough.
 func (m *Machine) guarded(h *host) bool {
 	p := m.penalty(h)
 	return p > 0 && (h.state() != Up || m.now.Sub(h.upSince) < p)

@@ -2,19 +2,32 @@ package selector
 
 import (
 	"fmt"
+	"hash/fnv"
+	"io"
 	"time"
 )
 
-// schedule starts every check that is due and computes when to wake.
+// schedule starts every check that is due and computes the next wake time.
 func (m *Machine) schedule() {
-	// Waking once an interval, even with nothing to do, is how a stall is
-	// noticed.
+	if m.rechecks > 0 && !m.now.Before(m.recheckAt) {
+		m.rechecks--
+		m.recheckAt = m.now.Add(m.cfg.FastInterval)
+		if m.phase == Serving {
+			h := &m.hosts[m.elect]
+			h.tracks[0].due = earliest(h.tracks[0].due, m.now)
+			if m.role > 0 {
+				h.tracks[m.role].due = earliest(h.tracks[m.role].due, m.now)
+			}
+		}
+	}
+	// A stall is noticed only if the machine wakes at least once in an
+	// interval, even with nothing to do.
 	m.wake = m.now.Add(m.cfg.Checks[0].Interval)
 	for i := range m.hosts {
 		for k, c := range m.cfg.Checks {
 			t := &m.hosts[i].tracks[k]
 			if at, ok := m.lateAt(t, c); ok && !m.now.Before(at) {
-				m.suspect(i, k, fmt.Errorf("no answer for %v", m.patience(t, c)))
+				m.suspect(i, k, fmt.Errorf("no answer for %v", m.lateAfter(t, c)))
 			}
 			at, ok := m.dueAt(i, k)
 			if ok && !m.now.Before(at) {
@@ -24,15 +37,19 @@ func (m *Machine) schedule() {
 			m.wakeBy(at, ok)
 			m.wakeBy(m.lateAt(t, c))
 			for _, f := range t.flights {
-				m.wakeBy(f.at.Add(c.Timeout+overdue), !c.Script && !f.void && !f.judged)
+				m.wakeBy(f.at.Add(c.Timeout+overdue), !c.Script && !f.void && !f.settled)
+				// A pause is noticed by a Step that comes late.
+				m.wakeBy(m.now.Add(c.Timeout/pauseShare), !f.void && !f.settled)
 			}
 		}
 	}
 	m.wakeBy(m.holdUntil, m.gate == held)
+	m.wakeBy(m.recheckAt, m.rechecks > 0)
+	m.wakeBy(m.verifyBy, !m.verifyBy.IsZero())
 	switch m.phase {
 	case Selecting:
 		switch {
-		case !m.chooseBy.IsZero(): // somebody passed, so the round is decided
+		case !m.chooseBy.IsZero(): // a host passed, so the round is decided
 			m.wakeBy(m.chooseBy, true)
 		case !m.retryAt.IsZero():
 			m.wakeBy(m.retryAt, true)
@@ -49,7 +66,7 @@ func (m *Machine) schedule() {
 	case Switching:
 	}
 	if !m.wake.After(m.now) {
-		m.wake = m.now.Add(time.Millisecond) // what is due now was looked at in this Step
+		m.wake = m.now.Add(time.Millisecond) // what is due now was handled in this Step
 	}
 }
 
@@ -62,21 +79,89 @@ func (m *Machine) wakeBy(at time.Time, ok bool) {
 // start starts check k of host i.
 func (m *Machine) start(i, k int) {
 	t := &m.hosts[i].tracks[k]
-	interval := m.cfg.Checks[k].Interval
-	next := t.due.Add(interval) // keeps the beat
-	if m.now.Before(t.due) || !next.After(m.now) {
-		next = m.now.Add(interval)
-	}
 	id := m.nextID
 	m.nextID++
-	t.due, t.asked, t.wanted = next, m.now, false
-	t.flights = append(t.flights, flight{id: id, at: m.now})
+	since := m.earliestStart(t)
+	t.due, t.started, t.wanted = m.nextDue(t, m.cfg.Checks[k].Interval), m.now, false
+	h := &m.hosts[i]
+	a := StartCheck{ID: id, Host: h.name, Check: k, Addr: h.addr, Pinned: m.pinned(i), Since: since}
+	if k == 0 && h.next {
+		a.Next, h.next, h.turned = true, false, m.now
+	}
+	t.flights = append(t.flights, flight{id: id, at: m.now, addr: a.Addr, pinned: a.Pinned})
 	m.flights[id] = place{i, k}
-	m.do(StartCheck{ID: id, Host: m.hosts[i].name, Check: k})
+	m.do(a)
+}
+
+// earliestStart returns the Since of a check that is started now.
+func (m *Machine) earliestStart(t *track) time.Time {
+	late := m.now.Sub(t.due)
+	if t.wanted || t.suspect != 0 || m.phase == Selecting || late < 0 || late >= slot {
+		return m.real
+	}
+	return m.real.Add(-late)
+}
+
+// nextDue returns when the next regular check of t is due if one is started now:
+// within an interval, at the phase of t.
+func (m *Machine) nextDue(t *track, interval time.Duration) time.Time {
+	if m.cfg.Base.IsZero() {
+		next := t.due.Add(interval) // keeps the schedule
+		if m.now.Before(t.due) || !next.After(m.now) {
+			next = m.now.Add(interval)
+		}
+		return next
+	}
+	passed := (m.real.Sub(m.cfg.Base) - t.phase) % interval
+	if passed < 0 {
+		passed += interval
+	}
+	return m.now.Add(interval - passed)
+}
+
+// phaseOf returns the phase of the checks of host i with an interval, a multiple of
+// slot.
+func (c Config) phaseOf(i int, interval time.Duration) time.Duration {
+	slots := uint64(interval / slot) //nolint:gosec // G115: an interval is positive
+	if slots == 0 {
+		return 0
+	}
+	n := NumberOf(c.Hosts[i])
+	if c.Phases != nil {
+		n = c.Phases[i]
+	}
+	return time.Duration(n%slots) * slot //nolint:gosec // G115: less than an interval
+}
+
+// NumberOf returns a number for [Config.Phases], as if there were none.
+func NumberOf(host string) uint64 {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, host) // never fails
+	return h.Sum64()
+}
+
+// pace returns the time between two checks of a kind of h while there is no
+// primary. The rate of the first seconds, in which most hosts come back, would
+// be a permanent load when none does.
+func (m *Machine) pace(h *host, c Check) time.Duration {
+	quick := m.now.Before(m.quickBy)
+	switch {
+	case c.Script && quick:
+		return min(c.Interval, firstBackoff)
+	case c.Script:
+		return c.Interval
+	case quick || c.Role != nil: // somebody else may promote a host at any time
+		return m.watch
+	}
+	connects := 1 // in each turn
+	if h.tracks[0].last.OK {
+		connects = m.cheap
+	}
+	return max(min(c.Interval, time.Duration(connects)*slowest), m.watch)
 }
 
 // dueAt returns when check k of host i is to be started next; false means that
-// something else has to happen first.
+// another event has to happen first.
 func (m *Machine) dueAt(i, k int) (time.Time, bool) {
 	h := &m.hosts[i]
 	t := &h.tracks[k]
@@ -97,26 +182,20 @@ func (m *Machine) dueAt(i, k int) (time.Time, bool) {
 		return m.now, true
 	}
 	if m.phase == Selecting {
-		if c.Script {
-			return never, false
-		}
-		return t.asked.Add(m.watch), true
+		return t.started.Add(m.pace(h, c)), true
 	}
 	if c.Script {
-		if t.streak < 0 && -t.streak < m.cfg.Fall {
-			if t.last.Local {
-				// It could not even be started; at once would be a spin.
-				return t.asked.Add(m.cfg.FastInterval), true
-			}
-			return m.now, true
+		// A script that could not determine the state is not run faster.
+		if t.streak < 0 && -t.streak < m.cfg.Fall && !t.last.Unknown {
+			return t.started.Add(m.cfg.FastInterval), true
 		}
 		return t.due, true
 	}
 	if t.inFlight() >= m.cfg.Fall+spareFlights {
 		return never, false
 	}
-	if t.suspect != 0 {
-		if fast := t.asked.Add(m.cfg.FastInterval); fast.Before(t.due) {
+	if t.suspect != 0 || k == m.role && m.hurry() {
+		if fast := t.started.Add(m.cfg.FastInterval); fast.Before(t.due) {
 			return fast, true
 		}
 	}

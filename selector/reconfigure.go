@@ -5,21 +5,21 @@ import (
 	"time"
 )
 
-// adopt takes cfg, which is valid, for the rules. What is known of a host stays
-// as far as it is asked the same questions.
+// adopt applies cfg, which is valid. The state of a host is kept for every
+// check that stays the same.
 func (m *Machine) adopt(cfg Config) {
-	cfg = cfg.withDefaults()
-	before, asked := m.hosts, m.cfg.Checks
+	cfg.Checks = slices.Clone(cfg.Checks)
+	hostsBefore, checksBefore := m.hosts, m.cfg.Checks
 	m.cfg = cfg
 	m.hosts, m.flights = make([]host, len(cfg.Hosts)), map[uint64]place{}
 	for i, name := range cfg.Hosts {
 		h := &m.hosts[i]
 		h.name = name
 		tracks := make([]track, len(cfg.Checks))
-		if was := slices.IndexFunc(before, func(h host) bool { return h.name == name }); was >= 0 {
-			*h = before[was]
+		if was := slices.IndexFunc(hostsBefore, func(h host) bool { return h.name == name }); was >= 0 {
+			*h = hostsBefore[was]
 			for k, c := range cfg.Checks {
-				q := slices.IndexFunc(asked, func(a Check) bool { return a.Name == c.Name && a.Spec == c.Spec && a.Script == c.Script })
+				q := slices.IndexFunc(checksBefore, func(a Check) bool { return a.Name == c.Name && a.Spec == c.Spec && a.Script == c.Script })
 				if q < 0 {
 					continue
 				}
@@ -33,22 +33,31 @@ func (m *Machine) adopt(cfg Config) {
 				}
 			}
 		}
+		for k, c := range cfg.Checks {
+			tracks[k].phase = cfg.phaseOf(i, c.Interval)
+		}
 		h.tracks = tracks
 	}
 
-	cheap := 0
-	m.longest = 0
+	m.role = slices.IndexFunc(cfg.Checks, func(k Check) bool { return k.Role != nil })
+	if m.role < 0 {
+		m.writers, m.severalSince = nil, time.Time{}
+		for i := range m.hosts {
+			m.hosts[i].role = identified{}
+		}
+	}
+	m.cheap, m.longest, m.beat = 0, 0, 0
 	for _, k := range cfg.Checks {
 		if !k.Script {
-			cheap++
+			m.cheap++
 		}
-		m.longest = max(m.longest, 2*k.Timeout)
+		m.longest, m.beat = max(m.longest, 2*k.Timeout), max(m.beat, k.Interval)
 	}
-	m.watch = max(cfg.FastInterval, time.Duration(cheap*len(cfg.Hosts))*time.Second/watchRate)
+	m.watch = max(cfg.FastInterval, time.Duration(m.cheap*len(cfg.Hosts))*time.Second/watchRate)
 }
 
-// changeRules takes new rules in.
-func (m *Machine) changeRules(cfg Config) {
+// reconfigure replaces the Config.
+func (m *Machine) reconfigure(cfg Config) {
 	if m.plan.host >= 0 && !slices.Contains(cfg.Hosts, m.hosts[m.plan.host].name) {
 		m.unplan("it is no host any more")
 	}
@@ -71,6 +80,6 @@ func (m *Machine) changeRules(cfg Config) {
 		m.shut()
 		m.selectAgain()
 	case m.phase == Selecting:
-		m.startRound(false) // the new rules may be the way out
+		m.startRound(false) // the new Config may be the way out
 	}
 }
