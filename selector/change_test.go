@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// New rules change nothing but what they are about.
+// New rules change only what they are about.
 func TestRulesAreChanged(t *testing.T) {
 	const start = "1ms switch 1 start >a | 1ms open 1 a"
 	tcp := Check{Name: "tcp"}
@@ -71,7 +71,7 @@ func TestRulesAreChanged(t *testing.T) {
 			name:  "a check that is new has its thresholds before it counts",
 			hosts: []string{"a: sick", "b: up"},
 			rules: map[time.Duration]Config{10 * time.Second: {Hosts: []string{"a", "b"}, Checks: script}},
-			want:  start + " | 10.15s lost a | 10.15s hold | 10.201s switch 2 failover a>b | 10.201s open 2 b",
+			want:  start + " | 10.25s lost a | 10.25s hold | 10.301s switch 2 failover a>b | 10.301s open 2 b",
 		},
 		{
 			name:  "a check that asks something else now starts from nothing",
@@ -84,19 +84,19 @@ func TestRulesAreChanged(t *testing.T) {
 			want: "3ms switch 1 start >a | 3ms open 1 a",
 		},
 		{
-			name:  "a check that is gone holds nobody back",
+			name:  "a check that was removed delays no host",
 			cfg:   Config{Checks: script},
 			hosts: []string{"a: sick"},
 			rules: map[time.Duration]Config{10200 * time.Millisecond: {Hosts: []string{"a"}}},
 			end:   11 * time.Second,
-			want:  "51ms nobody, 1s | 1.102s nobody, 2s | 3.153s nobody, 4s | 7.204s nobody, 8s | 10.201s switch 1 start >a | 10.201s open 1 a",
+			want:  "51ms none usable, 1s | 1.051s none usable, 2s | 3.051s none usable, 4s | 7.051s none usable, 8s | 10.201s switch 1 start >a | 10.201s open 1 a",
 		},
 		{
-			name:  "nobody was usable: the new host is asked at once",
+			name:  "no host was usable: the new host is checked at once",
 			hosts: []string{"a: refused", "b: up"},
 			rules: map[time.Duration]Config{0: {Hosts: []string{"a"}}, 10 * time.Second: {Hosts: []string{"a", "b"}}},
 			end:   11 * time.Second,
-			want:  "1ms nobody, 1s | 1.002s nobody, 2s | 3.003s nobody, 4s | 7.004s nobody, 8s | 10.001s switch 1 start >b | 10.001s open 1 b",
+			want:  "1ms none usable, 1s | 1.001s none usable, 2s | 3.001s none usable, 4s | 7.001s none usable, 8s | 10.001s switch 1 start >b | 10.001s open 1 b",
 		},
 		{
 			name:  "a switchover to a host that is none any more is given up",
@@ -131,21 +131,22 @@ func TestRulesAreChanged(t *testing.T) {
 				if cfg.Checks == nil {
 					cfg.Checks = []Check{tcp}
 				}
-				w.later(at, Rules(cfg))
+				w.later(at, Reconfigure(complete(cfg)))
 			}
 			if tt.end == 0 {
 				tt.end = 30 * time.Second
 			}
 			w.play(tt.end)
 			if diff := cmp.Diff(tt.want, strings.Join(w.story, " | ")); diff != "" {
-				t.Errorf("what happened (-want +got):\n%s", diff)
+				t.Errorf("got\n%s\n%s", strings.Join(w.story, " | "), diff)
 			}
 		})
 	}
 }
 
-// Whatever changes and whenever it does, what the world checks at every step
-// holds, and a primary that stays a host, and up, is never left.
+// Whatever the rules are changed to and at whatever time, the assertions of the
+// world hold at every step, and a primary that remains a host and is up stays
+// primary.
 func TestRulesChangeAtRandom(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 1))
@@ -166,7 +167,7 @@ func TestRulesChangeAtRandom(t *testing.T) {
 			if rng.IntN(2) == 0 {
 				checks = append(checks, Check{Name: "script", Script: true})
 			}
-			w.later(at, Rules{Hosts: hosts, Checks: checks, Rise: 1 + rng.IntN(3), Fall: 1 + rng.IntN(3)})
+			w.later(at, Reconfigure(complete(Config{Hosts: hosts, Checks: checks, Rise: 1 + rng.IntN(3), Fall: 1 + rng.IntN(3)})))
 		}
 		w.play(90 * time.Second)
 		if got := strings.Join(w.story, " | "); got != "1ms switch 1 start >a | 1ms open 1 a" {

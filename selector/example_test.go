@@ -11,8 +11,13 @@ import (
 // A relay with two hosts, of which the preferred one refuses connections.
 func ExampleMachine() {
 	m, err := selector.New(selector.Config{
-		Hosts:  []string{"db1:5432", "db2:5432"},
-		Checks: []selector.Check{{Name: "tcp"}},
+		Hosts:        []string{"db1:5432", "db2:5432"},
+		Checks:       []selector.Check{{Name: "tcp", Interval: time.Second, Timeout: time.Second}},
+		Rise:         2,
+		Fall:         3,
+		FastInterval: 100 * time.Millisecond,
+		Hold:         10 * time.Second,
+		MaxBackoff:   time.Minute,
 	})
 	if err != nil {
 		fmt.Println(err)

@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// What operators ask for, and what an earlier process left behind.
+// What operators request, and the state that an earlier process saved.
 func TestOperatorsOrders(t *testing.T) {
 	const start = "1ms switch 1 start >a | 1ms open 1 a"
 	script := []Check{{Name: "tcp"}, {Name: "script", Script: true}}
@@ -95,13 +95,13 @@ func TestOperatorsOrders(t *testing.T) {
 			want:    start + " | 10.501s hold | 10.501s switch 2 switchover a>b | 50.501s refuse | 55.501s open 2 b",
 		},
 		{
-			name:   "a switchover to anybody takes the first other one that is up",
+			name:   "a switchover without a host takes the first other one that is up",
 			hosts:  []string{"a: up", "b: refused", "c: up"},
 			orders: map[time.Duration]Event{10500 * time.Millisecond: Move{}},
 			want:   start + " | 10.501s hold | 10.501s switch 2 switchover a>c | 10.501s open 2 c",
 		},
 		{
-			name:   "and there may be nobody",
+			name:   "and there may be no host",
 			hosts:  []string{"a: up", "b: refused"},
 			orders: map[time.Duration]Event{10500 * time.Millisecond: Move{}},
 			want:   start + " | 10.5s declined : every other host is down or drained",
@@ -110,9 +110,8 @@ func TestOperatorsOrders(t *testing.T) {
 			name:   "a primary that is lost while another host is asked is no switchover",
 			hosts:  []string{"a: up; 9.5s refused", "b: up; 10s silent; 12s up"},
 			orders: map[time.Duration]Event{10100 * time.Millisecond: Move{Host: "b"}},
-			end:    15 * time.Second,
-			want: start + " | 10.201s lost a | 10.201s declined b: the primary was lost meanwhile | 10.201s hold" +
-				" | 11.201s nobody, 1s | 12.002s switch 2 failover a>b | 12.002s open 2 b",
+			end:    16 * time.Second,
+			want:   "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s declined b: the primary was lost meanwhile | 10.201s hold | 11.201s none usable, 1s | 12.102s b passes, a is waited for | 15.002s switch 2 failover a>b | 15.002s open 2 b",
 		},
 
 		// Locks.
@@ -164,22 +163,21 @@ func TestOperatorsOrders(t *testing.T) {
 			hosts:  []string{"a: up; 9.5s refused; 20s up", "b: up; 9.5s refused; 12s up"},
 			orders: map[time.Duration]Event{11 * time.Second: Locks{Frozen: true}},
 			end:    25 * time.Second,
-			want: start + " | 10.201s lost a | 10.201s hold | 10.202s nobody, 1s | 11.203s nobody, 2s | 13.204s nobody, 4s | 17.205s nobody, 8s" +
-				" | 20.005s switch 2 reselect a>a | 20.005s open 2 a",
+			want:   "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s none usable, 1s | 11.202s none usable, 2s | 13.202s none usable, 4s | 17.202s none usable, 8s | 20.102s switch 2 reselect a>a | 20.102s open 2 a",
 		},
 
-		// Memory.
+		// Saved state.
 		{
 			name:  "the primary from before is elected first, and epochs go on",
 			cfg:   Config{Epoch: 0, Prefer: "b"},
 			hosts: []string{"a: up", "b: slow"},
-			want:  "400ms switch 1 start >b | 400ms open 1 b",
+			want:  "101ms a passes, b is waited for | 400ms switch 1 start >b | 400ms open 1 b",
 		},
 		{
 			name:  "if it is usable",
 			cfg:   Config{Prefer: "b"},
 			hosts: []string{"a: up", "b: refused"},
-			want:  start,
+			want:  "101ms a passes, b is waited for | 3.001s switch 1 start >a | 3.001s open 1 a",
 		},
 		{
 			name:  "once: later the operator's order counts again",
@@ -202,14 +200,14 @@ func TestOperatorsOrders(t *testing.T) {
 			}
 			w.play(tt.end)
 			if diff := cmp.Diff(tt.want, strings.Join(w.story, " | ")); diff != "" {
-				t.Errorf("what happened (-want +got):\n%s", diff)
+				t.Errorf("got\n%s\n%s", strings.Join(w.story, " | "), diff)
 			}
 		})
 	}
 }
 
 func TestEpochsGoOn(t *testing.T) {
-	m, err := New(Config{Hosts: []string{"a"}, Checks: []Check{{Name: "tcp"}}, Epoch: 41})
+	m, err := New(complete(Config{Hosts: []string{"a"}, Checks: []Check{{Name: "tcp"}}, Epoch: 41}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,8 +220,9 @@ func TestEpochsGoOn(t *testing.T) {
 	t.Errorf("the first election after epoch 41 is not 42: %+v", m.Snapshot())
 }
 
-// The flap guard: a host that fails again and again has to stay up for longer
-// and longer before it is chosen again while somebody else is there.
+// The flap guard: a host that fails repeatedly has to stay up, for a time that
+// grows with each failure, before it is chosen again while another host is
+// usable.
 func TestFlapGuard(t *testing.T) {
 	// a fails at 10s and 40s, and b at 70s, five seconds after a came back.
 	hosts := []string{"a: up; 9.5s refused; 20s up; 39.5s refused; 65s up", "b: up; 69.5s refused; 90s up", "c: up"}
@@ -240,7 +239,7 @@ func TestFlapGuard(t *testing.T) {
 			t.Errorf("%q is primary, want a, which was up for longer than its penalty:\n%s", w.primary, strings.Join(w.story, "\n"))
 		}
 	})
-	t.Run("it is better than nobody", func(t *testing.T) {
+	t.Run("it is better than no host", func(t *testing.T) {
 		w := newWorld(t, Config{}, "a: up; 9.5s refused; 20s up; 29.5s refused; 40s up", "b: refused").play(45 * time.Second)
 		if w.primary != "a" {
 			t.Errorf("%q is primary, want a, the only one there is:\n%s", w.primary, strings.Join(w.story, "\n"))
@@ -280,22 +279,23 @@ func TestFlapGuard(t *testing.T) {
 	})
 }
 
-// Nobody changes a frozen relay, not even to do what was planned before.
+// The primary of a frozen relay is not changed, not even by a change that was
+// planned before.
 func TestFreezeStopsAPlannedFailback(t *testing.T) {
 	cfg := Config{
 		Failback: 5 * time.Second, Locks: Locks{Drained: []string{"a"}},
 		Checks: []Check{{Name: "tcp"}, {Name: "script", Script: true}},
 	}
 	w := newWorld(t, cfg, "a: up; 5s lazy", "b: up")
-	w.later(20*time.Second, Locks{}) // a is asked, which takes 300ms
+	w.later(20*time.Second, Locks{}) // a is checked, which takes 300ms
 	w.later(20100*time.Millisecond, Locks{Frozen: true})
 	if w.play(25 * time.Second); w.primary != "b" {
 		t.Errorf("frozen, and %s is primary:\n%s", w.primary, strings.Join(w.story, "\n"))
 	}
 }
 
-// What became due while something else was planned is looked at in the same
-// step, and no step asks to be woken in the past.
+// A failback that became due while another change was planned is considered in
+// the same step, and no step sets a wake time in the past.
 func TestFailbackThatIsDueBehindASwitchover(t *testing.T) {
 	w := newWorld(t, Config{Failback: 5 * time.Second, Locks: Locks{Drained: []string{"a"}}}, "a: up", "b: up", "c: up; 60s silent")
 	w.later(61*time.Second, Move{Host: "c"})
@@ -308,7 +308,8 @@ func TestFailbackThatIsDueBehindASwitchover(t *testing.T) {
 	}
 }
 
-// The way back from a switchover is open, whatever its triggers say.
+// The old primary is accepted again after a failed switchover, even if its
+// triggers fail.
 func TestTheOldPrimaryNeedsNoTrigger(t *testing.T) {
 	w := newWorld(t, Config{}, "a: up", "b: up")
 	w.trigger = func(s Switch) (time.Duration, error) {
@@ -326,7 +327,7 @@ func TestTheOldPrimaryNeedsNoTrigger(t *testing.T) {
 	}
 }
 
-// In a failback clients wait for the drain, too.
+// In a failback, clients wait for the drain as well.
 func TestClientsOutlastTheDrainOfAFailback(t *testing.T) {
 	w := newWorld(t, Config{Failback: 20 * time.Second, Drain: 30 * time.Second}, "a: refused; 1s up", "b: up")
 	w.trigger = func(s Switch) (time.Duration, error) { return time.Duration(s.Epoch-1) * 30 * time.Second, nil }

@@ -11,14 +11,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// The facts of one failover, and how often the hosts are asked.
+// The facts of one failover, and how often the hosts are checked.
 func TestSuspicion(t *testing.T) {
 	tcp, pong := Check{Name: "tcp"}, Check{Name: "http"}
 	for _, tt := range []struct {
 		name  string
 		cfg   Config
 		hosts []string
-		from  time.Duration // what came before is not compared
+		from  time.Duration // events before this are not compared
 		end   time.Duration
 		want  []string
 	}{
@@ -41,7 +41,7 @@ func TestSuspicion(t *testing.T) {
 			want: []string{"11.3s suspected a tcp: timeout", "12.1s cleared a tcp"},
 		},
 		{
-			name:  "the same suspicion is told once in ten seconds",
+			name:  "the same suspicion is reported once in ten seconds",
 			hosts: []string{"a: up; 9.95s refused; 10.05s up; 13.05s refused; 13.15s up; 16.15s refused; 16.25s up; 21.25s refused; 21.35s up"},
 			from:  2 * time.Second, end: 30 * time.Second,
 			want: []string{
@@ -118,14 +118,19 @@ func TestRateOfChecks(t *testing.T) {
 		{"fifty hosts with a script keep the beat", Config{Checks: []Check{tcp, script}}, many, 10 * time.Second, 40 * time.Second, "", 50 * 45, 50 * 45},
 		{"a script of a host that refuses is not run", Config{Checks: []Check{tcp, script}}, []string{"a: up", "b: refused"}, 0, time.Hour, "b script", 0, 0},
 		{"three scripts in a row find out that it fails", Config{Checks: []Check{tcp, script}}, []string{"a: up", "b: up; 9s sick"}, 9 * time.Second, 11 * time.Second, "b script", 3, 3},
-		{"a script that could not be started is no spin", Config{Checks: []Check{tcp, script}}, []string{"a: up", "b: up; 9s nofork"}, 10 * time.Second, 70 * time.Second, "b script", 30, 30},
-		{"nor when it had just failed", Config{Checks: []Check{tcp, script}}, []string{"a: up", "b: up; 9s sick; 10.06s nofork; 11s up"}, 9 * time.Second, 12 * time.Second, "b script", 3, 12},
-		{"ports are watched ten times a second while nobody is there", Config{}, []string{"a: refused", "b: refused"}, 10 * time.Second, 70 * time.Second, "", 1200, 1210},
-		{"of fifty hosts together 160 times a second", Config{}, manyDown, 10 * time.Second, 20 * time.Second, "", 150 * 10, 162 * 10},
+		{"a script that could not be started is not retried without pause", Config{Checks: []Check{tcp, script}}, []string{"a: up", "b: up; 9s nofork"}, 10 * time.Second, 70 * time.Second, "b script", 30, 30},
+		{"nor when it had just failed", Config{Checks: []Check{tcp, script}}, []string{"a: up", "b: up; 9s sick; 10.06s nofork; 11s up"}, 9 * time.Second, 12 * time.Second, "b script", 2, 12},
+		{"ports are watched ten times a second in the first seconds without a primary", Config{}, []string{"a: refused", "b: refused"}, 0, 4900 * time.Millisecond, "", 96, 98},
+		{"and twice a second later", Config{}, []string{"a: refused", "b: refused"}, 10 * time.Second, 70 * time.Second, "", 238, 242},
+		{"no host is connected to more often because it accepts", Config{Checks: []Check{tcp, {Name: "http"}}}, []string{"a: unwell"}, 10 * time.Second, 70 * time.Second, "", 118, 122},
+		{"a longer interval does not hide a port that opens", Config{Checks: []Check{{Name: "tcp", Interval: time.Minute}}}, []string{"a: refused"}, 10 * time.Second, 70 * time.Second, "", 118, 122},
+		{"a shorter interval is kept", Config{Checks: []Check{{Name: "tcp", Interval: 200 * time.Millisecond}}}, []string{"a: refused"}, 10 * time.Second, 70 * time.Second, "", 298, 302},
+		{"of fifty hosts together 160 times a second", Config{}, manyDown, 0, 5 * time.Second, "", 150 * 5, 162 * 5},
 		{"a burst has at most fall and two in flight", Config{Checks: []Check{{Name: "tcp", Timeout: 30 * time.Second, Interval: time.Second}}}, []string{"a: up; 9.5s silent", "b: up"}, 9 * time.Second, 35 * time.Second, "a tcp", 5, 5},
-		{"checks that do not end are not piled up", Config{}, []string{"a: up; 5s deaf"}, 5 * time.Second, 40 * time.Second, "a tcp", 20, 33},
+		{"checks that do not end are not piled up", Config{}, []string{"a: up; 5s overdue"}, 5 * time.Second, 40 * time.Second, "a tcp", 20, 33},
 		{"a host that does not accept now is not asked more", Config{Fall: 100, Checks: []Check{tcp, {Name: "http"}}}, []string{"a: up", "b: up; 9.5s refused"}, 10100 * time.Millisecond, 18 * time.Second, "b http", 0, 0},
-		{"a script that fails all the time runs once a round", Config{Checks: []Check{tcp, script}}, []string{"a: sick"}, 0, 15 * time.Second, "a script", 4, 4},
+		{"a script that fails all the time runs once a second at first", Config{Checks: []Check{tcp, script}}, []string{"a: sick"}, 0, 5 * time.Second, "a script", 5, 5},
+		{"and then at its interval", Config{Checks: []Check{tcp, script}}, []string{"a: sick"}, 10 * time.Second, 70 * time.Second, "a script", 29, 31},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t, tt.cfg, tt.hosts...)
@@ -147,7 +152,26 @@ func TestRateOfChecks(t *testing.T) {
 	}
 }
 
-// A machine that is always woken a little late keeps the beat all the same.
+// A host that only its script kept out becomes primary one interval after the
+// script succeeds, however long the script failed before.
+func TestScriptThatSaysYesAgainIsNoticed(t *testing.T) {
+	for _, away := range []time.Duration{time.Second, 20 * time.Second, 70 * time.Second, 10 * time.Minute} {
+		for phase := range 40 {
+			back := 10*time.Second + away + time.Duration(phase)*53*time.Millisecond
+			line := fmt.Sprintf("up; 10s sick; %v up", back)
+			w := newWorld(t, Config{Checks: []Check{{Name: "tcp"}, {Name: "script", Script: true}}}, "a: "+line, "b: "+line)
+			for w.play(back); w.primary == ""; {
+				w.play(w.now + 10*time.Millisecond)
+			}
+			if took := w.now - back; took > 2500*time.Millisecond {
+				t.Fatalf("away for %v: primary %v after the script says yes, want 2.5s at most", away, took)
+			}
+		}
+	}
+}
+
+// A machine that is always woken a little late still starts its checks on
+// schedule.
 func TestNoDrift(t *testing.T) {
 	w := newWorld(t, Config{Checks: []Check{{Name: "tcp"}, {Name: "script", Script: true}}}, "a: up")
 	w.lag = 30 * time.Millisecond
@@ -194,7 +218,7 @@ func TestFlapping(t *testing.T) {
 		}
 		w := newWorld(t, Config{Checks: []Check{{Name: "tcp"}, {Name: "script", Script: true}}}, line).play(5 * time.Minute)
 		if n := len(w.story); n > 12 {
-			t.Errorf("%d failed rounds were told in five minutes, want one for each step of the back-off:\n%s", n, strings.Join(w.story, "\n"))
+			t.Errorf("%d failed rounds were reported in five minutes, want one for each step of the back-off:\n%s", n, strings.Join(w.story, "\n"))
 		}
 		if n := w.started["a script"]; n > 700 {
 			t.Errorf("%d scripts for 600 returns", n)
@@ -204,7 +228,7 @@ func TestFlapping(t *testing.T) {
 
 // A result that is older than a success proves nothing.
 func TestYoungerSuccessOutdatesOlderFailures(t *testing.T) {
-	m, err := New(Config{Hosts: []string{"a"}, Checks: []Check{{Name: "tcp"}}, Fall: 1})
+	m, err := New(complete(Config{Hosts: []string{"a"}, Checks: []Check{{Name: "tcp"}}, Fall: 1}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +241,7 @@ func TestYoungerSuccessOutdatesOlderFailures(t *testing.T) {
 	step(time.Millisecond, Result{ID: first[0], OK: true})
 	step(0, Switched{Epoch: 7})
 	if got := m.Snapshot(); got.Phase != Switching {
-		t.Errorf("somebody else's switch ended ours: %+v", got)
+		t.Errorf("another switch ended this one: %+v", got)
 	}
 	step(0, Switched{Epoch: 1})
 	older := started(step(time.Second, Tick{}))
@@ -230,24 +254,15 @@ func TestYoungerSuccessOutdatesOlderFailures(t *testing.T) {
 	if got := m.Snapshot(); got.Primary != "a" {
 		t.Errorf("a failure that is older than a success brought the primary down: %+v", got)
 	}
-	step(0, Result{ID: older[0], Err: errTimeout}) // a result comes once
-	step(0, Result{ID: 1 << 40, Err: errTimeout})  // and for a check that was asked for
+	step(0, Result{ID: older[0], Err: errTimeout}) // a second result of the same check
+	step(0, Result{ID: 1 << 40, Err: errTimeout})  // a check that was not requested
 	step(0, Switched{Epoch: 7, Err: errScript})
 	if got := m.Snapshot(); got.Primary != "a" {
-		t.Errorf("an event that nobody asked for brought the primary down: %+v", got)
+		t.Errorf("an unexpected event brought the primary down: %+v", got)
 	}
 }
 
-func started(actions []Action) (ids []uint64) {
-	for _, a := range actions {
-		if c, ok := a.(StartCheck); ok {
-			ids = append(ids, c.ID)
-		}
-	}
-	return ids
-}
-
-// A client's word about an epoch that is over starts nothing.
+// A client's suspicion about an earlier epoch starts nothing.
 func TestSuspicionOfAnEarlierEpoch(t *testing.T) {
 	w := newWorld(t, Config{}, "a: up")
 	w.facts = true
@@ -265,11 +280,54 @@ func TestSuspicionOfAnEarlierEpoch(t *testing.T) {
 	}
 }
 
+// When a host ends connections a check is started at once. The event does not
+// count against the host: a check that passes is not reported, and one that
+// fails begins a suspicion.
+func TestCheckNow(t *testing.T) {
+	w := newWorld(t, Config{}, "a: up; 5.6s refused", "b: up")
+	w.facts = true
+	w.play(5400 * time.Millisecond)
+	before := w.started["a tcp"]
+	w.step(CheckNow{Epoch: 0}) // of an earlier epoch
+	if got := w.started["a tcp"] - before; got != 0 {
+		t.Errorf("%d checks were started for an earlier epoch", got)
+	}
+	for range 20 { // many ends are one check at the fast interval
+		w.step(CheckNow{Epoch: 1})
+	}
+	if got := w.started["a tcp"] - before; got != 1 {
+		t.Errorf("%d checks were started at once, want 1", got)
+	}
+	w.play(5500 * time.Millisecond)
+	if w.m.Snapshot().Hosts[0].Checks[0].Suspected {
+		t.Error("a check that passed began a suspicion")
+	}
+	w.play(5601 * time.Millisecond)
+	w.step(CheckNow{Epoch: 1})
+	w.play(5900 * time.Millisecond)
+	if got := w.m.Snapshot().Elect; got != "b" {
+		t.Errorf("%s is elected 0.3 s after the primary failed and ended connections, want b", got)
+	}
+}
+
+// A check that passes while a killed process still listens is not the last one:
+// the host is checked again a moment later.
+func TestCheckNowIsRepeated(t *testing.T) {
+	w := newWorld(t, Config{}, "a: up; 5.45s refused", "b: up")
+	w.facts = true
+	w.play(5400 * time.Millisecond)
+	w.step(CheckNow{Epoch: 1})
+	w.play(5900 * time.Millisecond)
+	if got := w.m.Snapshot().Elect; got != "b" {
+		t.Errorf("%s is elected 0.5 s after connections ended, want b", got)
+	}
+}
+
 // A check that was under way when a client gave reason for doubt does not
 // clear the doubt.
 func TestOnlyALaterCheckClears(t *testing.T) {
 	w := newWorld(t, Config{}, "a: slow").play(9500 * time.Millisecond)
-	for _, n := range []int{0, 1} { // so that it has just begun
+	for _, n := range []int{0, 1} { // so that no check, or one, is in flight
 		for w.m.Snapshot().Hosts[0].Checks[0].InFlight != n {
 			w.play(w.now + 10*time.Millisecond)
 		}
@@ -285,7 +343,7 @@ func TestOnlyALaterCheckClears(t *testing.T) {
 	}
 }
 
-// What is known of the other checks is forgotten when a host refuses.
+// The results of the other checks are dropped when a host refuses connections.
 func TestDownForgets(t *testing.T) {
 	w := newWorld(t, Config{Checks: []Check{{Name: "tcp"}, {Name: "http"}}}, "a: up", "b: up; 9.99s unwell; 10.05s refused")
 	if w.play(10040 * time.Millisecond); !w.m.Snapshot().Hosts[1].Checks[1].Suspected {
@@ -297,7 +355,7 @@ func TestDownForgets(t *testing.T) {
 	}
 }
 
-// After a stall every check is started at once, whenever it would be due.
+// After a stall every check is started at once, even if it is not due.
 func TestStallAsksEverything(t *testing.T) {
 	w := newWorld(t, Config{Checks: []Check{{Name: "tcp"}, {Name: "script", Script: true, Interval: time.Minute}}}, "a: up")
 	w.asleep = []interval{{5500 * time.Millisecond, 35500 * time.Millisecond}}
@@ -306,6 +364,42 @@ func TestStallAsksEverything(t *testing.T) {
 	w.play(35510 * time.Millisecond)
 	if got := w.started["a script"] - before; got != 1 {
 		t.Errorf("%d scripts were started after the stall, want 1", got)
+	}
+}
+
+// A check that fails because the program was stopped meanwhile is not counted
+// and is run again, however short or long the pause is.
+func TestPauseIsNoEvidence(t *testing.T) {
+	quick := Check{Name: "tcp", Timeout: 100 * time.Millisecond}
+	for _, checks := range [][]Check{
+		{{Name: "tcp"}},
+		{quick},
+		{quick, {Name: "script", Script: true, Interval: 500 * time.Millisecond, Timeout: 500 * time.Millisecond}},
+	} {
+		for _, ms := range []int{150, 400, 550, 600, 1900, 3000, 6000} {
+			pause := time.Duration(ms) * time.Millisecond
+			for phase := range 50 {
+				w := newWorld(t, Config{Checks: checks, Fall: 1}, "a: lazy", "b: lazy")
+				at := 5*time.Second + time.Duration(phase)*21*time.Millisecond
+				w.timers, w.asleep = true, []interval{{at, at + pause}}
+				w.play(15 * time.Second)
+				if w.epoch != 1 {
+					t.Fatalf("%v, asleep from %v to %v: %d elections, want the start alone:\n%s",
+						checks, at, at+pause, w.epoch, strings.Join(w.story, "\n"))
+				}
+			}
+		}
+	}
+}
+
+// A machine that is slow all the time still notices a dead host.
+func TestPausesDoNotHideADeadHost(t *testing.T) {
+	w := newWorld(t, Config{}, "a: up; 10s silent", "b: up")
+	for at := 5 * time.Second; at < time.Minute; at += 300 * time.Millisecond {
+		w.asleep = append(w.asleep, interval{at, at + 260*time.Millisecond})
+	}
+	if w.play(18 * time.Second); w.primary != "b" {
+		t.Errorf("%q is primary 8s after a fell silent, want b:\n%s", w.primary, strings.Join(w.story, "\n"))
 	}
 }
 
@@ -349,11 +443,11 @@ func TestSnapshotIsACopy(t *testing.T) {
 	}
 }
 
-// Whatever happens, what the world's step and act assert holds: never two
+// In random worlds the assertions of the world's step and act hold: never two
 // primaries, one switch at a time, an epoch for each, no script twice at once,
-// a wake that lies ahead. And in the end, when a host is well, it is primary.
+// a wake time in the future. At the end, when a host is up, it is primary.
 func TestWhateverHappens(t *testing.T) {
-	kinds := []string{"up", "up", "refused", "silent", "hung", "unwell", "slow", "sick", "stuck", "local", "nofork", "deaf"}
+	kinds := []string{"up", "up", "refused", "silent", "hung", "unwell", "slow", "sick", "stuck", "local", "nofork", "unsure", "overdue"}
 	const storm = 2 * time.Minute
 	for seed := range uint64(40) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -412,7 +506,7 @@ func TestWhateverHappens(t *testing.T) {
 			w.later(storm, Locks{})
 			w.play(storm + 3*time.Minute)
 			if w.primary == "" {
-				t.Errorf("nobody is primary %v after all hosts are well:\n%s", w.now-storm, strings.Join(w.story, "\n"))
+				t.Errorf("there is no primary %v after all hosts are well:\n%s", w.now-storm, strings.Join(w.story, "\n"))
 			}
 			if limit := 5 * 60 * 150 * len(hosts); w.steps > limit {
 				t.Errorf("%d steps in five minutes, want less than %d", w.steps, limit)
@@ -434,6 +528,20 @@ func TestNewNamesEveryProblem(t *testing.T) {
 	for _, want := range []string{"hosts[1]: empty", `hosts[2]: "a" is listed twice`, `checks[0]: "x" is a script`, "checks[1].timeout", "rise: -1", "failback"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q does not name %q", err, want)
+		}
+	}
+	_, err = New(Config{Checks: []Check{{Name: "tcp"}}})
+	if err == nil {
+		t.Fatal("New accepted a Config without thresholds and times")
+	}
+	for _, want := range []string{"hosts: at least one", "checks[0].interval: 0s", "checks[0].timeout: 0s", "rise: 0", "fall: 0", "fast-interval: 0s", "max-backoff: 0s"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error %q does not name %q", err, want)
+		}
+	}
+	for _, not := range []string{"hold", "stay", "failback", "drain"} {
+		if strings.Contains(err.Error(), not) {
+			t.Errorf("error %q names %q, which may be zero", err, not)
 		}
 	}
 	if _, err := New(Config{}); err == nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Connects are answered, or refused, after 1ms, pongs after 2ms, scripts after
+// Connects are accepted, or refused, after 1ms, pongs after 2ms, scripts after
 // 50ms. A host's regular checks start at 0s, 1s, 2s …
 func TestLifeOfARelay(t *testing.T) {
 	tcp := Check{Name: "tcp"}
@@ -32,7 +32,7 @@ func TestLifeOfARelay(t *testing.T) {
 			want:  "1ms switch 1 start >a | 1ms open 1 a",
 		},
 		{
-			name:  "a preferred host that refuses delays nobody",
+			name:  "a preferred host that refuses delays no election",
 			hosts: []string{"a: refused", "b: up"},
 			end:   time.Minute,
 			want:  "1ms switch 1 start >b | 1ms open 1 b",
@@ -61,7 +61,7 @@ func TestLifeOfARelay(t *testing.T) {
 			cfg:   Config{Checks: []Check{tcp, script}},
 			hosts: []string{"a: refused; 10.15s stuck", "b: refused; 10.15s up"},
 			end:   15 * time.Second,
-			want:  "1ms nobody, 1s | 1.002s nobody, 2s | 3.003s nobody, 4s | 7.004s nobody, 8s | 11.254s switch 1 start >b | 11.254s open 1 b",
+			want:  "1ms none usable, 1s | 1.001s none usable, 2s | 3.001s none usable, 4s | 7.001s none usable, 8s | 11.451s switch 1 start >b | 11.451s open 1 b",
 		},
 		{
 			name:  "a host must pass every check",
@@ -131,6 +131,34 @@ func TestLifeOfARelay(t *testing.T) {
 			want:  "1ms switch 1 start >a | 1ms open 1 a",
 		},
 		{
+			name:  "one no of a pong port is not three",
+			cfg:   Config{Checks: []Check{tcp, pong}},
+			hosts: []string{"a: up; 10s unwell; 10.05s up", "b: up"},
+			end:   time.Minute,
+			want:  "3ms switch 1 start >a | 3ms open 1 a",
+		},
+		{
+			name:  "one no of a script is not three, however quickly it says no",
+			cfg:   Config{Checks: []Check{tcp, script}},
+			hosts: []string{"a: up; 9.99s sick; 10.19s up", "b: up"},
+			end:   time.Minute,
+			want:  "51ms switch 1 start >a | 51ms open 1 a",
+		},
+		{
+			name:  "a primary whose script hangs is not waited for",
+			cfg:   Config{Fall: 1, Checks: []Check{tcp, script}},
+			hosts: []string{"a: up; 9.99s stuck", "b: up"},
+			end:   18 * time.Second,
+			want:  "51ms switch 1 start >a | 51ms open 1 a | 15.001s lost a | 15.001s hold | 15.052s switch 2 failover a>b | 15.052s open 2 b",
+		},
+		{
+			name:  "three are, a fast interval from one to the next",
+			cfg:   Config{Checks: []Check{tcp, script}},
+			hosts: []string{"a: up; 9.99s sick", "b: up"},
+			end:   12 * time.Second,
+			want:  "51ms switch 1 start >a | 51ms open 1 a | 10.251s lost a | 10.251s hold | 10.302s switch 2 failover a>b | 10.302s open 2 b",
+		},
+		{
 			name:  "the program's own faults are no evidence",
 			hosts: []string{"a: up; 9.5s local; 40s up", "b: up"},
 			end:   time.Minute,
@@ -152,19 +180,19 @@ func TestLifeOfARelay(t *testing.T) {
 			want:   "1ms switch 1 start >a | 1ms open 1 a | 40s stalled 29.9s",
 		},
 		{
-			name:   "an answer from before a stop elects nobody",
+			name:   "an answer from before a stop elects no host",
 			cfg:    Config{Checks: []Check{tcp, script}},
 			hosts:  []string{"a: silent", "b: up; 500ms sick"},
 			asleep: []interval{{200 * time.Millisecond, 30 * time.Second}},
 			end:    32 * time.Second,
-			want:   "30s stalled 29.8s | 31s nobody, 1s",
+			want:   "30s stalled 29.8s | 31s none usable, 1s | 32s none usable, 2s",
 		},
 		{
 			name:   "a stop does not use up the hold",
 			hosts:  []string{"a: up; 9.5s refused; 65s up"},
 			asleep: []interval{{15 * time.Second, 45 * time.Second}},
 			end:    55 * time.Second,
-			want:   "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s nobody, 1s | 11.203s nobody, 2s | 13.204s nobody, 4s | 45s stalled 29.997s | 47.202s nobody, 8s | 50.198s refuse",
+			want:   "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s none usable, 1s | 11.202s none usable, 2s | 13.202s none usable, 4s | 45s stalled 29.999s | 47.201s none usable, 8s | 50.2s refuse",
 		},
 
 		// The election.
@@ -181,7 +209,7 @@ func TestLifeOfARelay(t *testing.T) {
 			want:  "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 11.201s switch 2 failover a>c | 11.201s open 2 c",
 		},
 		{
-			name:  "a standby that was known down and silent delays nobody",
+			name:  "a standby that was known down and silent delays no election",
 			hosts: []string{"a: up; 9.5s refused", "b: silent", "c: up"},
 			end:   15 * time.Second,
 			want:  "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s switch 2 failover a>c | 10.202s open 2 c",
@@ -190,7 +218,7 @@ func TestLifeOfARelay(t *testing.T) {
 			name:  "the same host again is a reselect",
 			hosts: []string{"a: up; 9.5s refused; 10.25s up", "b: refused"},
 			end:   time.Minute,
-			want:  "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s nobody, 1s | 10.302s switch 2 reselect a>a | 10.302s open 2 a",
+			want:  "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s none usable, 1s | 10.302s switch 2 reselect a>a | 10.302s open 2 a",
 		},
 		{
 			name:  "sticky: the old primary's return changes nothing",
@@ -223,73 +251,73 @@ func TestLifeOfARelay(t *testing.T) {
 			name:  "a script that has just failed and is being ended runs again when it is gone",
 			cfg:   Config{Checks: []Check{tcp, {Name: "script", Script: true, Interval: 10140 * time.Millisecond, Timeout: 55 * time.Millisecond}}},
 			hosts: []string{"a: up; 9.5s refused", "b: up; 10.1s stuck; 10.18s up"},
-			end:   14 * time.Second,
-			want:  "51ms switch 1 start >a | 51ms open 1 a | 10.201s lost a | 10.201s hold | 12.201s nobody, 1s | 12.246s switch 2 failover a>b | 12.246s open 2 b",
+			end:   16 * time.Second,
+			want:  "51ms switch 1 start >a | 51ms open 1 a | 10.201s lost a | 10.201s hold | 12.201s none usable, 1s | 12.346s b passes, a is waited for | 15.246s switch 2 failover a>b | 15.246s open 2 b",
 		},
 		{
 			name:  "a script that has to wait for longer than a round is not asked to wait again",
 			cfg:   Config{Checks: []Check{tcp, script}},
 			hosts: []string{"a: late15s"},
 			end:   time.Minute,
-			want:  "10s nobody, 1s | 15.501s switch 1 start >a | 15.501s open 1 a",
+			want:  "10s none usable, 1s | 11s none usable, 2s | 13s none usable, 4s | 15.501s switch 1 start >a | 15.501s open 1 a",
 		},
 		{
 			name:  "a host that passes while a round is waited out is chosen",
 			cfg:   Config{Checks: []Check{tcp, script}},
 			hosts: []string{"a: late15s", "b: late10s"},
 			end:   time.Minute,
-			want:  "10s nobody, 1s | 11.501s switch 1 start >b | 11.501s open 1 b",
+			want:  "10s none usable, 1s | 10.501s switch 1 start >b | 10.501s open 1 b",
 		},
 
-		// Nobody is usable.
+		// No host is usable.
 		{
 			name:  "rounds are waited out, each twice as long, up to the longest",
 			cfg:   Config{MaxBackoff: 5 * time.Second},
 			hosts: []string{"a: refused"},
 			end:   18 * time.Second,
-			want:  "1ms nobody, 1s | 1.002s nobody, 2s | 3.003s nobody, 4s | 7.004s nobody, 5s | 12.005s nobody, 5s | 17.006s nobody, 5s",
+			want:  "1ms none usable, 1s | 1.001s none usable, 2s | 3.001s none usable, 4s | 7.001s none usable, 5s | 12.001s none usable, 5s | 17.001s none usable, 5s",
 		},
 		{
 			name:  "each failover begins with a short wait",
 			hosts: []string{"a: refused; 10.05s up; 20s refused"},
 			end:   24 * time.Second,
-			want:  "1ms nobody, 1s | 1.002s nobody, 2s | 3.003s nobody, 4s | 7.004s nobody, 8s | 10.104s switch 1 start >a | 10.104s open 1 a | 20.304s lost a | 20.304s hold | 20.305s nobody, 1s | 21.306s nobody, 2s | 23.307s nobody, 4s",
+			want:  "1ms none usable, 1s | 1.001s none usable, 2s | 3.001s none usable, 4s | 7.001s none usable, 8s | 10.401s switch 1 start >a | 10.401s open 1 a | 20.601s lost a | 20.601s hold | 20.602s none usable, 1s | 21.602s none usable, 2s | 23.602s none usable, 4s",
 		},
 		{
 			name:  "a port that opens ends the wait, however long it is",
 			hosts: []string{"a: refused", "b: refused; 200.05s up"},
 			end:   5 * time.Minute,
-			want:  "1ms nobody, 1s | 1.002s nobody, 2s | 3.003s nobody, 4s | 7.004s nobody, 8s | 15.005s nobody, 16s | 31.006s nobody, 32s | 1m3.007s nobody, 1m0s | 2m3.008s nobody, 1m0s | 3m3.009s nobody, 1m0s | 3m20.109s switch 1 start >b | 3m20.109s open 1 b",
+			want:  "1ms none usable, 1s | 1.001s none usable, 2s | 3.001s none usable, 4s | 7.001s none usable, 8s | 15.001s none usable, 16s | 31.001s none usable, 32s | 1m3.001s none usable, 1m0s | 2m3.001s none usable, 1m0s | 3m3.001s none usable, 1m0s | 3m20.401s switch 1 start >b | 3m20.401s open 1 b",
 		},
 		{
 			name:  "a port that opens ends the wait also while another host is silent",
 			hosts: []string{"a: silent", "b: refused; 200.05s up"},
 			end:   5 * time.Minute,
-			want:  "1s nobody, 1s | 3s nobody, 2s | 6s nobody, 4s | 11s nobody, 8s | 20s nobody, 16s | 37s nobody, 32s | 1m10s nobody, 1m0s | 2m11s nobody, 1m0s | 3m12s nobody, 1m0s | 3m20.101s switch 1 start >b | 3m20.101s open 1 b",
+			want:  "1s none usable, 1s | 2s none usable, 2s | 4s none usable, 4s | 8s none usable, 8s | 16s none usable, 16s | 32s none usable, 32s | 1m4s none usable, 1m0s | 2m4s none usable, 1m0s | 3m4s none usable, 1m0s | 3m20.401s switch 1 start >b | 3m20.401s open 1 b",
 		},
 		{
 			name:  "a host whose script fails all the time does not end the wait",
 			cfg:   Config{Checks: []Check{tcp, script}},
 			hosts: []string{"a: sick"},
 			end:   10 * time.Second,
-			want:  "51ms nobody, 1s | 1.102s nobody, 2s | 3.153s nobody, 4s | 7.204s nobody, 8s",
+			want:  "51ms none usable, 1s | 1.051s none usable, 2s | 3.051s none usable, 4s | 7.051s none usable, 8s",
 		},
 		{
 			name:  "a script that cannot be killed does not keep the others from being asked again",
 			cfg:   Config{Checks: []Check{tcp, script}},
 			hosts: []string{"a: undead", "b: sick; 16s up"},
 			end:   time.Minute,
-			want:  "5.001s nobody, 1s | 16.001s nobody, 2s | 18.052s switch 1 start >b | 18.052s open 1 b",
+			want:  "5.001s none usable, 1s | 6.001s none usable, 2s | 8.001s none usable, 4s | 12.001s none usable, 8s | 16.051s switch 1 start >b | 16.051s open 1 b",
 		},
 		{
 			name:  "clients are held, then refused, then let in",
 			hosts: []string{"a: up; 9.5s refused; 30.05s up"},
 			end:   time.Minute,
-			want:  "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s nobody, 1s | 11.203s nobody, 2s | 13.204s nobody, 4s | 17.205s nobody, 8s | 20.201s refuse | 25.206s nobody, 16s | 30.106s switch 2 reselect a>a | 30.106s open 2 a",
+			want:  "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s none usable, 1s | 11.202s none usable, 2s | 13.202s none usable, 4s | 17.202s none usable, 8s | 20.201s refuse | 25.202s none usable, 16s | 30.102s switch 2 reselect a>a | 30.102s open 2 a",
 		},
 		{
 			name:  "hold 0 refuses at once",
-			cfg:   Config{Hold: -1},
+			cfg:   Config{Hold: zero},
 			hosts: []string{"a: up; 9.5s refused", "b: up"},
 			end:   time.Minute,
 			want:  "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s refuse | 10.202s switch 2 failover a>b | 10.202s open 2 b",
@@ -304,7 +332,7 @@ func TestLifeOfARelay(t *testing.T) {
 			want:    "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s switch 2 failover a>b | 20.201s refuse | 25.202s open 2 b",
 		},
 		{
-			name:    "the elect dies while its triggers run: they end, nobody gets in, the next one is chosen",
+			name:    "the elect dies while its triggers run: they end, no client is admitted, the next one is chosen",
 			hosts:   []string{"a: up; 9.5s refused", "b: up; 12.5s refused", "c: up"},
 			trigger: func(s Switch) (time.Duration, error) { return time.Duration(s.Epoch-1) * 5 * time.Second, nil },
 			end:     time.Minute,
@@ -318,7 +346,7 @@ func TestLifeOfARelay(t *testing.T) {
 			want:    "1ms switch 1 start >a | 1ms open 1 a | 10.201s lost a | 10.201s hold | 10.202s switch 2 failover a>b | 18.203s switch 3 reselect b>b | 20.201s refuse | 34.203s open 3 b",
 		},
 		{
-			name:  "abort: a host that was put aside is a candidate again when another one serves",
+			name:  "abort: a host that was rejected is a candidate again when another one serves",
 			hosts: []string{"a: up", "b: up; 9.5s refused"},
 			trigger: func(s Switch) (time.Duration, error) {
 				if s.Epoch == 1 {
@@ -330,7 +358,7 @@ func TestLifeOfARelay(t *testing.T) {
 			want: "1ms switch 1 start >a | 2ms switch 2 failover a>b | 2ms open 2 b | 10.202s lost b | 10.202s hold | 10.203s switch 3 failover b>a | 10.203s open 3 a",
 		},
 		{
-			name:  "abort: a failed trigger puts the host aside",
+			name:  "abort: a failed trigger rejects the host",
 			hosts: []string{"a: up", "b: up"},
 			trigger: func(s Switch) (time.Duration, error) {
 				if s.Host == "a" {
@@ -342,7 +370,7 @@ func TestLifeOfARelay(t *testing.T) {
 			want: "1ms switch 1 start >a | 1.002s switch 2 failover a>b | 1.002s open 2 b",
 		},
 		{
-			name: "abort: when all are aside they are tried again after the back-off",
+			name: "abort: when all are rejected they are tried again after the back-off",
 			cfg:  Config{MaxBackoff: 2 * time.Second},
 			trigger: func(s Switch) (time.Duration, error) {
 				if s.Epoch < 6 {
@@ -352,7 +380,7 @@ func TestLifeOfARelay(t *testing.T) {
 			},
 			hosts: []string{"a: up", "b: up"},
 			end:   time.Minute,
-			want:  "1ms switch 1 start >a | 1.002s switch 2 failover a>b | 2.002s nobody, 1s | 3.003s switch 3 failover b>a | 4.004s switch 4 failover a>b | 5.004s nobody, 2s | 7.005s switch 5 failover b>a | 8.006s switch 6 failover a>b | 8.006s open 6 b",
+			want:  "1ms switch 1 start >a | 1.002s switch 2 failover a>b | 2.002s none usable, 1s | 3.003s switch 3 failover b>a | 4.004s switch 4 failover a>b | 5.004s none usable, 2s | 7.005s switch 5 failover b>a | 8.006s switch 6 failover a>b | 8.006s open 6 b",
 		},
 
 		// Failback.

@@ -4,51 +4,91 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-// A world plays a Machine against hosts that behave as they are told, in
-// virtual time: whole minutes pass in a moment, and exactly.
+// zero is a duration that complete makes 0: a field that is 0 gets the test's
+// value.
+const zero time.Duration = -1
+
+// complete sets the fields of cfg that are zero to the values that most tests
+// use.
+func complete(cfg Config) Config {
+	cfg.Rise = cmp.Or(cfg.Rise, 2)
+	cfg.Fall = cmp.Or(cfg.Fall, 3)
+	cfg.FastInterval = cmp.Or(cfg.FastInterval, 100*time.Millisecond)
+	cfg.MaxBackoff = cmp.Or(cfg.MaxBackoff, time.Minute)
+	cfg.Hold = max(cmp.Or(cfg.Hold, 10*time.Second), 0)
+	cfg.Stay = max(cmp.Or(cfg.Stay, 3*time.Second), 0)
+	cfg.Checks = slices.Clone(cfg.Checks)
+	for i := range cfg.Checks {
+		c := &cfg.Checks[i]
+		interval, timeout := time.Second, time.Second
+		if c.Script {
+			interval, timeout = 2*time.Second, 5*time.Second
+		}
+		c.Interval, c.Timeout = cmp.Or(c.Interval, interval), cmp.Or(c.Timeout, timeout)
+	}
+	return cfg
+}
+
+// network makes the hosts of w names that resolve to the addresses. The
+// machines at all addresses are up.
+func (w *world) network(addrs ...netip.Addr) *network {
+	n := &network{w: w, leads: addrs, like: map[netip.Addr]func() string{}}
+	for _, a := range addrs {
+		n.like[a] = func() string { return "up" }
+	}
+	w.trigger = func(s Switch) (time.Duration, error) { n.moved = s.Addr; return 0, nil }
+	w.names = n.check
+	return n
+}
+
+func started(actions []Action) (ids []uint64) {
+	for _, a := range actions {
+		if c, ok := a.(StartCheck); ok {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids
+}
+
+// A world runs a Machine against hosts that behave as scripted, in virtual
+// time: whole minutes pass in a moment, and exactly.
 type world struct {
 	tb      testing.TB
 	m       *Machine
 	begin   time.Time
 	now     time.Duration // since begin
 	hosts   map[string][]spell
-	coming  []arrival // results and other events on their way, by time
+	coming  []arrival // results and other events to come, by time
 	trigger func(Switch) (time.Duration, error)
-	clients bool          // connect to the primary every 5ms, and report what fails
-	connect time.Duration // when the next one does
+	opened  func()                        // if set, called when clients are connected to a host
+	names   func(a StartCheck, r *Result) // if set, resolves the name in a check
+	clients bool                          // connect to the primary every 5ms, and report failures
+	connect time.Duration                 // when the next connect is due
 	asleep  []interval
-	lag     time.Duration // how much later than it asks the machine is woken
+	timers  bool          // a check in flight when the machine falls asleep times out when it wakes
+	lag     time.Duration // how late the machine is woken
 
 	facts   bool // record facts about hosts and checks, too
 	story   []string
-	started map[string]int // "a tcp" -> checks started
-	running map[string]int // scripts running now
+	started map[string]int           // "a tcp" -> checks started
+	running map[string]int           // scripts running now
+	limits  map[uint64]time.Duration // when a check times out
 	steps   int
 	busy    Switch // the switch under way
-	primary string // who clients are let through to
+	primary string // the host that clients are connected to
 	waiting bool   // on hold
 	epoch   uint64
 	lost    Lost
 }
 
-// spell is how a host behaves from a moment on.
-type spell struct {
-	from time.Duration
-	kind string
-}
-
 type interval struct{ from, to time.Duration }
-
-type arrival struct {
-	at time.Duration
-	ev Event
-}
 
 const (
 	rtt        = time.Millisecond      // of a connect, accepted or refused
@@ -61,6 +101,7 @@ var (
 	errTimeout = errors.New("timeout")
 	errPong    = errors.New("status 503")
 	errScript  = errors.New("exit status 1")
+	errUnsure  = errors.New("exit status 75")
 	errEMFILE  = errors.New("too many open files")
 )
 
@@ -87,7 +128,7 @@ func newWorld(tb testing.TB, cfg Config, hosts ...string) *world {
 	tb.Helper()
 	w := &world{
 		tb: tb, begin: time.Now(), hosts: map[string][]spell{},
-		started: map[string]int{}, running: map[string]int{},
+		started: map[string]int{}, running: map[string]int{}, limits: map[uint64]time.Duration{},
 		trigger: func(Switch) (time.Duration, error) { return 0, nil },
 	}
 	for _, h := range hosts {
@@ -99,7 +140,7 @@ func newWorld(tb testing.TB, cfg Config, hosts ...string) *world {
 		cfg.Checks = []Check{{Name: "tcp"}}
 	}
 	var err error
-	if w.m, err = New(cfg); err != nil {
+	if w.m, err = New(complete(cfg)); err != nil {
 		tb.Fatal(err)
 	}
 	return w
@@ -115,7 +156,7 @@ func (w *world) behaves(host string, at time.Duration) string {
 	return kind
 }
 
-// outcome is what a check that starts now comes to, and after how long.
+// outcome returns the result of a check that starts now, and its duration.
 func (w *world) outcome(host, check string, timeout time.Duration) (time.Duration, Result) {
 	kind := w.behaves(host, w.now)
 	fail := func(err error) Result { return Result{Err: err} }
@@ -127,10 +168,10 @@ func (w *world) outcome(host, check string, timeout time.Duration) (time.Duratio
 		case "silent":
 			return timeout, fail(errTimeout)
 		case "local":
-			return rtt, Result{Local: true, Err: errEMFILE}
+			return rtt, Result{Unknown: true, Err: errEMFILE}
 		case "slow": // 400ms
 			return 400 * time.Millisecond, Result{OK: true}
-		case "deaf": // the check does not care for its timeout
+		case "overdue": // the check ignores its timeout
 			return 40 * time.Second, Result{OK: true}
 		}
 		return rtt, Result{OK: true}
@@ -142,13 +183,15 @@ func (w *world) outcome(host, check string, timeout time.Duration) (time.Duratio
 			return pongTime, fail(errPong)
 		}
 		return pongTime, Result{OK: true}
+	case "role":
+		return w.roleOf(host, kind, timeout)
 	default:
 		switch kind {
 		case "sick":
 			return scriptTime, fail(errScript)
-		case "mute": // it waits for its turn, for hours
+		case "mute": // it waits hours for its turn
 			return 24 * time.Hour, Result{OK: true}
-		case "stuck", "undead": // and 2s until it is killed, or for ever
+		case "stuck", "undead": // and 2s until it is killed, or never
 			return timeout, Result{Running: true, Err: errTimeout}
 		case "late10s", "late15s": // it waits for its turn
 			d, _ := time.ParseDuration(kind[4:])
@@ -156,7 +199,9 @@ func (w *world) outcome(host, check string, timeout time.Duration) (time.Duratio
 		case "lazy":
 			return 300 * time.Millisecond, Result{OK: true}
 		case "nofork":
-			return 0, Result{Local: true, Err: errors.New("resource temporarily unavailable")}
+			return 0, Result{Unknown: true, Err: errors.New("resource temporarily unavailable")}
+		case "unsure":
+			return scriptTime, Result{Unknown: true, Err: errUnsure}
 		}
 		return scriptTime, Result{OK: true}
 	}
@@ -168,7 +213,7 @@ func (w *world) later(d time.Duration, ev Event) {
 	w.coming = slices.Insert(w.coming, n, arrival{at, ev}) // behind those of the same time
 }
 
-// awake is when the machine can be called that wants to be at d.
+// awake returns when a machine whose Wake is at d can be called.
 func (w *world) awake(d time.Duration) time.Duration {
 	for _, s := range w.asleep {
 		if s.from <= d && d < s.to {
@@ -178,7 +223,7 @@ func (w *world) awake(d time.Duration) time.Duration {
 	return d
 }
 
-// play plays until end.
+// play runs the world until end.
 func (w *world) play(end time.Duration) *world {
 	w.tb.Helper()
 	if w.steps == 0 {
@@ -204,13 +249,16 @@ func (w *world) play(end time.Duration) *world {
 		}
 		if ev != Event(Tick{}) {
 			w.coming = w.coming[1:]
+			if r, ok := ev.(Result); ok && w.timers && next > w.limits[r.ID] && w.awake(w.limits[r.ID]) == next {
+				ev = Result{ID: r.ID, Err: errTimeout, Latency: r.Latency} // its timer came first
+			}
 		}
 		w.now = next
 		w.step(ev)
 	}
 }
 
-// client connects to whoever is primary and, as a relay does, says what failed.
+// client connects to the primary and, like a relay, reports a failure.
 func (w *world) client() {
 	if w.primary == "" {
 		return
@@ -218,7 +266,7 @@ func (w *world) client() {
 	switch w.behaves(w.primary, w.now) {
 	case "refused":
 		w.later(rtt, Suspicion{Epoch: w.epoch, Err: errRefused})
-	case "silent", "deaf":
+	case "silent", "overdue":
 		w.later(250*time.Millisecond, Suspicion{Epoch: w.epoch, Err: errTimeout})
 	}
 }
@@ -274,7 +322,11 @@ func (w *world) act(a Action) {
 			}
 			w.running[key] = int(a.ID)
 		}
+		w.limits[a.ID] = w.now + c.Timeout
 		d, r := w.outcome(a.Host, c.Name, c.Timeout)
+		if w.names != nil {
+			w.names(a, &r)
+		}
 		r.ID, r.Latency = a.ID, d
 		w.later(d, r)
 		if r.Running && w.behaves(a.Host, w.now) == "stuck" {
@@ -315,11 +367,16 @@ func (w *world) act(a Action) {
 		}
 		w.primary, w.waiting = a.Host, false
 		w.tell("open %d %s", a.Epoch, a.Host)
+		if w.opened != nil {
+			w.opened()
+		}
 	case Lost:
 		w.lost = a
 		w.tell("lost %s", a.Host)
+	case Awaited:
+		w.tell("%s passes, %s is waited for", a.Usable, a.Host)
 	case RoundFailed:
-		w.tell("nobody, %v", a.Wait)
+		w.tell("none usable, %v", a.Wait)
 	case Declined:
 		if a.Kind == Switchover {
 			w.tell("declined %s: %s", a.Host, a.Reason)
@@ -338,9 +395,34 @@ func (w *world) act(a Action) {
 		if w.facts {
 			w.tell("suspected %s %s: %v", a.Host, a.Check, a.Err)
 		}
+	case CheckUnknown:
+		if w.facts {
+			w.tell("unknown %s %s: %v", a.Host, a.Check, a.Err)
+		}
+	case CheckKnown:
+		if w.facts {
+			w.tell("known %s %s", a.Host, a.Check)
+		}
+	case TwoWriters:
+		w.tell("two writers %s", strings.Join(a.Hosts, "+"))
+	case OneWriter:
+		w.tell("one writer")
+	case Unverified:
+		w.tell("%s unverified", a.Host)
 	case Cleared:
 		if w.facts {
 			w.tell("cleared %s %s", a.Host, a.Check)
 		}
 	}
+}
+
+// spell is the behaviour of a host from a given time on.
+type spell struct {
+	from time.Duration
+	kind string
+}
+
+type arrival struct {
+	at time.Duration
+	ev Event
 }
