@@ -19,13 +19,13 @@ func ExampleRunner_Run() {
 	check := filepath.Join(dir, "check-host.sh")
 	os.WriteFile(check, []byte("#!/bin/sh\necho \"$1 lags behind\"\nexit 3\n"), 0o755)
 
-	runner := hooks.New(hooks.Config{Limit: 4, Without: []string{"STATUS_TOKEN"}})
+	runner := hooks.New(hooks.Config{Without: []string{"STATUS_TOKEN"}})
 	defer runner.Close()
 	res := runner.Run(context.Background(), hooks.Script{
 		Kind:    hooks.Check,
 		Path:    check,
 		Args:    []string{"db1:5432"},
-		Env:     hooks.Occasion{Relay: "orders", New: "db1:5432"}.Env(),
+		Env:     hooks.ScriptEnv{Relay: "orders", New: "db1:5432"}.Env(),
 		Timeout: 5 * time.Second,
 	})
 	fmt.Println(res.OK(), res.End, res.Code, res.Output)
@@ -50,8 +50,8 @@ func ExampleList() {
 	// 20-notify
 }
 
-func ExampleOccasion_Env() {
-	for _, entry := range (hooks.Occasion{
+func ExampleScriptEnv_Env() {
+	for _, entry := range (hooks.ScriptEnv{
 		Event: hooks.EventFailover, Relay: "orders", Epoch: 7,
 		Old: "db1:5432", New: "db2:5432", Reason: "db1:5432 refused 3 checks",
 	}).Env() {

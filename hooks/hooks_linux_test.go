@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/proctest"
 )
 
 func init() {
@@ -35,7 +37,7 @@ const scriptVariable = "HOOKS_TEST_SCRIPT"
 // actRun runs a script, prints what it says, and then what the threads of the
 // program itself have kept.
 func actRun() error {
-	runner := New(Config{})
+	runner := testRunner{New(Config{})}
 	defer runner.Close()
 	res := runner.Run(context.Background(), Script{Path: os.Getenv(scriptVariable)})
 	if !res.OK() {
@@ -176,25 +178,25 @@ func TestScriptHasTheOriginalDescriptorLimit(t *testing.T) {
 
 // Scripts outlive the thread that started them; nothing ties them to it.
 func TestScriptsNeedFewThreads(t *testing.T) {
-	runner, _ := newRunner(t, Config{Limit: 64})
+	runner, _ := newRunner(t, Config{limit: 64})
 	path := script(t, "exec sleep 1000")
 	ctx, cancel := context.WithCancel(t.Context())
-	before := threads(t)
+	before := threadCount(t)
 	var all sync.WaitGroup
 	// One at a time: starts that overlap each need a thread for a moment, and
 	// the Go runtime keeps every thread it once had.
 	for i := range 64 {
 		all.Go(func() { runner.Run(ctx, Script{Path: path}) })
-		eventually(t, "the script runs", func() bool { return childCount(t) == i+1 })
+		proctest.Until(t, "the script runs", func() bool { return childCount(t) == i+1 })
 	}
-	if now := threads(t); now > before+16 {
+	if now := threadCount(t); now > before+16 {
 		t.Errorf("%d threads with 64 scripts, %d without: each holds one", now, before)
 	}
 	cancel()
 	all.Wait()
 }
 
-func threads(t *testing.T) int {
+func threadCount(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/task")
 	if err != nil {
@@ -230,7 +232,7 @@ func childrenOf(parent int, zombies bool) (pids []int) {
 // A process that does not even die of SIGKILL delays neither a trigger nor the
 // place of others.
 func TestProcessStuckInTheKernel(t *testing.T) {
-	runner, _ := newRunner(t, Config{Limit: 1})
+	runner, _ := newRunner(t, Config{limit: 1})
 	child := exec.Command("sleep", "1000")
 	child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := child.Start(); err != nil {
@@ -244,12 +246,12 @@ func TestProcessStuckInTheKernel(t *testing.T) {
 	e := &execution{
 		script:  Script{Path: "stuck"},
 		timeout: 10 * time.Millisecond,
-		// Nobody closes exited: the death is not seen yet.
+		// exited is not closed: the death is not seen yet.
 		proc:    &process{pid: child.Process.Pid, started: time.Now(), exited: make(chan struct{})},
 		out:     newOutput(pr, func(string) {}),
 		verdict: make(chan Result, 1),
 		over:    make(chan struct{}),
-		gone:    make(chan struct{}),
+		reaped:  make(chan struct{}),
 	}
 	go e.out.copy()
 	runner.enter()
@@ -260,19 +262,19 @@ func TestProcessStuckInTheKernel(t *testing.T) {
 		t.Errorf("verdict %+v, want timed out", res)
 	}
 	<-e.over
-	if took := time.Since(begin); took < termGrace+stuckGrace {
+	if took := time.Since(begin); took < termGrace+killGrace {
 		t.Errorf("given up after %v", took)
 	}
 	if res := runner.Run(t.Context(), Script{Path: script(t, "exit 0")}); !res.OK() {
 		t.Errorf("next script: %v", res.Err)
 	}
 	select {
-	case <-e.gone:
+	case <-e.reaped:
 		t.Error("Gone is closed although the process is there")
 	default:
 	}
 	close(e.proc.exited) // it came out of the kernel
-	<-e.gone
+	<-e.reaped
 	child.Process.Release()
 }
 
@@ -286,7 +288,7 @@ func actReap() error {
 	reaped := make(chan error, 1)
 	go func() { reaped <- Reap(ctx) }()
 
-	runner := New(Config{Limit: 16})
+	runner := testRunner{New(Config{limit: 16})}
 	defer runner.Close()
 	wrong := make(chan string, 2000)
 	var all sync.WaitGroup
@@ -299,7 +301,7 @@ func actReap() error {
 			}
 		})
 	}
-	// Others who start processes keep their exit status too.
+	// Other code that starts processes gets their exit status, too.
 	for range 200 {
 		all.Go(func() {
 			wait, err := Start(exec.Command("/bin/sh", "-c", "exit 9"))
@@ -316,10 +318,7 @@ func actReap() error {
 	for line := range wrong {
 		fmt.Println(line)
 	}
-	for deadline := time.Now().Add(20 * time.Second); len(childrenOf(os.Getpid(), false)) > 0 && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	fmt.Println("children left:", len(childrenOf(os.Getpid(), false)))
+	proctest.Until(acting{}, "no child is left", func() bool { return len(childrenOf(os.Getpid(), false)) == 0 })
 	fmt.Println("pids remembered:", len(children.pids))
 	cancel()
 	return <-reaped
@@ -331,12 +330,12 @@ func TestReapLeavesNoZombies(t *testing.T) {
 	}
 	// The grandchild leaves the group, its parent ends first: an orphan.
 	path := script(t, `(setsid sleep 0.05 >/dev/null 2>&1 &) ; exit $1`)
-	if out := outputOf(t, act(t, "reap", scriptVariable+"="+path)); out != "children left: 0\npids remembered: 0\n" {
+	if out := outputOf(t, act(t, "reap", scriptVariable+"="+path)); out != "pids remembered: 0\n" {
 		t.Errorf("1000 double-forking scripts and 200 commands:\n%s", out)
 	}
 }
 
-// actReapBehind lets an orphan end while a child that somebody waits for is a
+// actReapBehind lets an orphan end while a child that is waited for is a
 // zombie in front of it.
 func actReapBehind() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -352,12 +351,7 @@ func actReapBehind() error {
 		return err
 	}
 	self := os.Getpid()
-	zombies := func(n int) {
-		for deadline := time.Now().Add(20 * time.Second); len(childrenOf(self, true)) < n && time.Now().Before(deadline); {
-			time.Sleep(10 * time.Millisecond)
-		}
-	}
-	zombies(1)
+	proctest.Until(acting{}, "the child has ended", func() bool { return len(childrenOf(self, true)) > 0 })
 	end, err := os.OpenFile(fifo, os.O_WRONLY, 0) // the orphan reads it and ends
 	if err != nil {
 		return err
@@ -365,14 +359,9 @@ func actReapBehind() error {
 	end.Close()
 	// The kernel shows the two in either order, so the orphan is reaped now or
 	// when the other is no longer in front of it.
-	for deadline := time.Now().Add(20 * time.Second); len(childrenOf(self, false)) > len(childrenOf(self, true)) && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-	}
+	proctest.Until(acting{}, "all children are zombies", func() bool { return len(childrenOf(self, false)) == len(childrenOf(self, true)) })
 	fmt.Println(wait())
-	for deadline := time.Now().Add(5 * time.Second); len(childrenOf(self, false)) > 0 && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	fmt.Println("children left:", len(childrenOf(self, false)))
+	proctest.Until(acting{}, "no child is left", func() bool { return len(childrenOf(self, false)) == 0 })
 	cancel()
 	return <-reaped
 }
@@ -382,7 +371,7 @@ func TestReapLooksBehindTheChildrenOfOthers(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out := outputOf(t, act(t, "reap-behind", "HOOKS_TEST_FIFO="+fifo)); out != "exit status 9\nchildren left: 0\n" {
+	if out := outputOf(t, act(t, "reap-behind", "HOOKS_TEST_FIFO="+fifo)); out != "exit status 9\n" {
 		t.Errorf("orphan behind a zombie that is waited for:\n%s", out)
 	}
 }
@@ -399,7 +388,7 @@ func TestReapEndsWithItsContext(t *testing.T) {
 }
 
 // busy runs n scripts at once, so that the program has the threads it needs.
-func busy(runner *Runner, n int) {
+func busy(runner testRunner, n int) {
 	var all sync.WaitGroup
 	for range n {
 		all.Go(func() { runner.Run(context.Background(), Script{Path: os.Getenv(scriptVariable)}) })
@@ -409,18 +398,18 @@ func busy(runner *Runner, n int) {
 
 // localThenWell prints how a script ends while something is short, and after
 // that.
-func localThenWell(runner *Runner, relieve func()) {
+func localThenWell(runner testRunner, relieve func()) {
 	for range 20 {
 		res := runner.Run(context.Background(), Script{Kind: Check, Path: os.Getenv(scriptVariable)})
-		fmt.Println(res.End, res.Local, res.Err)
+		fmt.Println(res.End, res.Unknown, res.Err)
 	}
 	relieve()
 	res := runner.Run(context.Background(), Script{Kind: Check, Path: os.Getenv(scriptVariable)})
-	fmt.Println("afterwards", res.OK(), res.Local, res.Err)
+	fmt.Println("afterwards", res.OK(), res.Unknown, res.Err)
 }
 
 func actNoProcesses() error {
-	runner := New(Config{})
+	runner := testRunner{New(Config{})}
 	defer runner.Close()
 	busy(runner, 8)
 	var limit unix.Rlimit
@@ -435,7 +424,7 @@ func actNoProcesses() error {
 }
 
 func actNoDescriptors() error {
-	runner := New(Config{})
+	runner := testRunner{New(Config{})}
 	defer runner.Close()
 	busy(runner, 1)
 	var limit unix.Rlimit
@@ -459,7 +448,7 @@ func actNoDescriptors() error {
 		if res.OK() {
 			break
 		}
-		fmt.Println(res.End, res.Local, res.Err)
+		fmt.Println(res.End, res.Unknown, res.Err)
 		files[0].Close()
 		files = files[1:]
 	}
@@ -467,7 +456,7 @@ func actNoDescriptors() error {
 		file.Close()
 	}
 	res := runner.Run(context.Background(), Script{Path: os.Getenv(scriptVariable)})
-	fmt.Println("afterwards", res.OK(), res.Local, res.Err)
+	fmt.Println("afterwards", res.OK(), res.Unknown, res.Err)
 	return nil
 }
 
@@ -490,7 +479,7 @@ func TestShortOfProcessesIsLocal(t *testing.T) {
 	cmd.Path = program
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: another, Gid: another}}
 	out := outputOf(t, cmd)
-	if strings.Count(out, "could not start true") != 20 || !strings.Contains(out, "no more processes are allowed") {
+	if strings.Count(out, "could not start true") != 20 || !strings.Contains(out, "the limit of tasks") {
 		t.Errorf("with no process to be had:\n%s", out)
 	}
 	if !strings.HasSuffix(out, "afterwards true false <nil>\n") {
@@ -500,7 +489,7 @@ func TestShortOfProcessesIsLocal(t *testing.T) {
 
 // actPids runs scripts that take all processes of its group of tasks.
 func actPids() error {
-	runner := New(Config{})
+	runner := testRunner{New(Config{})}
 	defer runner.Close()
 	busy(runner, 8)
 	// Only now: it reads one byte when the group of tasks is in place.
@@ -515,9 +504,9 @@ func actPids() error {
 		all.Go(func() {
 			for range 10 {
 				res := runner.Run(context.Background(), Script{Kind: Check, Path: os.Getenv("HOOKS_TEST_BOMB"), Timeout: 200 * time.Millisecond})
-				<-res.Gone
+				<-res.Reaped
 				mu.Lock()
-				localOr[fmt.Sprint(res.End, " ", res.Local)]++
+				localOr[fmt.Sprint(res.End, " ", res.Unknown)]++
 				mu.Unlock()
 			}
 		})
@@ -538,7 +527,7 @@ func TestForkBombInASmallPidsGroup(t *testing.T) {
 		t.Skip("SKIP: needs the pids controller of cgroup v1 at /sys/fs/cgroup/pids")
 	}
 	t.Cleanup(func() {
-		eventually(t, "nobody left in the group", func() bool { return os.Remove(group) == nil })
+		proctest.Until(t, "no process left in the group", func() bool { return os.Remove(group) == nil })
 	})
 	if err := os.WriteFile(filepath.Join(group, "pids.max"), []byte("40"), 0o600); err != nil {
 		t.Fatal(err)

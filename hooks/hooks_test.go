@@ -17,7 +17,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/hashicorp/go-hclog"
+
+	"understudy/internal/proctest"
 )
 
 func TestRunSaysHowAScriptEnded(t *testing.T) {
@@ -32,6 +33,8 @@ func TestRunSaysHowAScriptEnded(t *testing.T) {
 		{"passes", "exit 0", Exited, 0, 0, ""},
 		{"fails", "exit 3", Exited, 3, 0, "exit status 3"},
 		{"fails with the highest status", "exit 255", Exited, 255, 0, "exit status 255"},
+		{"does not know", "exit 75", Exited, 75, 0, "exit status 75 (it could not find out)"},
+		{"command not executable", "/etc/passwd", Exited, 126, 0, "exit status 126 (a command in it is not executable)"},
 		{"command not found", "no-such-command-anywhere", Exited, 127, 0, "exit status 127 (a command in it was not found)"},
 		{"crashes", "ulimit -c 0; kill -SEGV $$", Signalled, 0, syscall.SIGSEGV, "ended by signal 11 (segmentation fault)"},
 		{"is killed", "kill -KILL $$", Signalled, 0, syscall.SIGKILL, "ended by signal 9 (killed)"},
@@ -40,9 +43,10 @@ func TestRunSaysHowAScriptEnded(t *testing.T) {
 		for _, kind := range []Kind{Trigger, Check} {
 			t.Run(tt.name, func(t *testing.T) {
 				path := script(t, tt.body)
+				unknown := slices.Contains([]int{75, 126, 127}, tt.code)
 				res := runner.Run(t.Context(), Script{Kind: kind, Path: path})
-				if res.End != tt.end || res.Code != tt.code || res.Signal != tt.signal || res.Local {
-					t.Errorf("Run = %+v, want %v, code %d, signal %d, not local", res, tt.end, tt.code, tt.signal)
+				if res.End != tt.end || res.Code != tt.code || res.Signal != tt.signal || res.Unknown != unknown {
+					t.Errorf("Run = %+v, want %v, code %d, signal %d, unknown %v", res, tt.end, tt.code, tt.signal, unknown)
 				}
 				if res.OK() != (tt.words == "") {
 					t.Errorf("OK = %v with error %v", res.OK(), res.Err)
@@ -54,7 +58,7 @@ func TestRunSaysHowAScriptEnded(t *testing.T) {
 					t.Errorf("Took = %v", res.Took)
 				}
 				select {
-				case <-res.Gone:
+				case <-res.Reaped:
 				default:
 					t.Error("Gone is open after a normal end")
 				}
@@ -89,7 +93,7 @@ func TestScriptThatCannotStart(t *testing.T) {
 		{"directory", dir, syscall.EISDIR, "is a directory"},
 		{"pipe", fifo, nil, "is not a regular file"},
 		{"not executable", plain, fs.ErrPermission, "chmod +x"},
-		{"writable by everybody", open, nil, "chmod o-w"},
+		{"writable by all users", open, nil, "chmod o-w"},
 		{"no #! line", write(t, "x", "exit 0\n"), syscall.ENOEXEC, "no #! line"},
 		{"empty file", write(t, "x", ""), syscall.ENOEXEC, "is empty"},
 		{"empty #! line", write(t, "x", "#!\nexit 0\n"), syscall.ENOEXEC, "names no interpreter"},
@@ -104,8 +108,8 @@ func TestScriptThatCannotStart(t *testing.T) {
 				t.Errorf("Inspect = %v, want %q and the path in it", err, tt.words)
 			}
 			res := runner.Run(t.Context(), Script{Path: tt.path})
-			if res.OK() || res.End != NotStarted || res.Local || res.Took != 0 {
-				t.Errorf("Run = %+v, want not started, not local", res)
+			if res.OK() || res.End != NotStarted || !res.Unknown || res.Took != 0 {
+				t.Errorf("Run = %+v, want not started, unknown", res)
 			}
 			for _, err := range []error{err, res.Err} {
 				if tt.cause != nil && !errors.Is(err, tt.cause) {
@@ -119,7 +123,27 @@ func TestScriptThatCannotStart(t *testing.T) {
 	}
 }
 
-// What only execve can know is told in the same way.
+func TestDoubt(t *testing.T) {
+	for _, tt := range []struct{ name, text, words string }{
+		{"sh", "#!/bin/sh\nexit 0\n", ""},
+		{"env with a program", "#!/usr/bin/env sh\nexit 0\n", ""},
+		{"env with options", "#!/usr/bin/env -S no-such-program -e\n", ""},
+		{"env with a variable", "#!/usr/bin/env A=b no-such-program\n", ""},
+		{"env without the program", "#! /usr/bin/env  no-such-program\n", `needs "no-such-program", which is not in PATH`},
+		{"env with two words", "#!/usr/bin/env sh -e\n", `needs "sh -e", which is not in PATH`},
+		{"a binary", "\x7fELF", ""},
+	} {
+		path := write(t, "script", tt.text)
+		switch err := Doubt(path); {
+		case tt.words == "" && err != nil:
+			t.Errorf("%s: %v", tt.name, err)
+		case tt.words != "" && (err == nil || !strings.Contains(err.Error(), tt.words)):
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.words)
+		}
+	}
+}
+
+// What only execve can know is reported in the same way.
 func TestProgramForAnotherMachine(t *testing.T) {
 	runner, _ := newRunner(t, Config{})
 	path := write(t, "program", "\x00\x01\x02\x03")
@@ -127,7 +151,7 @@ func TestProgramForAnotherMachine(t *testing.T) {
 		t.Errorf("Inspect = %v, want nil for a binary file", err)
 	}
 	res := runner.Run(t.Context(), Script{Path: path})
-	if res.End != NotStarted || !errors.Is(res.Err, syscall.ENOEXEC) || res.Local {
+	if res.End != NotStarted || !errors.Is(res.Err, syscall.ENOEXEC) || !res.Unknown {
 		t.Errorf("Run = %+v, want not started, exec format error", res)
 	}
 }
@@ -140,8 +164,8 @@ func TestScriptIsLookedAtBeforeEveryRun(t *testing.T) {
 		t.Fatalf("Run = %v", res.Err)
 	}
 	os.Chmod(path, 0o777)
-	if res := run(); res.End != NotStarted || !strings.Contains(res.Err.Error(), "writable by everybody") {
-		t.Errorf("writable by everybody: Run = %+v, want not started", res)
+	if res := run(); res.End != NotStarted || !strings.Contains(res.Err.Error(), "writable by all users") {
+		t.Errorf("writable by all users: Run = %+v, want not started", res)
 	}
 	os.Chmod(path, 0o644)
 	if res := run(); res.End != NotStarted || !errors.Is(res.Err, fs.ErrPermission) {
@@ -198,11 +222,11 @@ func TestCheckThatIgnoresTERM(t *testing.T) {
 		t.Errorf("Run = %+v after %v, want timed out before SIGKILL is due", res, took)
 	}
 	select {
-	case <-res.Gone:
+	case <-res.Reaped:
 		t.Error("Gone is closed before the script can have ended")
 	default:
 	}
-	<-res.Gone
+	<-res.Reaped
 	took := time.Since(begin)
 	t.Logf("timeout 300ms: verdict after %v, gone after %v", res.Took, took)
 	if took < 300*time.Millisecond+termGrace {
@@ -221,7 +245,7 @@ func TestTriggerThatIgnoresTERM(t *testing.T) {
 		t.Errorf("Run = %+v, want timed out", res)
 	}
 	select {
-	case <-res.Gone:
+	case <-res.Reaped:
 	default:
 		t.Error("Run returned while the trigger was there: the next one would run beside it")
 	}
@@ -249,7 +273,7 @@ func TestChildThatHoldsTheOutput(t *testing.T) {
 	res := runner.Run(t.Context(), Script{Path: path})
 	took := time.Since(begin)
 	t.Logf("returned after %v", took)
-	if res.Code != 5 || res.Output != "hello" || took > time.Second {
+	if res.Code != 5 || res.Output != "hello" || took > termGrace {
 		t.Errorf("Run = %+v after %v, want exit status 5 at once", res, took)
 	}
 	if alive(t, readPid(t, file)) {
@@ -269,7 +293,7 @@ func TestChildThatLeftTheGroup(t *testing.T) {
 	t.Logf("returned after %v, exit counted after %v", time.Since(begin), res.Took)
 	pid := readPid(t, file)
 	defer syscall.Kill(pid, syscall.SIGKILL)
-	if res.Code != 6 || res.Output != "bye" || time.Since(begin)-res.Took > time.Second {
+	if res.Code != 6 || res.Output != "bye" || time.Since(begin)-res.Took > termGrace {
 		t.Errorf("Run = %+v after %v, want exit status 6 at once", res, time.Since(begin))
 	}
 	if !alive(t, pid) {
@@ -391,10 +415,10 @@ func TestWhatAScriptInherits(t *testing.T) {
 		Environ: []string{"PATH=" + os.Getenv("PATH"), "TOKEN=secret", "KEPT=1", "WON=base", "UNDERSTUDY_DRY_RUN=1", "TOKEN2=kept"},
 		Without: []string{"TOKEN"},
 	})
-	path := script(t, `printf '%s\n' "$#" "$1"; wc -c; env | grep -v -E '^(PATH|PWD|OLDPWD|SHLVL|_)=' | sort; ps -o pgid= -p $$ | grep -qw $$ && echo leads its group`)
+	path := script(t, `printf '%s\n' "$#" "$1"; wc -c; env | grep -v -E '^(PATH|PWD|OLDPWD|SHLVL|_|UNDERSTUDY_SCRIPT)=' | sort; ps -o pgid= -p $$ | grep -qw $$ && echo leads its group`)
 	host := "db1:5432; touch $(id) 'x' \"y\" *"
-	occasion := Occasion{Event: EventFailover, Relay: "orders", Epoch: 7, Old: "db0:5432", New: host, Reason: "db0 is\ndown"}
-	res := runner.Run(t.Context(), Script{Path: path, Args: []string{host}, Env: append(occasion.Env(), "WON=script")})
+	env := ScriptEnv{Event: EventFailover, Relay: "orders", Epoch: 7, Old: "db0:5432", New: host, Reason: "db0 is\ndown"}
+	res := runner.Run(t.Context(), Script{Path: path, Args: []string{host}, Env: append(env.Env(), "WON=script")})
 	if !res.OK() {
 		t.Fatal(res.Err)
 	}
@@ -412,7 +436,7 @@ func TestWhatAScriptInherits(t *testing.T) {
 }
 
 func TestAtMostLimitAtOnce(t *testing.T) {
-	runner, _ := newRunner(t, Config{Limit: 2})
+	runner, _ := newRunner(t, Config{limit: 2})
 	journal := filepath.Join(t.TempDir(), "journal")
 	path := script(t, "echo begin >>"+journal+"; sleep 0.2; echo end >>"+journal)
 	var all sync.WaitGroup
@@ -442,22 +466,30 @@ func TestAtMostLimitAtOnce(t *testing.T) {
 }
 
 func TestWaitingForAPlaceIsNotRunning(t *testing.T) {
-	runner, _ := newRunner(t, Config{Limit: 1})
-	ready := filepath.Join(t.TempDir(), "ready")
-	slow := script(t, "echo 1 >"+ready+"; sleep 1")
+	runner, _ := newRunner(t, Config{limit: 1})
+	ready, over := filepath.Join(t.TempDir(), "ready"), filepath.Join(t.TempDir(), "over")
+	slow := script(t, "echo 1 >"+ready+"; while ! [ -e "+over+" ]; do sleep 0.01; done")
 	fast := script(t, "exit 0")
 	var first sync.WaitGroup
 	first.Go(func() { runner.Run(t.Context(), Script{Path: slow}) })
 	readPid(t, ready)
 
+	requested := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if res := runner.Run(ctx, Script{Path: fast}); res.End != Cancelled || !res.Local || res.Took != 0 || res.Waited < 50*time.Millisecond {
-		t.Errorf("no place in time: Run = %+v, want cancelled, local, never ran", res)
+	if res := runner.Run(ctx, Script{Path: fast}); res.End != Cancelled || !res.Unknown || res.Took != 0 || time.Since(requested) < 40*time.Millisecond {
+		t.Errorf("no place in time: Run = %+v after %s, want cancelled, local, never ran", res, time.Since(requested))
 	}
-	res := runner.Run(t.Context(), Script{Path: fast, Timeout: 500 * time.Millisecond})
-	if !res.OK() || res.Waited < 100*time.Millisecond {
-		t.Errorf("Run = %+v, want success after a wait that does not count", res)
+	const timeout = time.Second
+	requested = time.Now()
+	time.AfterFunc(timeout*3/2, func() {
+		if err := os.WriteFile(over, nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	})
+	res := runner.Run(t.Context(), Script{Path: fast, Timeout: timeout})
+	if wait := time.Since(requested) - res.Took; !res.OK() || wait < timeout {
+		t.Errorf("Run = %+v after a wait of %s, want success after a wait that does not count", res, wait)
 	}
 	first.Wait()
 }
@@ -469,11 +501,11 @@ func TestContextEndsAScript(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		eventually(t, "script runs", func() bool { _, err := os.Stat(file); return err == nil })
+		proctest.Until(t, "script runs", func() bool { _, err := os.Stat(file); return err == nil })
 		cancel()
 	}()
 	res := runner.Run(ctx, Script{Path: path})
-	if res.End != Cancelled || !errors.Is(res.Err, context.Canceled) || res.Local {
+	if res.End != Cancelled || !errors.Is(res.Err, context.Canceled) || res.Unknown {
 		t.Errorf("Run = %+v, want cancelled", res)
 	}
 	if alive(t, readPid(t, file)) {
@@ -489,50 +521,12 @@ func TestContextEndsAScript(t *testing.T) {
 
 	os.Remove(file)
 	for range 20 { // a place is free, and must not win by chance
-		if res := runner.Run(ctx, Script{Path: path}); res.End != Cancelled || !res.Local || res.Took != 0 {
+		if res := runner.Run(ctx, Script{Path: path}); res.End != Cancelled || !res.Unknown || res.Took != 0 {
 			t.Fatalf("context over: Run = %+v, want cancelled before it started", res)
 		}
 	}
 	if _, err := os.Stat(file); err == nil {
 		t.Error("the script ran although the context was over")
-	}
-}
-
-// blockedLog is a log whose reader has stopped.
-type blockedLog struct {
-	release chan struct{}
-	logbook
-}
-
-func (l *blockedLog) Write(p []byte) (int, error) {
-	<-l.release
-	return l.logbook.Write(p)
-}
-
-func TestSlowLogDelaysNothing(t *testing.T) {
-	stuck := &blockedLog{release: make(chan struct{})}
-	runner, _ := newRunner(t, Config{Logger: hclog.New(&hclog.LoggerOptions{Output: stuck, JSONFormat: true})})
-	path := script(t, "i=0; while [ $i -lt 600 ]; do echo line $i; i=$((i+1)); done; exit 3")
-	begin := time.Now()
-	for range 40 { // more than the journal holds
-		if res := runner.Run(t.Context(), Script{Path: path}); res.Code != 3 {
-			t.Fatalf("Run = %+v", res)
-		}
-	}
-	t.Logf("40 runs of a talkative script took %v", time.Since(begin))
-	if runner.journal.size > journalLimit {
-		t.Errorf("%d bytes wait for the log, want at most %d", runner.journal.size, journalLimit)
-	}
-	close(stuck.release)
-	runner.Close()
-	<-runner.journal.done // Close does not wait for ever
-	records := stuck.records(t)
-	last := records[len(records)-1]
-	if last["@message"] != "script output dropped, the log is too slow" {
-		t.Fatalf("last record %v, want the number of records lost", last)
-	}
-	if logged, lost := len(records)-1, int(last["records"].(float64)); logged+lost != 40*600 {
-		t.Errorf("%d logged + %d lost, want %d in all", logged, lost, 40*600)
 	}
 }
 
@@ -543,18 +537,18 @@ func TestCloseWaitsForWhatIsBeingEnded(t *testing.T) {
 	res := runner.Run(t.Context(), Script{Kind: Check, Path: path, Timeout: 300 * time.Millisecond})
 	runner.Close()
 	select {
-	case <-res.Gone:
+	case <-res.Reaped:
 	default:
 		t.Error("Close returned before the script was gone")
 	}
 	runner.Close() // and again
-	if res := runner.Run(t.Context(), Script{Path: path}); res.End != NotStarted || !res.Local {
+	if res := runner.Run(t.Context(), Script{Path: path}); res.End != NotStarted || !res.Unknown {
 		t.Errorf("Run after Close = %+v, want not started, local", res)
 	}
 }
 
 func TestManyTimeoutsLeaveNothing(t *testing.T) {
-	runner, _ := newRunner(t, Config{Limit: 32})
+	runner, _ := newRunner(t, Config{limit: 32})
 	path := script(t, "sleep 1000 & sleep 1000")
 	var all sync.WaitGroup
 	for i := range 300 {
@@ -581,6 +575,21 @@ func TestExitWinsOverTimeout(t *testing.T) {
 	}
 }
 
+// No script runs without a limit, and the runner has none of its own.
+func TestScriptWithoutTimeout(t *testing.T) {
+	runner, _ := newRunner(t, Config{})
+	ran := filepath.Join(t.TempDir(), "ran")
+	for _, timeout := range []time.Duration{0, -1} {
+		res := runner.Runner.Run(t.Context(), Script{Path: script(t, "touch "+ran), Timeout: timeout})
+		if res.OK() || res.End != NotStarted || !strings.Contains(res.Err.Error(), "timeout: "+timeout.String()) {
+			t.Errorf("Run with timeout %v = %+v, want not started", timeout, res)
+		}
+		if _, err := os.Stat(ran); err == nil {
+			t.Fatalf("the script ran with timeout %v", timeout)
+		}
+	}
+}
+
 // Time that this program was not given is not the script's.
 func TestLateTimerIsNoEvidence(t *testing.T) {
 	e := &execution{
@@ -590,7 +599,7 @@ func TestLateTimerIsNoEvidence(t *testing.T) {
 	}
 	begin := time.Now()
 	res, decided := e.await(t.Context())
-	if !decided || res.End != TimedOut || !res.Local || time.Since(begin) < lateGrace {
+	if !decided || res.End != TimedOut || !res.Unknown || time.Since(begin) < lateGrace {
 		t.Errorf("await = %+v, %v after %v, want timed out, local, after a grace", res, decided, time.Since(begin))
 	}
 	time.AfterFunc(lateGrace/4, func() { close(e.proc.exited) })
@@ -644,13 +653,51 @@ func TestList(t *testing.T) {
 	}
 }
 
-func TestOccasionInADrill(t *testing.T) {
-	if env := (Occasion{DryRun: true}).Env(); !slices.Contains(env, "UNDERSTUDY_DRY_RUN=1") || !slices.Contains(env, "UNDERSTUDY_OLD=") {
+func TestScriptEnvInADrill(t *testing.T) {
+	if env := (ScriptEnv{DryRun: true}).Env(); !slices.Contains(env, "UNDERSTUDY_DRY_RUN=1") || !slices.Contains(env, "UNDERSTUDY_OLD=") {
 		t.Errorf("Env = %q, want a dry run and an empty OLD", env)
 	}
-	for _, entry := range (Occasion{DryRun: true}).Env() {
-		if name, _, _ := strings.Cut(entry, "="); !slices.Contains(occasionNames, name) {
+	for _, entry := range (ScriptEnv{DryRun: true}).Env() {
+		if name, _, _ := strings.Cut(entry, "="); !slices.Contains(scriptEnvNames, name) {
 			t.Errorf("%s would not be taken out of an inherited environment", name)
 		}
+	}
+}
+
+// Why a script failed is, for a reader, the last line of its output.
+func TestReason(t *testing.T) {
+	runner, _ := newRunner(t, Config{})
+	for _, tt := range []struct{ name, body, said, want string }{
+		{"one line", "echo 'too many clients'; exit 75", "too many clients", "exit status 75 (it could not find out)"},
+		{"two lines", "echo 'login refused'; echo 'password from a file'; exit 75", "password from a file", "exit status 75 (it could not find out)"},
+		{"blank lines at the end", "echo 'login refused'; printf '  \\n\\r\\n'; exit 1", "login refused", "exit status 1"},
+		{"no end of the line", "echo first; printf 'login refused'; exit 1", "login refused", "exit status 1"},
+		{"of standard error as well", "echo broken >&2; exit 1", "broken", "exit status 1"},
+		{"no output", "exit 1", "", "exit status 1"},
+		{"it passes", "echo fine", "fine", ""},
+		{"a long line", "echo a; printf '%01000d' 0; exit 1", strings.Repeat("0", reasonLimit-3) + "…", "exit status 1"},
+		{"more than is kept", "echo a; printf '%05000d' 0; exit 1", strings.Repeat("0", reasonLimit-3) + "…", "exit status 1"},
+		{"not printable", "printf 'a\\033[31m\\tb\\377\\n'; exit 1", `a\x1b[31m\tb\xff`, "exit status 1"},
+		{"ended by a signal", "echo well; kill -KILL $$", "well", "ended by signal 9 (killed)"},
+		{"out of time", "echo waiting for the lock; exec sleep 600", "waiting for the lock", "timed out after 2s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			path := script(t, tt.body)
+			got, want := "", ""
+			res := runner.Run(t.Context(), Script{Kind: Check, Path: path, Timeout: 2 * time.Second})
+			if err := res.Reason(); err != nil {
+				got = err.Error()
+			}
+			if tt.want != "" {
+				want = "script " + path + ": " + tt.want
+				if tt.said != "" {
+					want = tt.said + " (" + want + ")"
+				}
+			}
+			if got != want || res.LastLine != tt.said {
+				t.Errorf("Reason = %q, want %q; LastLine = %q, want %q", got, want, res.LastLine, tt.said)
+			}
+		})
 	}
 }

@@ -7,17 +7,20 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/noblock"
 )
 
-// Inspect reports why the script at path must not or cannot run: it is
-// missing, not a regular file, writable by everybody, not executable for this
-// user, or its #! line is missing or names an interpreter that is. Symbolic
-// links are followed. The error names path and says what to do.
+// Inspect returns why the script at path must not or cannot run: it is missing,
+// not a regular file, world-writable, not executable for this user, or its #!
+// line or its interpreter is missing. Symbolic links are followed. The error names
+// path and what to do.
 func Inspect(path string) error {
 	if err := inspect(path); err != nil {
 		return fmt.Errorf("script %s: %w", path, err)
@@ -38,7 +41,7 @@ func inspect(path string) error {
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("is not a regular file but %v", info.Mode().Type())
 	case info.Mode().Perm()&0o002 != 0:
-		return errors.New("is writable by everybody, so anybody could run anything; take that away with chmod o-w")
+		return errors.New("is writable by all users, so any user could run any program; remove that with chmod o-w")
 	}
 	if err := executable(path); err != nil {
 		return fmt.Errorf("is not executable for this user, allow it with chmod +x (or its file system forbids it): %w", err)
@@ -46,14 +49,14 @@ func inspect(path string) error {
 	return inspectHead(path)
 }
 
-// executable asks the kernel whether the effective user may execute path.
+// executable returns nil if the effective user may execute path; see access(2).
 func executable(path string) error {
 	return unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS)
 }
 
-// inspectHead looks at the beginning of an executable file.
+// inspectHead checks the beginning of an executable file.
 func inspectHead(path string) error {
-	file, err := os.Open(path) //nolint:gosec // the operator chose the path
+	file, err := noblock.Open(path, os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil // a program may be executable and not readable
 	}
@@ -76,10 +79,11 @@ func inspectHead(path string) error {
 	case bytes.IndexByte(head, 0) < 0:
 		return fmt.Errorf("has no #! line, begin it with one such as #!/bin/sh: %w", syscall.ENOEXEC)
 	}
-	return nil // a program; whether it suits this machine only execve knows
+	return nil // a binary program; only execve can tell whether this machine can run it
 }
 
-// inspectInterpreter looks at what a #! line names, without the #!.
+// inspectInterpreter checks the interpreter that line, a #! line without the #!,
+// names.
 func inspectInterpreter(line []byte) error {
 	line, _, _ = bytes.Cut(line, []byte{'\n'})
 	name := strings.Trim(string(line), " \t")
@@ -107,10 +111,43 @@ func inspectInterpreter(line []byte) error {
 	return nil
 }
 
-// cause takes the path off an error, where it is said already.
+// Doubt returns why a script that Inspect accepts may fail: this user cannot read it, so
+// that its interpreter could not either; or env(1), in its #! line, does not find the
+// program in the PATH of this process. Nil is no doubt.
+func Doubt(path string) error {
+	file, err := noblock.Open(path, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("script %s: is not readable for this user: if it is not a binary program, its interpreter cannot read it either", path)
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	head := make([]byte, 256)
+	n, err := io.ReadFull(file, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return err
+	}
+	line, script := strings.CutPrefix(string(head[:n]), "#!")
+	line, _, _ = strings.Cut(line, "\n")
+	interpreter, program, _ := strings.Cut(strings.TrimSpace(line), " ")
+	program = strings.TrimSpace(program) // the kernel passes it as one word
+	if !script || filepath.Base(interpreter) != "env" || program == "" || strings.HasPrefix(program, "-") || strings.Contains(program, "=") {
+		return nil // nothing, or too much, to look for
+	}
+	if _, err := exec.LookPath(program); err != nil {
+		return fmt.Errorf("script %s: needs %q, which is not in PATH: %w", path, program, cause(err))
+	}
+	return nil
+}
+
+// cause removes the path from an error whose context already names it.
 func cause(err error) error {
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		return pathErr.Err
+	}
+	if execErr, ok := errors.AsType[*exec.Error](err); ok {
+		return execErr.Err
 	}
 	return err
 }
@@ -118,9 +155,9 @@ func cause(err error) error {
 // List returns the scripts at path: path itself if it is a file, or, if it is
 // a directory, its regular files and symbolic links to such in byte order of
 // their names. Sub-directories, hidden files and editor backups (*~, .*, #*#)
-// of a directory are passed over; one that Inspect refuses is not returned but
-// is a warning. An error means that there is nothing at path to be run. List is
-// called for each election: files may come and go.
+// of a directory are skipped; one that Inspect refuses is a warning. An error means
+// that path is missing, unreadable, or neither a file nor a directory. List is called for each election, since files may
+// change.
 func List(path string) (scripts []string, warnings []error, err error) {
 	info, err := os.Stat(path)
 	switch {
@@ -142,7 +179,7 @@ func List(path string) (scripts []string, warnings []error, err error) {
 			continue
 		}
 		file := filepath.Join(path, name)
-		// An error of Stat, such as a link to nothing, is left to Inspect.
+		// Inspect reports an error of Stat, such as a dangling link.
 		if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
 			continue
 		}

@@ -2,21 +2,15 @@ package hooks
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"go.uber.org/goleak"
 )
 
@@ -36,31 +30,6 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m)
-}
-
-// act returns a command that runs the named act in a copy of this program.
-func act(t *testing.T, name string, env ...string) *exec.Cmd {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, self)
-	cmd.Env = slices.Concat(os.Environ(), []string{actVariable + "=" + name, "GORACE=atexit_sleep_ms=0"}, env)
-	return cmd
-}
-
-// output runs cmd and returns what it printed to its standard output.
-func outputOf(t *testing.T, cmd *exec.Cmd) string {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s: %v\n%s%s", cmd.Env[len(cmd.Env)-1], err, &stdout, &stderr)
-	}
-	return stdout.String()
 }
 
 // logbook collects JSON log records.
@@ -113,29 +82,6 @@ func (l *logbook) lines(t *testing.T, level string) []string {
 	return lines
 }
 
-// newRunner returns a runner that logs to the logbook. After the test it is
-// closed, and neither a child nor a descriptor is left.
-func newRunner(t *testing.T, cfg Config) (*Runner, *logbook) {
-	t.Helper()
-	book := &logbook{}
-	if cfg.Logger == nil {
-		cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: book, JSONFormat: true, Level: hclog.Debug})
-	}
-	runner := New(cfg)
-	// What Go's poller opens for the first pipe stays.
-	if r, w, err := os.Pipe(); err == nil {
-		r.Close()
-		w.Close()
-	}
-	before := descriptors(t)
-	t.Cleanup(func() {
-		runner.Close()
-		nobodyLeft(t)
-		eventually(t, "descriptors as before", func() bool { return descriptors(t) <= before })
-	})
-	return runner, book
-}
-
 // descriptors counts the open descriptors of this process.
 func descriptors(t *testing.T) int {
 	t.Helper()
@@ -146,8 +92,8 @@ func descriptors(t *testing.T) int {
 	return len(entries)
 }
 
-// nobodyLeft fails the test if this process has a child, dead or alive.
-func nobodyLeft(t *testing.T) {
+// noChildLeft fails the test if this process has a child, dead or alive.
+func noChildLeft(t *testing.T) {
 	t.Helper()
 	pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
 	if err != syscall.ECHILD {
@@ -155,40 +101,9 @@ func nobodyLeft(t *testing.T) {
 	}
 }
 
-// eventually waits until ok, and fails the test after a time that only a bug
-// can take.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
-// alive reports whether the process pid runs; a zombie does not.
-func alive(t *testing.T, pid int) bool {
-	t.Helper()
-	state, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
-	return err == nil && !strings.HasPrefix(string(state), "Z")
-}
-
-// readPid waits until a script has written a pid to file.
-func readPid(t *testing.T, file string) int {
-	t.Helper()
-	var pid int
-	eventually(t, "a pid in "+file, func() bool {
-		text, _ := os.ReadFile(file)
-		var err error
-		pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
-		return err == nil && strings.HasSuffix(string(text), "\n")
-	})
-	return pid
-}
-
 // write writes an executable file and returns its path. No process is forked
 // meanwhile, because the child would hold the file open for writing until its
-// execve, and nobody can execute it then (ETXTBSY).
+// execve, and it cannot be executed then (ETXTBSY).
 func write(tb testing.TB, name, text string) string {
 	tb.Helper()
 	path := name
@@ -201,10 +116,4 @@ func write(tb testing.TB, name, text string) string {
 		tb.Fatal(err)
 	}
 	return path
-}
-
-// script writes a shell script.
-func script(tb testing.TB, body string) string {
-	tb.Helper()
-	return write(tb, "script.sh", "#!/bin/sh\n"+body+"\n")
 }

@@ -4,27 +4,27 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
-	"unicode/utf8"
+
+	"understudy/internal/safetext"
 )
 
 const (
 	// outputLimit bounds what one run can write to the log, in bytes.
 	outputLimit = 64 << 10
-	// recordCost is what a record takes of outputLimit beside its text, so
-	// that many short lines are bounded as one long one is.
+	// recordCost is counted against outputLimit for each record in addition to
+	// its text, so that many short lines are limited as well.
 	recordCost = 100
-	// lineLimit is where a line is cut, in bytes before escaping.
+	// lineLimit limits a line, in bytes before escaping.
 	lineLimit = 4 << 10
-	// tailLimit is how much of the end is kept for the result.
+	// tailLimit limits the bytes of the end that are kept for the result.
 	tailLimit = 1 << 10
 )
 
-// output reads what a script writes, for as long as it writes: a script whose
-// output nobody reads would hang, one whose pipe is closed would be killed.
+// output reads everything that a script writes: without a reader the script would
+// block, and a closed pipe would kill it.
 type output struct {
 	pipe *os.File
 	emit func(line string) // gets each line; nil keeps them for rest
@@ -37,7 +37,7 @@ type output struct {
 	dropped int64 // bytes
 
 	mu   sync.Mutex // guards last
-	last []byte     // at most tailLimit, and whether it is cut shows in its length
+	last []byte     // the end of the output; cut when its length is tailLimit
 }
 
 // newOutput returns an output that owns pipe.
@@ -54,7 +54,7 @@ func (o *output) copy() {
 		n, err := o.pipe.Read(buf)
 		o.write(buf[:n])
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			o.lastLook(buf)
+			o.readAvailable(buf)
 		}
 		if err != nil {
 			break
@@ -63,14 +63,14 @@ func (o *output) copy() {
 	o.endLine()
 }
 
-// lastLook reads what is in the pipe and does not wait for more. A deadline
-// that has passed hides it, and on a busy machine it may be all there was.
-func (o *output) lastLook(buf []byte) {
+// readAvailable reads what is in the pipe and does not wait for more. A read after
+// the deadline does not return it, and on a busy machine it may be all output.
+func (o *output) readAvailable(buf []byte) {
 	conn, err := o.pipe.SyscallConn()
 	if err != nil || o.pipe.SetReadDeadline(time.Time{}) != nil {
 		return
 	}
-	for total := 0; total < outputLimit; { // somebody may be filling it
+	for total := 0; total < outputLimit; { // another process may still be filling it
 		var n int
 		if conn.Read(func(fd uintptr) bool { n, err = syscall.Read(int(fd), buf); return true }) != nil || err != nil || n <= 0 {
 			return
@@ -80,8 +80,8 @@ func (o *output) lastLook(buf []byte) {
 	}
 }
 
-// finish ends copy after grace, if the end of the output has not done so, and
-// waits for it.
+// finish ends copy after grace, if it has not ended with the output, and waits for
+// it.
 func (o *output) finish(grace time.Duration) {
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
@@ -94,9 +94,9 @@ func (o *output) finish(grace time.Duration) {
 	<-o.done
 }
 
-// write takes the next bytes of the output.
+// write processes the next bytes of the output.
 func (o *output) write(p []byte) {
-	o.remember(p)
+	o.keep(p)
 	for len(p) > 0 && o.left > 0 {
 		part, ended := p, false
 		if i := bytes.IndexByte(p, '\n'); i >= 0 {
@@ -115,10 +115,10 @@ func (o *output) write(p []byte) {
 	o.dropped += int64(len(p))
 }
 
-// endLine hands on the line that has begun, if it says anything.
+// endLine emits or keeps the current line, unless it is empty.
 func (o *output) endLine() {
 	line := bytes.TrimSuffix(o.line, []byte{'\r'})
-	text := escape(line)
+	text := safetext.Escape(string(line))
 	o.line = o.line[:0]
 	if text == "" {
 		return
@@ -134,8 +134,8 @@ func (o *output) endLine() {
 	}
 }
 
-// remember keeps the end of the output.
-func (o *output) remember(p []byte) {
+// keep updates the end of the output that is kept.
+func (o *output) keep(p []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	p = p[max(0, len(p)-tailLimit):]
@@ -143,8 +143,9 @@ func (o *output) remember(p []byte) {
 	o.last = append(o.last[:copy(o.last, o.last[len(o.last)-keep:])], p...)
 }
 
-// tail returns the end of the output in one line.
-func (o *output) tail() string {
+// tail returns the end of the output in one line, and the last line of it that is
+// not blank, cut at reasonLimit.
+func (o *output) tail() (text, line string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	last := o.last
@@ -153,45 +154,11 @@ func (o *output) tail() string {
 			last = last[i+1:]
 		}
 	}
-	return escape(bytes.TrimSpace(last))
+	last = bytes.TrimSpace(last)
+	end := bytes.TrimSpace(last[bytes.LastIndexByte(last, '\n')+1:])
+	return safetext.Escape(string(last)), string(safetext.Append(nil, string(end), reasonLimit))
 }
 
 // rest returns the lines that were not emitted and the number of bytes that
 // were dropped. It is called after finish.
 func (o *output) rest() (lines []string, dropped int64) { return o.lines, o.dropped }
-
-// escape returns p with everything that is not printable escaped as in a Go
-// string: control characters, the invisible ones that change how a text reads,
-// and bytes that are not UTF-8. Backslashes are left alone, for the sake of
-// regular expressions and paths.
-func escape(p []byte) string {
-	if printable(p) {
-		return string(p)
-	}
-	out := make([]byte, 0, len(p)+16)
-	for len(p) > 0 {
-		c, size := utf8.DecodeRune(p)
-		switch {
-		case c == utf8.RuneError && size == 1:
-			const hex = "0123456789abcdef"
-			out = append(out, '\\', 'x', hex[p[0]>>4], hex[p[0]&15])
-		case strconv.IsPrint(c):
-			out = append(out, p[:size]...)
-		default:
-			quoted := strconv.AppendQuoteRune(nil, c)
-			out = append(out, quoted[1:len(quoted)-1]...)
-		}
-		p = p[size:]
-	}
-	return string(out)
-}
-
-// printable reports whether escape has nothing to do. Most lines are so.
-func printable(p []byte) bool {
-	for _, b := range p {
-		if b < ' ' || b > '~' {
-			return false
-		}
-	}
-	return true
-}

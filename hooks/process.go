@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// signal sends sig to the whole group of p. That there is nobody to receive it
-// is no error, and nothing can be done about any other.
+// signal sends sig to the whole group of p. An error is ignored: the group has
+// ended, or nothing can be done about it.
 func (p *process) signal(sig syscall.Signal) { _ = syscall.Kill(-p.pid, sig) }
 
 // awaitExit waits until p has ended, but not longer than limit, and reports
@@ -37,14 +37,14 @@ func wait4(pid int) (syscall.WaitStatus, error) {
 	}
 }
 
-// children are the processes that somebody in this program waits for, and that
-// [Reap] must therefore leave alone.
+// children holds the processes whose exit status other code of this program takes;
+// [Reap] must not reap them.
 var children = family{pids: make(map[int]int)}
 
 type family struct {
-	// starting is held for reading from before a fork until the child is
-	// known, and for writing by Reap while it looks, so that Reap never meets
-	// a child that is not known yet.
+	// starting is locked for reading from before a fork until the child is
+	// registered, and for writing by Reap while it searches, so that Reap never
+	// finds a child that is not registered yet.
 	starting sync.RWMutex
 
 	mu sync.Mutex // guards pids
@@ -53,7 +53,7 @@ type family struct {
 	pids map[int]int
 }
 
-// start calls fork and makes its child known.
+// start calls fork and registers its child.
 func (f *family) start(fork func() (pid int, err error)) (pid int, err error) {
 	f.starting.RLock()
 	defer f.starting.RUnlock()
@@ -66,8 +66,8 @@ func (f *family) start(fork func() (pid int, err error)) (pid int, err error) {
 	return pid, err
 }
 
-// forget is called when the child pid has been reaped.
-func (f *family) forget(pid int) {
+// remove is called when the child pid has been reaped.
+func (f *family) remove(pid int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.pids[pid]--; f.pids[pid] <= 0 {
@@ -75,15 +75,15 @@ func (f *family) forget(pid int) {
 	}
 }
 
-func (f *family) knows(pid int) bool {
+func (f *family) contains(pid int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.pids[pid] > 0
 }
 
-// Start starts cmd so that [Reap] leaves its exit status alone, and returns
-// what to call, once and soon, instead of cmd.Wait. In a program that calls
-// Reap, every process that a Runner does not start is started by it.
+// Start starts cmd so that [Reap] does not take its exit status. It returns wait,
+// which the caller calls once, and soon, instead of cmd.Wait. A program that calls
+// Reap starts by Start every process that no Runner starts.
 func Start(cmd *exec.Cmd) (wait func() error, err error) {
 	pid, err := children.start(func() (int, error) {
 		if err := cmd.Start(); err != nil {
@@ -95,7 +95,7 @@ func Start(cmd *exec.Cmd) (wait func() error, err error) {
 		return nil, err
 	}
 	return func() error {
-		defer children.forget(pid)
+		defer children.remove(pid)
 		return cmd.Wait()
 	}, nil
 }

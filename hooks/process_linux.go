@@ -10,16 +10,18 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/threads"
 )
 
 // launcher starts processes from one thread of its own.
 //
 // no_new_privs, ambient capabilities and the signal mask belong to a thread
-// and are inherited from the one that forks, so the thread gives them up and
-// the rest of the program keeps them. The thread is made once and not for each
-// script: when no more processes are allowed, a script that does not start is
-// a result, but a thread that cannot be made would end the program. It lives
-// as long as the launcher because no_new_privs cannot be taken back.
+// and are inherited from the one that forks, so this thread drops them and the
+// rest of the program keeps them. The thread is created once and not for each
+// script: at the limit of tasks, a script that does not start is a result, but a
+// thread that cannot be created would end the program. It lives as long as the
+// launcher because no_new_privs cannot be unset.
 type launcher struct {
 	requests chan launch
 	done     sync.WaitGroup
@@ -41,29 +43,12 @@ type launched struct {
 func (l *launcher) begin() {
 	l.requests = make(chan launch)
 	l.done.Go(l.serve)
-	reserveThreads(spareThreads)
+	threads.Reserve(spareThreads)
 }
 
-// spareThreads is how many threads are made before the first script runs.
+// spareThreads is the number of threads that are created before the first script
+// runs, so that scripts that use up all tasks of a container cannot end the program.
 const spareThreads = 8
-
-// reserveThreads makes n threads and leaves them to the runtime, which keeps
-// and reuses them. It makes one more when too many are in system calls, and
-// ends the program when it cannot: scripts that take all processes that a
-// container is allowed would take the program with them.
-func reserveThreads(n int) {
-	var all, held sync.WaitGroup
-	held.Add(n)
-	for range n {
-		all.Go(func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			held.Done()
-			held.Wait() // all of them hold one at the same time
-		})
-	}
-	all.Wait()
-}
 
 // close ends the thread. It must not be called while start may be.
 func (l *launcher) close() {
@@ -71,13 +56,13 @@ func (l *launcher) close() {
 	l.done.Wait()
 }
 
-// serve starts what is asked for until requests is closed. It never unlocks
-// its thread, so that the thread ends with it.
+// serve starts the processes of requests until it is closed. It never unlocks its
+// thread, so that the thread ends with it.
 func (l *launcher) serve() {
 	runtime.LockOSThread()
 	if unix.Gettid() == unix.Getpid() {
-		// The main thread cannot end, and what it gives up would show as the
-		// program's in /proc. While it is held here the other goroutine gets
+		// The main thread cannot end, and /proc would show its dropped rights as
+		// those of the program. While it is locked here the other goroutine gets
 		// another thread.
 		defer runtime.UnlockOSThread()
 		var elsewhere sync.WaitGroup
@@ -85,25 +70,26 @@ func (l *launcher) serve() {
 		elsewhere.Wait()
 		return
 	}
-	err := giveUpRights()
+	err := dropPrivileges()
 	for q := range l.requests {
 		if err != nil {
-			q.reply <- launched{err: &localError{err}}
+			q.reply <- launched{err: err}
 			continue
 		}
 		// Descriptors that the program itself inherited are not marked
-		// close-on-exec unless somebody does it.
+		// close-on-exec yet.
 		closeOnExec()
 		pid, startErr := children.start(func() (int, error) {
-			pid, _, err := syscall.StartProcess(q.path, q.argv, q.attr) //nolint:gosec // to start what the operator chose is its purpose
+			pid, _, err := syscall.StartProcess(q.path, q.argv, q.attr) //nolint:gosec // it starts the program that the operator chose
 			return pid, err
 		})
 		q.reply <- launched{pid, startErr}
 	}
 }
 
-// giveUpRights takes from the calling thread what scripts must not inherit.
-func giveUpRights() error {
+// dropPrivileges drops the rights of the calling thread that scripts must not
+// inherit.
+func dropPrivileges() error {
 	err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL before Linux 4.3, which has none
 		return os.NewSyscallError("prctl(PR_CAP_AMBIENT)", err)
@@ -111,8 +97,8 @@ func giveUpRights() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl(PR_SET_NO_NEW_PRIVS)", err)
 	}
-	// The program may have been started with signals blocked; the fork passes
-	// on the mask of this thread.
+	// The program may have been started with blocked signals, and a fork
+	// inherits the mask of this thread.
 	return os.NewSyscallError("sigprocmask", unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil))
 }
 
@@ -121,8 +107,8 @@ func closeOnExec() {
 	if unix.CloseRange(3, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC) == nil {
 		return
 	}
-	// Before Linux 5.11. What is missed here is what was opened since, which
-	// Go opens with the mark.
+	// Before Linux 5.11. Descriptors that are opened meanwhile are marked
+	// already, by Go.
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return
@@ -138,13 +124,13 @@ func closeOnExec() {
 type process struct {
 	pid     int
 	started time.Time
-	exited  chan struct{} // closed when it can be reaped; its number is taken until then
+	exited  chan struct{} // closed when it can be reaped; its number is not reused before
 
-	pidfd *os.File // nil where the kernel has none, before Linux 5.2
+	pidfd *os.File // nil before Linux 5.2
 }
 
 // start starts a process in a group of its own, with files as its descriptors
-// from 0 on. Whoever receives it calls reap once after exited.
+// from 0 on. The caller calls reap once after exited.
 func (l *launcher) start(path string, argv, environ []string, files []uintptr) (*process, error) {
 	pidfd := -1
 	q := launch{
@@ -164,7 +150,7 @@ func (l *launcher) start(path string, argv, environ []string, files []uintptr) (
 	}
 	p := &process{pid: done.pid, started: time.Now(), exited: make(chan struct{})}
 	if pidfd >= 0 {
-		// A descriptor that does not block is one that Go's poller takes.
+		// Go's poller accepts only non-blocking descriptors.
 		_ = unix.SetNonblock(pidfd, true)
 		p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
 	}
@@ -174,13 +160,13 @@ func (l *launcher) start(path string, argv, environ []string, files []uintptr) (
 
 // watch closes exited when the process has ended, and does not reap it.
 //
-// It waits in Go's poller and not in waitid(2), which would hold a thread for
-// each script: making one is what fails first when processes are limited.
+// It waits in Go's poller and not in waitid(2), which would block a thread for each
+// script, and at the limit of tasks a thread cannot be created.
 func (p *process) watch() {
 	defer close(p.exited)
 	for p.pidfd != nil {
-		// Looking again every second costs nothing and makes sure that no
-		// script is waited for for ever because of one lost wake-up.
+		// The check every second costs nothing, and makes sure that one lost
+		// wake-up does not make it wait for ever.
 		if p.pidfd.SetReadDeadline(time.Now().Add(time.Second)) != nil {
 			break
 		}
@@ -197,7 +183,7 @@ func (p *process) watch() {
 			return
 		}
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			break // not a kind that can be polled
+			break // this kernel's pidfd cannot be polled
 		}
 	}
 	exitedYet(p.pid, 0)
@@ -210,8 +196,8 @@ func exitedYet(pid, options int) bool {
 		var info unix.Siginfo
 		err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|options, nil)
 		if !errors.Is(err, unix.EINTR) {
-			// An error is ECHILD: somebody has taken the status, and reap
-			// will say so.
+			// An error is ECHILD: other code has taken the status, and reap
+			// returns that error.
 			return err != nil || info.Signo != 0
 		}
 	}
@@ -219,7 +205,7 @@ func exitedYet(pid, options int) bool {
 
 // reap takes the exit status of a process that has ended.
 func (p *process) reap() (syscall.WaitStatus, error) {
-	defer children.forget(p.pid)
+	defer children.remove(p.pid)
 	if p.pidfd != nil {
 		defer p.pidfd.Close()
 	}

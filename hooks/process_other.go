@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// launcher starts processes. See process_linux.go for what it does beyond that
-// where rights belong to a thread.
+// launcher starts processes. On Linux, where rights belong to a thread, it does
+// more; see process_linux.go.
 type launcher struct{}
 
 func (*launcher) begin() {}
@@ -28,12 +28,12 @@ type process struct {
 }
 
 // start starts a process in a group of its own, with files as its descriptors
-// from 0 on. Whoever receives it calls reap once after exited.
+// from 0 on. The caller calls reap once after exited.
 func (*launcher) start(path string, argv, environ []string, files []uintptr) (*process, error) {
 	closeOnExec()
 	attr := &syscall.ProcAttr{Env: environ, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true}}
 	pid, err := children.start(func() (int, error) {
-		pid, _, err := syscall.StartProcess(path, argv, attr) //nolint:gosec // to start what the operator chose is its purpose
+		pid, _, err := syscall.StartProcess(path, argv, attr) //nolint:gosec // it starts the program that the operator chose
 		return pid, err
 	})
 	if err != nil {
@@ -66,6 +66,6 @@ func (p *process) watch() {
 
 // reap returns the exit status of a process that has ended.
 func (p *process) reap() (syscall.WaitStatus, error) {
-	children.forget(p.pid)
+	children.remove(p.pid)
 	return p.status, p.err
 }

@@ -13,11 +13,11 @@ import (
 )
 
 // Reap reaps orphans that have become children of this process, until ctx
-// ends. It is for a program that is process 1 of a container (or a subreaper,
-// prctl(2)): their parents are gone, and nobody else would. Processes that a
-// [Runner] or [Start] has started are left to those who wait for them.
+// ends. A program that is process 1 of a container, or a subreaper (prctl(2)), must
+// call it, since no other process can reap them. It does not reap processes that a
+// [Runner] or [Start] has started.
 func Reap(ctx context.Context) error {
-	changed := make(chan os.Signal, 1) // one is enough: what it says is "look"
+	changed := make(chan os.Signal, 1) // one is enough: each signal only triggers a search
 	signal.Notify(changed, syscall.SIGCHLD)
 	defer signal.Stop(changed)
 	for {
@@ -35,9 +35,9 @@ func Reap(ctx context.Context) error {
 	}
 }
 
-// reapOrphans reaps every orphan that has ended. It reports true when it met
-// a child that somebody waits for: the kernel shows that one first until it is
-// reaped, so there may be orphans behind it.
+// reapOrphans reaps every orphan that has ended. It returns true when it found a
+// child that is not an orphan: the kernel returns that one first until it is reaped,
+// so there may be orphans after it.
 func reapOrphans() (again bool) {
 	children.starting.Lock()
 	defer children.starting.Unlock()
@@ -46,10 +46,10 @@ func reapOrphans() (again bool) {
 		if pid == 0 {
 			return false
 		}
-		if children.knows(pid) {
+		if children.contains(pid) {
 			return true
 		}
-		_, _ = wait4(pid) // what an orphan ended with is nobody's concern
+		_, _ = wait4(pid) // the exit status of an orphan is not used
 	}
 }
 
