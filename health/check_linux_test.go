@@ -59,11 +59,11 @@ func fullQueue(t *testing.T, addr netip.AddrPort) (port int, free bool) {
 
 func TestTCPFullQueueTimesOut(t *testing.T) {
 	port, _ := fullQueue(t, netip.MustParseAddrPort("127.0.0.1:0"))
-	ctx := checkContext(t, 300*time.Millisecond)
 	began := time.Now()
-	got := TCP(nil)(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	ctx := checkContext(t, 300*time.Millisecond)
+	got := tcpOf(nil)(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	late := time.Since(began) - 300*time.Millisecond
-	if got.OK || got.Phase != Connect || !isTimeout(got.Err) || got.Local != (late > lateness) {
+	if got.OK || got.Phase != Connect || !isTimeout(got.Err) || got.Unknown != (late > lateness) {
 		t.Errorf("TCP of a full queue = %+v, want a timeout in connect", got)
 	}
 	if late < 0 {
@@ -89,11 +89,11 @@ func TestTCPDeadAddressIsSkipped(t *testing.T) {
 
 	ctx := checkContext(t, 8*checkLimit)
 	began := time.Now()
-	if got := TCP(resolve)(ctx, host); !got.OK {
+	if got := tcpOf(resolve)(ctx, host); !got.OK {
 		t.Errorf("TCP with two dead addresses = %+v, want OK", got)
 	}
-	if took := time.Since(began); took < 2*addrPatience || took > 2*addrPatience+checkLimit {
-		t.Errorf("TCP with two dead addresses took %v, want a little over %v", took, 2*addrPatience)
+	if took := time.Since(began); took < 2*addressTimeout || took > 2*addressTimeout+checkLimit {
+		t.Errorf("TCP with two dead addresses took %v, want a little over %v", took, 2*addressTimeout)
 	}
 
 	// With little time each address gets its share. The last one's is so short
@@ -101,7 +101,7 @@ func TestTCPDeadAddressIsSkipped(t *testing.T) {
 	for try := 1; ; try++ {
 		ctx := checkContext(t, 300*time.Millisecond)
 		began := time.Now()
-		got := TCP(resolve)(ctx, host)
+		got := tcpOf(resolve)(ctx, host)
 		if took := time.Since(began); got.OK && took < 199*time.Millisecond {
 			t.Errorf("TCP with two dead addresses took %v of 300ms, want 200ms", took)
 		}
@@ -141,7 +141,7 @@ func TestTCPFullUnixQueue(t *testing.T) {
 	}
 
 	ctx := checkContext(t, 100*time.Millisecond)
-	got := TCP(nil)(ctx, "unix:"+path)
+	got := tcpOf(nil)(ctx, "unix:"+path)
 	if got.OK || got.Phase != Connect || !errors.Is(got.Err, unix.EAGAIN) || got.Latency < 90*time.Millisecond {
 		t.Errorf("TCP of a full unix queue = %+v, want EAGAIN at the end of its time", got)
 	}
@@ -149,14 +149,14 @@ func TestTCPFullUnixQueue(t *testing.T) {
 	ctx = checkContext(t, checkLimit)
 	accepted := make(chan error, 1)
 	go func() {
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // so that the check has to wait
 		conn, _, err := unix.Accept(fd)
 		if err == nil {
 			unix.Close(conn)
 		}
 		accepted <- err
 	}()
-	if got := TCP(nil)(ctx, "unix:"+path); !got.OK {
+	if got := tcpOf(nil)(ctx, "unix:"+path); !got.OK {
 		t.Errorf("TCP of a unix queue that moves on = %+v, want OK", got)
 	}
 	if err := <-accepted; err != nil {
@@ -199,11 +199,11 @@ func TestCheckWithoutDescriptorsIsLocal(t *testing.T) {
 	host := listenHost(t, "tcp", "127.0.0.1:0", serveNothing)
 	ctx, cancel := context.WithTimeout(t.Context(), checkLimit)
 	defer cancel()
-	asHTTP, err := HTTP(HTTPConfig{Port: portOf(t, host)})
+	asHTTP, err := HTTP(get(HTTPConfig{Port: portOf(t, host)}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := TCP(nil)(ctx, host); !got.OK {
+	if got := tcpOf(nil)(ctx, host); !got.OK {
 		t.Fatalf("before: %+v", got)
 	}
 
@@ -221,19 +221,19 @@ func TestCheckWithoutDescriptorsIsLocal(t *testing.T) {
 		taken = append(taken, f)
 	}
 
-	for name, check := range map[string]Check{"tcp": TCP(nil), "http": asHTTP} {
-		if got := check(ctx, host); got.OK || !got.Local || got.Phase != Connect || !errors.Is(got.Err, unix.EMFILE) {
-			t.Errorf("%s check without descriptors = %+v, want it Local in connect", name, got)
+	for name, check := range map[string]Check{"tcp": tcpOf(nil), "http": asHTTP} {
+		if got := check(ctx, host); got.OK || !got.Unknown || got.Phase != Connect || !errors.Is(got.Err, unix.EMFILE) {
+			t.Errorf("%s check without descriptors = %+v, want it Unknown in connect", name, got)
 		}
 	}
-	if got := TCP(nil)(ctx, "db1.example.:80"); got.OK || !got.Local || got.Phase != Resolve || !errors.Is(got.Err, unix.EMFILE) {
-		t.Errorf("check of a name without descriptors = %+v, want it Local in resolve", got)
+	if got := tcpOf(nil)(ctx, "db1.example.:80"); got.OK || !got.Unknown || got.Phase != Resolve || !errors.Is(got.Err, unix.EMFILE) {
+		t.Errorf("check of a name without descriptors = %+v, want it Unknown in resolve", got)
 	}
 
 	for _, f := range taken {
 		f.Close()
 	}
-	if got := TCP(nil)(ctx, host); !got.OK {
+	if got := tcpOf(nil)(ctx, host); !got.OK {
 		t.Errorf("after: %+v", got)
 	}
 }
@@ -254,13 +254,13 @@ func TestCheckWithoutPorts(t *testing.T) {
 	host := listenHost(t, "tcp", "127.0.0.1:10000", serveNothing)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*checkLimit)
 	defer cancel()
-	check := TCP(namesOf("localhost", "::1", "127.0.0.1"))
+	check := tcpOf(namesOf("localhost", "::1", "127.0.0.1"))
 
 	if got := check(ctx, "localhost:10000"); !got.OK {
 		t.Errorf("host on IPv4 alone, by a name that has both = %+v, want OK", got)
 	}
-	if got := check(ctx, "localhost:10001"); got.OK || got.Local || !strings.Contains(got.Err.Error(), "no address to connect from") {
-		t.Errorf("dead host by a name that has both = %+v, want it not Local", got)
+	if got := check(ctx, "localhost:10001"); got.OK || got.Unknown || !strings.Contains(got.Err.Error(), "no address to connect from") {
+		t.Errorf("dead host by a name that has both = %+v, want it not Unknown", got)
 	}
 
 	sysctl(t, "net/ipv4/ip_local_port_range", "20000 20009")
@@ -273,8 +273,8 @@ func TestCheckWithoutPorts(t *testing.T) {
 		}
 		defer conn.Close()
 	}
-	if got := TCP(nil)(ctx, host); got.OK || !got.Local || got.Phase != Connect || !errors.Is(got.Err, unix.EADDRNOTAVAIL) {
-		t.Errorf("check without ports = %+v, want it Local in connect", got)
+	if got := tcpOf(nil)(ctx, host); got.OK || !got.Unknown || got.Phase != Connect || !errors.Is(got.Err, unix.EADDRNOTAVAIL) {
+		t.Errorf("check without ports = %+v, want it Unknown in connect", got)
 	}
 }
 

@@ -8,24 +8,27 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"understudy/internal/flagfile"
+	"understudy/internal/netstate"
 )
 
-// FlagCheck returns a check that passes when the file of that name is in the
-// directory dir, or, with absent, when it is not; or an error when no file can
-// have that name. A directory that cannot be looked into passes in neither
-// case. The check is about this machine: it takes no notice of the host.
+// FlagCheck returns a check that passes when the file of that name exists in the
+// directory dir, or, with absent, when it does not; or an error when no file can have
+// that name. With a directory that cannot be read it fails in both cases. The check is
+// about this machine and ignores the host.
 func FlagCheck(dir, name string, absent bool) (Check, error) {
 	var errs []error
 	if dir == "" {
 		errs = append(errs, errors.New("dir: it is empty"))
 	}
-	if why := badFlagName(name); why != "" {
-		errs = append(errs, fmt.Errorf("name: %q is %w: it %s", name, ErrFlagName, why))
+	if why := flagfile.CheckName(name); why != nil {
+		errs = append(errs, fmt.Errorf("name: %q is %w: it %w", name, flagfile.ErrName, why))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("flag check: %w", err)
 	}
-	flags := Flags{Dir: dir}
+	flags := flagfile.Dir(dir)
 	return func(ctx context.Context, _ string) Result {
 		began := time.Now()
 		present, err := flags.Present(name)
@@ -33,30 +36,30 @@ func FlagCheck(dir, name string, absent bool) (Check, error) {
 		case err != nil:
 			err = fmt.Errorf("flag %s: %w", name, err)
 		case present && absent:
-			err = fmt.Errorf("flag %s is there, want none", name)
+			err = fmt.Errorf("flag %s exists, want none", name)
 		case !present && !absent:
 			err = fmt.Errorf("flag %s is not there", name)
 		}
-		return Outcome(ctx, began, Criteria, err)
+		return NewResult(ctx, began, Criteria, err)
 	}, nil
 }
 
 // VIPCheck returns a check that passes when every address is one of a loopback
 // interface of this machine, or, with anyInterface, of any interface; or an
-// error that names every bad address. It takes no notice of the host.
+// error that names every bad address. It ignores the host.
 func VIPCheck(addrs []netip.Addr, anyInterface bool) (Check, error) {
-	here := loopback
+	here := netstate.Loopback
 	if anyInterface {
 		here = interfaceAddrs
 	}
 	return vipCheck(addrs, here)
 }
 
-// vipCheck is VIPCheck with the addresses that are here.
+// vipCheck is VIPCheck with a function that returns the local addresses.
 func vipCheck(addrs []netip.Addr, here func() ([]netip.Addr, error)) (Check, error) {
 	var errs []error
-	if len(addrs) == 0 || len(addrs) > maxVIPs {
-		errs = append(errs, fmt.Errorf("%d addresses, want 1 to %d", len(addrs), maxVIPs))
+	if len(addrs) == 0 || len(addrs) > netstate.MaxVIPs {
+		errs = append(errs, fmt.Errorf("%d addresses, want 1 to %d", len(addrs), netstate.MaxVIPs))
 	}
 	wanted := make([]netip.Addr, 0, len(addrs))
 	for i, a := range addrs {
@@ -72,17 +75,17 @@ func vipCheck(addrs []netip.Addr, here func() ([]netip.Addr, error)) (Check, err
 		began := time.Now()
 		own, err := here()
 		if err != nil {
-			return Outcome(ctx, began, Criteria, fmt.Errorf("addresses of this machine: %w", err))
+			return NewResult(ctx, began, Criteria, fmt.Errorf("addresses of this machine: %w", err))
 		}
 		for i, a := range own {
 			own[i] = a.Unmap().WithZone("")
 		}
 		for _, a := range wanted {
 			if !slices.Contains(own, a) {
-				return Outcome(ctx, began, Criteria, fmt.Errorf("address %s is not here", a))
+				return NewResult(ctx, began, Criteria, fmt.Errorf("address %s is not here", a))
 			}
 		}
-		return Outcome(ctx, began, Criteria, nil)
+		return NewResult(ctx, began, Criteria, nil)
 	}, nil
 }
 

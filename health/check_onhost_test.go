@@ -8,11 +8,17 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"understudy/internal/flagfile"
+	"understudy/internal/netstate"
 )
 
 func TestFlagCheck(t *testing.T) {
-	f := flagsIn(t, "squid")
-	if err := os.Symlink("/nowhere", filepath.Join(f.Dir, "link")); err != nil {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "squid"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/nowhere", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
@@ -21,14 +27,15 @@ func TestFlagCheck(t *testing.T) {
 		absent    bool
 		want      string // part of the error; empty for a pass
 	}{
-		{"there", f.Dir, "squid", false, ""},
-		{"a link to nothing is there", f.Dir, "link", false, ""},
-		{"not there", f.Dir, "nginx", false, "flag nginx is not there"},
-		{"there, want none", f.Dir, "squid", true, "flag squid is there, want none"},
-		{"not there, want none", f.Dir, "nginx", true, ""},
-		{"no directory", f.Dir + "x", "squid", false, "no such file"},
-		{"no directory is not the absence of a flag", f.Dir + "x", "squid", true, "no such file"},
-		{"the directory is a file", filepath.Join(f.Dir, "squid"), "squid", true, "not a directory"},
+		{"there", dir, "squid", false, ""},
+		{"a link out of the directory", dir, "link", false, "link to nothing in the directory"},
+		{"a link out of the directory is not the absence of a flag", dir, "link", true, "link to nothing in the directory"},
+		{"not there", dir, "nginx", false, "flag nginx is not there"},
+		{"there, want none", dir, "squid", true, "flag squid exists, want none"},
+		{"not there, want none", dir, "nginx", true, ""},
+		{"no directory", dir + "x", "squid", false, "no such file"},
+		{"no directory is not the absence of a flag", dir + "x", "squid", true, "no such file"},
+		{"the directory is a file", filepath.Join(dir, "squid"), "squid", true, "not a directory"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			check, err := FlagCheck(tt.dir, tt.flag, tt.absent)
@@ -36,14 +43,14 @@ func TestFlagCheck(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := check(checkContext(t, checkLimit), "nobody:1")
-			if got.OK != (tt.want == "") || got.Err != nil && !strings.Contains(got.Err.Error(), tt.want) || got.Local {
+			if got.OK != (tt.want == "") || got.Err != nil && !strings.Contains(got.Err.Error(), tt.want) || got.Unknown {
 				t.Errorf("FlagCheck = %+v, want %q", got, tt.want)
 			}
 		})
 	}
 	for _, name := range []string{"", ".", "..", "../secret", "a/b", "a\x00b", strings.Repeat("n", 256)} {
-		if _, err := FlagCheck(f.Dir, name, true); !errors.Is(err, ErrFlagName) {
-			t.Errorf("FlagCheck of %q = %v, want %v", name, err, ErrFlagName)
+		if _, err := FlagCheck(dir, name, true); !errors.Is(err, flagfile.ErrName) {
+			t.Errorf("FlagCheck of %q = %v, want %v", name, err, flagfile.ErrName)
 		}
 	}
 	if _, err := FlagCheck("", "squid", false); err == nil || !strings.Contains(err.Error(), "dir: ") {
@@ -87,10 +94,10 @@ func TestVIPCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	unreadable = syscall.EMFILE
-	if got := check(checkContext(t, checkLimit), ""); got.OK || !got.Local {
-		t.Errorf("VIPCheck without descriptors = %+v, want it failed and Local", got)
+	if got := check(checkContext(t, checkLimit), ""); got.OK || !got.Unknown {
+		t.Errorf("VIPCheck without descriptors = %+v, want it failed and Unknown", got)
 	}
-	for _, addrs := range [][]netip.Addr{nil, {{}}, addrsOf("fe80::1%lo"), make([]netip.Addr, maxVIPs+1)} {
+	for _, addrs := range [][]netip.Addr{nil, {{}}, addrsOf("fe80::1%lo"), make([]netip.Addr, netstate.MaxVIPs+1)} {
 		if _, err := VIPCheck(addrs, false); err == nil {
 			t.Errorf("VIPCheck of %v = nil, want an error", addrs)
 		}

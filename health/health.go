@@ -1,16 +1,18 @@
-// Package health asks hosts and services whether they are well, and answers
-// for them over HTTP.
+// Package health checks hosts and services: checks and their criteria, probes, and the
+// names of hosts. Package verdict reports the results to others.
 //
-// A check is one question asked of one host. It decides nothing about
-// thresholds or who is primary; whoever asks does.
+// A check is one request to one host. The caller decides about thresholds and about
+// the primary.
 package health
 
 import (
 	"context"
 	"time"
+
+	"understudy/internal/role"
 )
 
-// Phase is the part of a check that was under way when it ended.
+// Phase is the part of a check in which it ended.
 type Phase string
 
 // The phases of a check, in the order they come.
@@ -22,6 +24,9 @@ const (
 	Read     Phase = "read"
 	Criteria Phase = "criteria"
 	Script   Phase = "script"
+	Login    Phase = "login"
+	SQL      Phase = "query"
+	Role     Phase = "role"
 )
 
 // Result is the outcome of one check.
@@ -29,30 +34,28 @@ type Result struct {
 	// OK is true when the check passed.
 	OK bool
 
-	// Local is true when the check failed for a reason that lies in this
-	// program or this machine (no descriptors, no ports, no memory, no more
-	// processes, the check was not given processor time): it says nothing
-	// about the host and must not count against it.
-	Local bool
+	// Unknown is true when the check has no result because of this program or
+	// this machine (no descriptors, no ports, no memory, no more processes, no
+	// processor time). It must not count against the host.
+	Unknown bool
 
-	// Phase is where the check ended when it failed.
+	// Phase is the phase in which the check failed.
 	Phase Phase
 
-	// Err says why the check failed; nil when OK.
+	// Err is the reason why the check failed; nil when OK.
 	Err error
 
-	// Latency is how long the check took.
+	// Latency is the time that the check took.
 	Latency time.Duration
 
-	// Status is the HTTP status that came, zero when none did and for checks
-	// that are not HTTP.
-	Status int
-
-	// Body is the beginning of the HTTP body that came, 1 KiB at most, for
-	// logs and for people. It is as the host sent it: escape it.
-	Body []byte
+	// Fact is what a role check found out; nil for other checks. The check passes (OK)
+	// when the host is a primary or a replica: who asks decides which of them is usable.
+	// A host that is starting fails, and is told apart by its Fact. Where the role is
+	// unknown although the host answers, because the login was refused, the result is
+	// Unknown.
+	Fact *role.Fact
 }
 
-// Check asks one question of host, a connection string as the operator wrote
-// it, and returns by the end of ctx. Checks may run at the same time.
+// Check checks host, a connection string as the operator wrote it, and returns by the
+// end of ctx. It is safe for concurrent use.
 type Check func(ctx context.Context, host string) Result

@@ -13,11 +13,17 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"understudy/internal/address"
+	"understudy/internal/criteria"
+	"understudy/internal/httpsyntax"
+	"understudy/internal/redact"
 )
 
 const (
@@ -25,29 +31,22 @@ const (
 	// of interim answers (1xx) included, in bytes.
 	httpHeadLimit = 16 << 10
 
-	// httpWireLimit bounds what is read of a body as it is sent: bodyLimit and
-	// what chunks add to it.
-	httpWireLimit = 16 * bodyLimit
-
-	// httpBodyPatience is how long a body is waited for that decides nothing
-	// and is only wanted for logs.
-	httpBodyPatience = 50 * time.Millisecond
-
-	// resultBodyLimit bounds Result.Body, in bytes.
-	resultBodyLimit = 1 << 10
+	// httpWireLimit limits the bytes of a body with its transfer coding:
+	// criteria.BodyLimit and the overhead of chunks.
+	httpWireLimit = 16 * criteria.BodyLimit
 )
 
-// HTTPConfig says what [HTTP] asks and which answer passes.
+// HTTPConfig configures [HTTP].
 type HTTPConfig struct {
-	// Port is the TCP port that is asked, on the host's own address, instead
-	// of the port of the connection string. A host that is a unix socket is
-	// then asked on localhost. Zero asks where the connection string leads.
+	// Port is the TCP port to check, on the host's own address, instead of the
+	// port of the connection string. A host that is a unix socket is then
+	// checked on localhost. Zero checks the target of the connection string.
 	Port int
 
-	// Path begins with "/" and may have a query. Defaults to "/ping".
+	// Path begins with "/" and may have a query. Required.
 	Path string
 
-	// Method defaults to "GET".
+	// Method is the method of the request. Required.
 	Method string
 
 	// Header holds what is sent beside Host, Connection and Content-Length;
@@ -55,24 +54,28 @@ type HTTPConfig struct {
 	// check reads it and never changes it.
 	Header http.Header
 
-	// Host is sent in the header of that name. Defaults to the host's name and
-	// the port that is asked.
+	// Host is sent in the header of that name. Empty sends the host's name and
+	// the port of the request.
 	Host string
 
 	// Body is sent with its length, 64 KiB at most. Empty sends none.
 	Body []byte
 
-	// TLS says how to speak HTTPS; nil is plain HTTP. It is cloned. An empty
+	// TLS is the configuration for HTTPS; nil is plain HTTP. It is cloned. An empty
 	// ServerName means the host's name, for SNI and for the certificate alike;
 	// NextProtos is not used.
 	TLS *tls.Config
 
-	// Expect is what the answer must be. The zero value passes on any 2xx.
-	Expect Expect
+	// Expect holds the criteria of the answer. The zero value passes on any 2xx.
+	Expect criteria.Expect
 
-	// Resolve turns names into addresses. Defaults to asking the system's name
-	// servers, without the comfort of a [Resolver].
+	// Resolve turns names into addresses. Nil queries the system's name servers,
+	// without the earlier answers of a [Resolver].
 	Resolve ResolveFunc
+
+	// Source and SendProxy are those of [TCPConfig].
+	Source    netip.Addr
+	SendProxy int
 }
 
 // httpCheck is an HTTPConfig, validated.
@@ -84,44 +87,44 @@ type httpCheck struct {
 	host     string
 	body     []byte
 	tls      *tls.Config // nil: plain
-	criteria *criteria
-	resolve  ResolveFunc
+	criteria *criteria.Criteria
+	dialer   dialer
 }
 
 // HTTP returns a check that sends a request to the host and compares the
 // answer, or an error that names every bad field.
 //
 // One check is one HTTP/1.1 connection: no proxy from the environment, no
-// redirect followed, no compression asked for. It reads 16 KiB of headers and
-// 64 KiB of body at most, and whatever the host does the check ends with its
-// context.
+// redirect followed, no compression requested. It reads 16 KiB of headers and 64 KiB
+// of body at most, and ends with its context in every case.
 func HTTP(cfg HTTPConfig) (Check, error) {
 	var errs []error
 	if cfg.Port < 0 || cfg.Port > 65535 {
 		errs = append(errs, fmt.Errorf("port: %d is not from 1 to 65535", cfg.Port))
 	}
-	target, err := parseHTTPPath(cmp.Or(cfg.Path, "/ping"))
+	target, err := parseHTTPPath(cfg.Path)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("path: %w", err))
 		target = &url.URL{}
 	}
-	criteria, err := cfg.Expect.compile()
+	expected, err := cfg.Expect.Compile()
 	if err != nil {
 		errs = append(errs, err)
 	}
 	c := &httpCheck{
 		port:     uint16(cfg.Port), //nolint:gosec // G115: an error if it does not fit
 		target:   *target,
-		method:   cmp.Or(cfg.Method, http.MethodGet),
+		method:   cfg.Method,
 		header:   cfg.Header.Clone(),
 		host:     cfg.Host,
 		body:     cfg.Body,
-		criteria: criteria,
-		resolve:  cfg.Resolve,
+		criteria: expected,
 	}
+	c.dialer, err = newDialer(cfg.Resolve, cfg.Source, cfg.SendProxy)
+	errs = append(errs, err)
 	errs = append(errs, c.checkMethod(), c.takeHost(), checkHTTPHeader(c.header))
-	if len(c.body) > bodyLimit {
-		errs = append(errs, fmt.Errorf("request body: %d bytes, more than %d", len(c.body), bodyLimit))
+	if len(c.body) > criteria.BodyLimit {
+		errs = append(errs, fmt.Errorf("request body: %d bytes, more than %d", len(c.body), criteria.BodyLimit))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("http check: %w", err)
@@ -138,46 +141,27 @@ func HTTP(cfg HTTPConfig) (Check, error) {
 	if _, own := c.header["User-Agent"]; !own {
 		c.header.Set("User-Agent", "understudy")
 	}
-	if c.resolve == nil {
-		c.resolve = lookupAddrs
-	}
 	return c.check, nil
 }
 
-// URLTarget takes the URL of a probe apart: what [HTTP] asks, and the
-// connection string to ask it of. The TLS of https is the system's until the
-// caller says more; criteria are the caller's as well. A user and password are
-// refused: they belong into a header, and the URL into logs.
+// URLTarget parses the URL of a probe into the configuration of [HTTP] and a connection
+// string. The TLS of https is the system's by default; the caller sets method and
+// criteria. A user and password are refused: they belong into a header, since the URL is
+// logged.
 func URLTarget(rawurl string) (host string, cfg HTTPConfig, err error) {
-	u, err := url.Parse(rawurl)
+	u, err := httpsyntax.ParseURL(rawurl)
 	if err != nil {
-		// The whole URL may hold a password; its fault is told without it.
-		if e, ok := errors.AsType[*url.Error](err); ok {
-			err = e.Err
-		}
-		return "", HTTPConfig{}, fmt.Errorf("url: %w", err)
+		return "", HTTPConfig{}, fmt.Errorf("url: %s %w", redact.Quote(rawurl), err)
 	}
-	port := u.Port()
-	switch u.Scheme {
-	case "http":
-		port = cmp.Or(port, "80")
-	case "https":
-		port = cmp.Or(port, "443")
+	port := cmp.Or(u.Port(), "80")
+	if u.Scheme == "https" {
+		port = cmp.Or(u.Port(), "443")
 		cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
-	default:
-		return "", HTTPConfig{}, fmt.Errorf("url: scheme %q is neither http nor https", u.Scheme)
 	}
-	switch {
-	case u.User != nil:
-		return "", HTTPConfig{}, errors.New("url: it has a user or a password; send the header Authorization instead")
-	case u.Fragment != "" || strings.Contains(rawurl, "#"):
-		return "", HTTPConfig{}, fmt.Errorf("url: %q has a fragment, which is never sent", rawurl)
-	case strings.HasSuffix(u.Host, ":"):
-		return "", HTTPConfig{}, fmt.Errorf("url: %q has no port behind its colon", rawurl)
-	}
-	h, err := ParseHost(net.JoinHostPort(u.Hostname(), port))
+	to := net.JoinHostPort(u.Hostname(), port)
+	h, err := address.ParseHost(to)
 	if err != nil {
-		return "", HTTPConfig{}, fmt.Errorf("url: %w", err)
+		return "", HTTPConfig{}, fmt.Errorf("url: %s %w", redact.Quote(to), err)
 	}
 	cfg.Host = u.Host // as written: virtual hosts rarely know their default port
 	if name, _, zoned := strings.Cut(h.Name, "%"); zoned {
@@ -193,10 +177,10 @@ func URLTarget(rawurl string) (host string, cfg HTTPConfig, err error) {
 // parseHTTPPath reads the path and query of a request.
 func parseHTTPPath(path string) (*url.URL, error) {
 	if !strings.HasPrefix(path, "/") {
-		return nil, fmt.Errorf("%q does not begin with %q", path, "/")
+		return nil, fmt.Errorf("%q does not begin with %q", redact.URL(path), "/")
 	}
 	if strings.Contains(path, "#") {
-		return nil, fmt.Errorf("%q has a fragment, which is never sent", path)
+		return nil, fmt.Errorf("%q has a fragment, which is never sent", redact.URL(path))
 	}
 	return url.ParseRequestURI(path)
 }
@@ -204,25 +188,23 @@ func parseHTTPPath(path string) (*url.URL, error) {
 // checkMethod returns an error when the method cannot be sent, or no answer to
 // it could pass.
 func (c *httpCheck) checkMethod() error {
-	switch {
-	case !isToken(c.method):
-		return fmt.Errorf("method: %q is not a word", c.method)
-	case c.method == http.MethodConnect:
-		return errors.New("method: CONNECT asks a proxy for a tunnel and not a service for an answer")
-	case c.method == http.MethodHead && c.criteria != nil && c.criteria.wantsBody():
+	if err := httpsyntax.CheckMethod(c.method); err != nil {
+		return fmt.Errorf("method: %q %w", c.method, err)
+	}
+	if c.method == http.MethodHead && c.criteria != nil && c.criteria.WantsBody() {
 		return errors.New("method: the answer to HEAD has no body to compare")
 	}
 	return nil
 }
 
-// takeHost takes the Host out of the header, where net/http would ignore it.
+// takeHost moves the Host out of the header, where net/http would ignore it.
 func (c *httpCheck) takeHost() error {
 	for name, values := range c.header {
 		if !strings.EqualFold(name, "Host") {
 			continue
 		}
 		if c.host != "" || len(values) != 1 {
-			return errors.New("header: Host is given twice")
+			return errors.New("header: Host is listed twice")
 		}
 		c.host = values[0]
 		delete(c.header, name)
@@ -234,99 +216,74 @@ func (c *httpCheck) takeHost() error {
 	return nil
 }
 
-// checkHTTPHeader names every field that cannot be sent, or not by the one who
-// asks. net/http would mend them or leave them out.
+// checkHTTPHeader returns an error for every field that cannot be sent, or that a caller
+// may not set. net/http would change or omit them.
 func checkHTTPHeader(header http.Header) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(header)) {
-		switch canonical := http.CanonicalHeaderKey(name); {
-		case !isToken(name):
-			errs = append(errs, fmt.Errorf("header: %q is not the name of one", name))
-		case slices.Contains([]string{"Connection", "Content-Length", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}, canonical):
-			errs = append(errs, fmt.Errorf("header: %s is about the connection, which is the check's own", canonical))
+		if err := httpsyntax.CheckHeaderName(name); err != nil {
+			errs = append(errs, fmt.Errorf("header: %w", err))
 		}
 		for _, value := range header[name] {
-			if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-				errs = append(errs, fmt.Errorf("header: the value of %q contains a control character", name))
+			if err := httpsyntax.CheckHeaderValue(value); err != nil {
+				errs = append(errs, fmt.Errorf("header: %q %w", name, err))
 			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// isToken reports whether s is a token: a method, the name of a header (RFC
-// 9110, section 5.6.2).
-func isToken(s string) bool {
-	const marks = "!#$%&'*+-.^_`|~"
-	for _, c := range []byte(s) {
-		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') && !strings.Contains(marks, string(rune(c))) {
-			return false
-		}
-	}
-	return s != ""
-}
-
 func (c *httpCheck) check(ctx context.Context, host string) Result {
 	began := time.Now()
-	answer, phase, err := c.ask(ctx, host)
-	result := Outcome(ctx, began, phase, err)
-	result.Status, result.Body = answer.status, answer.body
-	return result
+	phase, err := c.run(ctx, host)
+	return NewResult(ctx, began, phase, err)
 }
 
-// httpAnswer is what is kept of an answer; zero when none came.
-type httpAnswer struct {
-	status int
-	body   []byte // the beginning
-}
-
-// ask asks host once. It returns what came even when that does not pass.
-func (c *httpCheck) ask(ctx context.Context, host string) (httpAnswer, Phase, error) {
-	h, err := ParseHost(host)
+// run checks host once.
+func (c *httpCheck) run(ctx context.Context, host string) (Phase, error) {
+	h, err := address.ParseHost(host)
 	if err != nil {
-		return httpAnswer{}, Resolve, err
+		return Resolve, fmt.Errorf("host %q %w", host, err)
 	}
-	h = h.onPort(c.port)
-	req, err := c.request(ctx, h)
+	req, err := c.request(ctx, onPort(h, c.port))
 	if err != nil {
-		return httpAnswer{}, Write, err
+		return Write, err
 	}
-	conn, phase, err := c.resolve.connect(ctx, h)
+	conn, phase, err := c.dialer.connect(ctx, h, c.port)
 	if err != nil {
-		return httpAnswer{}, phase, err
+		return phase, err
 	}
-	defer conn.Close() // the answer was read, or is not wanted any more
+	defer conn.Close() // the answer was read, or the check has failed
 	stop := endWith(ctx, conn)
 	defer stop()
 
-	var answer httpAnswer
 	if c.tls == nil {
-		answer, phase, err = c.exchange(conn, req)
+		phase, err = c.exchange(conn, req)
 	} else {
-		answer, phase, err = c.exchangeTLS(ctx, conn, req, req.URL.Hostname())
+		phase, err = c.exchangeTLS(ctx, conn, req, req.URL.Hostname())
 	}
 	if err != nil {
-		err = fmt.Errorf("%s %s: %w", strings.ToLower(c.method), req.URL, err)
+		err = fmt.Errorf("%s %s: %w", strings.ToLower(c.method), redact.URL(req.URL.String()), err)
 	}
-	return answer, phase, err
+	return phase, err
 }
 
 // onPort returns h with another port, which zero is not. That of a unix socket
 // is a port of this machine.
-func (h Host) onPort(port uint16) Host {
+func onPort(h address.Host, port uint16) address.Host {
 	switch {
 	case port == 0:
 		return h
 	case h.Path != "":
-		return Host{Name: "localhost", Port: port}
+		return address.Host{Name: "localhost", Port: port}
 	}
-	return Host{Name: h.Name, Port: port}
+	return address.Host{Name: h.Name, Port: port}
 }
 
 // request returns the request for h.
-func (c *httpCheck) request(ctx context.Context, h Host) (*http.Request, error) {
+func (c *httpCheck) request(ctx context.Context, h address.Host) (*http.Request, error) {
 	u := c.target
-	u.Host = "localhost" // who asks a unix socket does so on this machine
+	u.Host = "localhost" // a unix socket is on this machine
 	if h.Path == "" {
 		u.Host = net.JoinHostPort(h.Name, strconv.Itoa(int(h.Port)))
 	}
@@ -343,7 +300,7 @@ func (c *httpCheck) request(ctx context.Context, h Host) (*http.Request, error) 
 }
 
 // exchangeTLS is exchange behind a handshake with name.
-func (c *httpCheck) exchangeTLS(ctx context.Context, conn net.Conn, req *http.Request, name string) (httpAnswer, Phase, error) {
+func (c *httpCheck) exchangeTLS(ctx context.Context, conn net.Conn, req *http.Request, name string) (Phase, error) {
 	config := c.tls
 	if config.ServerName == "" {
 		config = config.Clone()
@@ -351,20 +308,20 @@ func (c *httpCheck) exchangeTLS(ctx context.Context, conn net.Conn, req *http.Re
 	}
 	secured := tls.Client(conn, config)
 	if err := secured.HandshakeContext(ctx); err != nil {
-		return httpAnswer{}, TLS, plainTLSError(err)
+		return TLS, plainTLSError(err)
 	}
-	answer, phase, err := c.exchange(secured, req)
+	phase, err := c.exchange(secured, req)
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
-		// TLS 1.3 servers judge our certificate behind the handshake.
-		return answer, TLS, plainTLSError(err)
+		// TLS 1.3 servers verify our certificate after the handshake.
+		return TLS, plainTLSError(err)
 	}
 	if err == nil && ctx.Err() == nil {
 		_ = secured.CloseWrite() // hosts log its lack as a fault of their client
 	}
-	return answer, phase, err
+	return phase, err
 }
 
-// plainTLSError says in plain words why a handshake failed.
+// plainTLSError returns a plain description of why a handshake failed.
 func plainTLSError(err error) error {
 	var (
 		invalid x509.CertificateInvalidError
@@ -415,11 +372,11 @@ func endWith(ctx context.Context, conn net.Conn) (stop func() bool) {
 }
 
 // exchange sends req over conn and compares the answer. net/http's Transport
-// is not used: it goes on with a connect that nobody waits for any more, and
-// its goroutines outlive the request.
-func (c *httpCheck) exchange(conn net.Conn, req *http.Request) (httpAnswer, Phase, error) {
+// is not used: it continues a connect after its request has ended, and its goroutines
+// outlive the request.
+func (c *httpCheck) exchange(conn net.Conn, req *http.Request) (Phase, error) {
 	if err := req.Write(conn); err != nil {
-		return httpAnswer{}, Write, err
+		return Write, err
 	}
 	wire := &io.LimitedReader{R: conn, N: httpHeadLimit}
 	in := bufio.NewReader(wire)
@@ -428,28 +385,20 @@ func (c *httpCheck) exchange(conn net.Conn, req *http.Request) (httpAnswer, Phas
 		if wire.N == 0 && in.Buffered() == 0 {
 			err = fmt.Errorf("headers are longer than %d bytes", httpHeadLimit)
 		}
-		return httpAnswer{}, Read, err
+		return Read, err
 	}
-	// The body is not closed: Close would read a chunked one to its end. The
-	// connection, which the caller closes, is all there is to give back.
+	if err := c.criteria.MatchStatus(resp.StatusCode); err != nil || !c.criteria.WantsBody() {
+		return Criteria, err
+	}
+	// One byte more than the limit distinguishes a body that fits from one that does
+	// not. The body is not closed: Close would read a chunked one to its end. The
+	// caller closes the connection, which releases everything.
 	wire.N = httpWireLimit
-
-	answer := httpAnswer{status: resp.StatusCode}
-	if err := c.criteria.matchStatus(resp.StatusCode); err != nil {
-		answer.body = glance(req.Context(), conn, resp.Body)
-		return answer, Criteria, err
-	}
-	if !c.criteria.wantsBody() {
-		answer.body = glance(req.Context(), conn, resp.Body)
-		return answer, Criteria, nil
-	}
-	// One byte more than the limit tells a body that fits from one that does not.
-	body, err := io.ReadAll(io.LimitReader(resp.Body, bodyLimit+1))
-	answer.body = clip(body)
+	body, err := io.ReadAll(io.LimitReader(resp.Body, criteria.BodyLimit+1))
 	if err != nil {
-		return answer, Read, fmt.Errorf("body: %w", err)
+		return Read, fmt.Errorf("body: %w", err)
 	}
-	return answer, Criteria, c.criteria.matchBody(body)
+	return Criteria, c.criteria.MatchBody(body)
 }
 
 // readFinal reads the head of the final answer to req and passes over interim
@@ -464,20 +413,4 @@ func readFinal(in *bufio.Reader, req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 	}
-}
-
-// glance returns the beginning of a body that decides nothing: what of it is
-// there within 50ms and before the end of ctx, errors aside.
-func glance(ctx context.Context, conn net.Conn, body io.Reader) []byte {
-	_ = conn.SetReadDeadline(time.Now().Add(httpBodyPatience)) // if it fails, so does the read
-	if ctx.Err() != nil {
-		return nil // the deadline that endWith had set is gone now
-	}
-	seen, _ := io.ReadAll(io.LimitReader(body, resultBodyLimit))
-	return seen
-}
-
-// clip returns a copy of the beginning of body, so that the rest can be freed.
-func clip(body []byte) []byte {
-	return append([]byte(nil), body[:min(len(body), resultBodyLimit)]...)
 }

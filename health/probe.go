@@ -15,46 +15,39 @@ import (
 // ErrUnknown is wrapped by [Prober.Err] while no threshold has been met yet.
 var ErrUnknown = errors.New("not known yet")
 
-// ProberConfig says what a [Prober] asks and what it concludes. Zero fields
-// mean their defaults.
+// ProberConfig configures a [Prober]. No setting in it has a default.
 type ProberConfig struct {
-	// Name is what records call the probe. Required.
+	// Name is the name of the probe in log records. Required.
 	Name string
 
-	// Check asks once, and returns by the end of ctx. One that does not is
-	// taken for failed at its timeout, and not run again before it returns.
-	// Required.
+	// Check runs once and returns by the end of ctx. One that does not counts as
+	// failed at its timeout, and is not run again before it returns. Required.
 	Check func(ctx context.Context) Result
 
 	// Interval is the time from one start of Check to the next; a Check that
-	// takes longer is run again at once. Defaults to 1s.
+	// takes longer is run again at once. Required.
 	Interval time.Duration
 
-	// Timeout is how long one Check may take. Defaults to 1s.
+	// Timeout is the longest time that one Check may take. Required.
 	Timeout time.Duration
 
 	// Jitter lengthens each interval by a random part of it, so that many
-	// probes do not ask in step. Defaults to none.
+	// probes do not run at the same time. Zero is none.
 	Jitter time.Duration
 
 	// Rise and Fall are how many passes in a row bring the probe up, and how
-	// many failures bring it down. They default to 2 and 3.
+	// many failures bring it down. Required.
 	Rise, Fall int
 
-	// Logger is told of every change of state, with its reason. Defaults to
-	// none.
+	// Logger gets every change of state, with its reason. Nil discards them.
 	Logger hclog.Logger
 
-	// Before asked the same question until now, by another schedule or with
-	// other thresholds: what it found counts on. Defaults to nobody.
+	// Before is the Prober of the same check until now, with another schedule or
+	// other thresholds: its state is continued. Nil is none.
 	Before *Prober
-
-	// Changed is called behind every change of state, by the goroutine of
-	// [Prober.Run]: it must return soon. Defaults to nothing.
-	Changed func()
 }
 
-// ProbeCondition is what a [Prober] concludes of its results.
+// ProbeCondition is the condition that a [Prober] derives from its results.
 type ProbeCondition string
 
 // The conditions of a probe. One that is not known is not up.
@@ -64,52 +57,45 @@ const (
 	ProbeDown    ProbeCondition = "down"
 )
 
-// ProbeState is what a [Prober] knows at one moment.
+// ProbeState is the state of a [Prober] at one moment.
 type ProbeState struct {
 	Condition ProbeCondition
 
-	// Since is when Condition began; zero before Run.
+	// Since is the time when Condition began; zero before Run.
 	Since time.Time
 
-	// Stale is true when no result has come for longer than three intervals,
-	// jitter included, and a timeout. Condition is down then.
+	// Stale is true when there was no result for longer than three intervals,
+	// including jitter, and a timeout. Condition is down then.
 	Stale bool
 
-	// Last is the newest result, Local ones included, and LastAt is when it
-	// came; both are zero before the first.
+	// Last is the newest result, including Unknown ones, and LastAt is its time;
+	// both are zero before the first.
 	Last   Result
 	LastAt time.Time
 
 	// Streak counts the passes in a row, or, as a negative number, the
-	// failures. Local results do not count.
+	// failures. Unknown results do not count.
 	Streak int
 }
 
-// Prober runs a check on a schedule and remembers what came of it. Its methods
-// may be called from many goroutines, and at once return what is known.
+// Prober runs a check on a schedule and keeps its state. Its methods are safe for
+// concurrent use and return at once.
 type Prober struct {
 	cfg ProberConfig
 	log hclog.Logger
 
-	mu    sync.Mutex // guards everything below
-	state ProbeState // Stale is worked out when asked for
-	heard time.Time  // when a Check last returned in time, or when Run began; zero before
-	quiet bool       // goStale has been told of this silence
-	why   error      // the newest failure that counted
+	mu         sync.Mutex // guards everything below
+	state      ProbeState // without Stale, which State computes
+	lastResult time.Time  // when a Check last returned in time, or when Run began; zero before
+	quiet      bool       // goStale has handled this silence
+	why        error      // the newest failure that counted
 }
 
 // NewProber returns a Prober, or an error naming every invalid field of cfg.
-// It asks nothing before [Prober.Run].
+// It runs no check before [Prober.Run].
 func NewProber(cfg ProberConfig) (*Prober, error) {
-	cfg.Interval = cmp.Or(cfg.Interval, time.Second)
-	cfg.Timeout = cmp.Or(cfg.Timeout, time.Second)
-	cfg.Rise = cmp.Or(cfg.Rise, 2)
-	cfg.Fall = cmp.Or(cfg.Fall, 3)
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
-	}
-	if cfg.Changed == nil {
-		cfg.Changed = func() {}
 	}
 	var errs []error
 	if cfg.Name == "" {
@@ -118,11 +104,11 @@ func NewProber(cfg ProberConfig) (*Prober, error) {
 	if cfg.Check == nil {
 		errs = append(errs, errors.New("check: there is none"))
 	}
-	if cfg.Interval < 0 {
-		errs = append(errs, fmt.Errorf("interval: %s is negative", cfg.Interval))
+	if cfg.Interval <= 0 {
+		errs = append(errs, fmt.Errorf("interval: %s is not positive", cfg.Interval))
 	}
-	if cfg.Timeout < 0 {
-		errs = append(errs, fmt.Errorf("timeout: %s is negative", cfg.Timeout))
+	if cfg.Timeout <= 0 {
+		errs = append(errs, fmt.Errorf("timeout: %s is not positive", cfg.Timeout))
 	}
 	if cfg.Jitter < 0 {
 		errs = append(errs, fmt.Errorf("jitter: %s is negative", cfg.Jitter))
@@ -145,15 +131,12 @@ func NewProber(cfg ProberConfig) (*Prober, error) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		p.state, p.why = b.state, b.why
-		p.cfg.Before = nil // or each would keep all before it
+		p.cfg.Before = nil // or each would keep all earlier ones in memory
 	}
 	return p, nil
 }
 
-// Name returns the name of the probe.
-func (p *Prober) Name() string { return p.cfg.Name }
-
-// State returns what is known now.
+// State returns the present state.
 func (p *Prober) State() ProbeState {
 	state, _, _ := p.now()
 	return state
@@ -178,38 +161,38 @@ func (p *Prober) Err() error {
 	return ErrUnknown
 }
 
-// now returns the state, for how long nothing was heard, and the newest
+// now returns the state, for how long there was no result, and the newest
 // failure.
 func (p *Prober) now() (state ProbeState, silence time.Duration, why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	state = p.state
-	if p.heard.IsZero() {
+	if p.lastResult.IsZero() {
 		return state, 0, p.why
 	}
-	silence = time.Since(p.heard)
-	if silence >= p.patience() {
+	silence = time.Since(p.lastResult)
+	if silence >= p.staleAfter() {
 		state.Stale = true
 		if state.Condition != ProbeDown {
-			state.Condition, state.Since = ProbeDown, p.heard.Add(p.patience())
+			state.Condition, state.Since = ProbeDown, p.lastResult.Add(p.staleAfter())
 		}
 	}
 	return state, silence, p.why
 }
 
-// patience is how long a probe without a result is believed.
-func (p *Prober) patience() time.Duration {
+// staleAfter is the time for which the state is valid without a new result.
+func (p *Prober) staleAfter() time.Duration {
 	return 3*(p.cfg.Interval+p.cfg.Jitter) + p.cfg.Timeout
 }
 
-// Run asks at once and then on the interval, until ctx ends. It returns nil
-// when the Check under way has returned, or 500ms after the end of ctx at the
-// latest: only a Check that ignores its context is left behind.
+// Run runs Check at once and then on the interval, until ctx ends. It returns nil when
+// the Check in progress has returned, or 500ms after the end of ctx at the latest: then
+// a Check that ignores its context is still running.
 func (p *Prober) Run(ctx context.Context) error {
 	p.mu.Lock()
-	p.heard = time.Now() // a probe that never answers is stale one day, too
+	p.lastResult = time.Now() // so that a probe without any result becomes stale, too
 	if p.state.Since.IsZero() {
-		p.state.Since = p.heard
+		p.state.Since = p.lastResult
 	}
 	p.mu.Unlock()
 
@@ -222,21 +205,21 @@ func (p *Prober) Run(ctx context.Context) error {
 			return nil
 		}
 		began := time.Now()
-		p.ask(ctx)
+		p.runCheck(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		pause := p.cfg.Interval
 		if p.cfg.Jitter > 0 {
-			pause += rand.N(p.cfg.Jitter) //nolint:gosec // G404: nobody gains by guessing it
+			pause += rand.N(p.cfg.Jitter) //nolint:gosec // G404: no security depends on it
 		}
 		next.Reset(max(0, pause-time.Since(began)))
 	}
 }
 
-// ask runs Check once and returns when it has, whatever its timeout says: a
-// call that is stuck is not joined by another.
-func (p *Prober) ask(ctx context.Context) {
+// runCheck runs Check once and returns when it has returned, even after its timeout,
+// so that no second call is started beside one that hangs.
+func (p *Prober) runCheck(ctx context.Context) {
 	call, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
 	done := make(chan Result, 1) // so that a call left behind can end
@@ -246,10 +229,10 @@ func (p *Prober) ask(ctx context.Context) {
 	grace := p.cfg.Timeout + lateness
 	overdue := time.NewTimer(grace)
 	defer overdue.Stop()
-	// When nothing was heard for too long already, it was this program that was
-	// stopped: the check gets its time all the same.
+	// When there was no result for too long already, this program was stopped:
+	// the check still gets its full time.
 	p.mu.Lock()
-	stale := time.NewTimer(max(p.patience()-time.Since(p.heard), grace))
+	stale := time.NewTimer(max(p.staleAfter()-time.Since(p.lastResult), grace))
 	p.mu.Unlock()
 	defer stale.Stop()
 
@@ -262,9 +245,9 @@ func (p *Prober) ask(ctx context.Context) {
 			}
 			return
 		case <-overdue.C:
-			counted = true // what comes later answers no question
+			counted = true // a later result is ignored
 			p.count(Result{
-				Err:     fmt.Errorf("the check goes on %s after its timeout of %s", lateness, p.cfg.Timeout),
+				Err:     fmt.Errorf("the check still runs %s after its timeout of %s", lateness, p.cfg.Timeout),
 				Latency: grace,
 			})
 		case <-stale.C:
@@ -276,39 +259,39 @@ func (p *Prober) ask(ctx context.Context) {
 	}
 }
 
-// leave waits a moment for the call whose context has ended.
+// leave waits up to 500ms for the call whose context has ended.
 func (p *Prober) leave(done <-chan Result) {
 	late := time.NewTimer(lateness)
 	defer late.Stop()
 	select {
 	case <-done:
 	case <-late.C:
-		p.log.Warn("check left behind, it goes on after its end")
+		p.log.Warn("check does not end, it still runs after its probe was removed")
 	}
 }
 
-// record takes the result of a Check that has returned.
+// record records the result of a Check that has returned.
 func (p *Prober) record(r Result) {
 	p.mu.Lock()
-	p.heard, p.quiet = time.Now(), false
+	p.lastResult, p.quiet = time.Now(), false
 	p.mu.Unlock()
 	p.count(r)
 }
 
-// count folds r into the state.
+// count updates the state with r.
 func (p *Prober) count(r Result) {
 	p.mu.Lock()
 	p.state.Last, p.state.LastAt = r, time.Now()
 	was := p.state.Condition
 	switch {
-	case r.Local && !r.OK:
+	case r.Unknown && !r.OK:
 	case r.OK:
 		p.state.Streak = max(p.state.Streak, 0) + 1
 		if p.state.Streak >= p.cfg.Rise {
 			p.state.Condition = ProbeUp
 		}
 	default:
-		p.why = cmp.Or(r.Err, errors.New("the check failed and does not say why"))
+		p.why = cmp.Or(r.Err, errors.New("the check failed without a reason"))
 		p.state.Streak = min(p.state.Streak, 0) - 1
 		if -p.state.Streak >= p.cfg.Fall {
 			p.state.Condition = ProbeDown
@@ -321,7 +304,7 @@ func (p *Prober) count(r Result) {
 	p.mu.Unlock()
 
 	if !r.OK {
-		p.log.Debug("check failed", "local", r.Local, "phase", r.Phase, "took", r.Latency, "error", r.Err)
+		p.log.Debug("check failed", "unknown", r.Unknown, "phase", r.Phase, "took", r.Latency, "error", r.Err)
 	}
 	if is == was {
 		return
@@ -332,11 +315,10 @@ func (p *Prober) count(r Result) {
 	case ProbeDown, ProbeUnknown: // nothing leads to unknown
 		p.log.Warn("probe changed state", "from", was, "to", is, "error", why)
 	}
-	p.cfg.Changed()
 }
 
-// goStale takes the probe down, once, because nothing has been heard for too
-// long. It then rises as any probe that is down.
+// goStale sets the probe down, once, because there was no result for too long. It then
+// rises like any probe that is down.
 func (p *Prober) goStale() {
 	p.mu.Lock()
 	if p.quiet {
@@ -344,7 +326,7 @@ func (p *Prober) goStale() {
 		return
 	}
 	p.quiet = true
-	silence := time.Since(p.heard)
+	silence := time.Since(p.lastResult)
 	was := p.state.Condition
 	p.state.Condition = ProbeDown
 	if was != ProbeDown {
@@ -352,7 +334,4 @@ func (p *Prober) goStale() {
 	}
 	p.mu.Unlock()
 	p.log.Warn("probe is stale", "from", was, "to", ProbeDown, "silence", silence.Truncate(time.Second))
-	if was != ProbeDown {
-		p.cfg.Changed()
-	}
 }

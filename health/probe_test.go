@@ -6,7 +6,6 @@ import (
 	"errors"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,19 +13,10 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-var (
-	passed  = Result{OK: true}
-	refused = Result{Phase: Connect, Err: syscall.ECONNREFUSED}
-	local   = Result{Phase: Connect, Err: syscall.EMFILE, Local: true}
-)
-
 // runProber runs a Prober in the bubble of the test until that ends.
 func runProber(t *testing.T, cfg ProberConfig) *Prober {
 	t.Helper()
-	if cfg.Name == "" {
-		cfg.Name = "elastic"
-	}
-	p, err := NewProber(cfg)
+	p, err := NewProber(complete(cfg))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,21 +61,20 @@ func TestProberThresholds(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var changes, at atomic.Int32
+				var at atomic.Int32
 				var log bytes.Buffer
 				p := runProber(t, ProberConfig{
 					Interval: 3 * time.Second, Rise: tt.rise, Fall: tt.fall,
 					Check: func(context.Context) Result {
 						return results[tt.script[int(at.Add(1))-1]]
 					},
-					Changed: func() { changes.Add(1) },
-					Logger:  hclog.New(&hclog.LoggerOptions{Output: &log}),
+					Logger: hclog.New(&hclog.LoggerOptions{Output: &log}),
 				})
 				time.Sleep(time.Duration(len(tt.script)-1)*3*time.Second + time.Second) // virtual
 				synctest.Wait()
 				got, err := p.State(), p.Err()
-				if got.Condition != tt.want || got.Stale || int(changes.Load()) != tt.changes {
-					t.Errorf("after %q: %+v and %d changes, want %s and %d", tt.script, got, changes.Load(), tt.want, tt.changes)
+				if got.Condition != tt.want || got.Stale {
+					t.Errorf("after %q: %+v, want %s", tt.script, got, tt.want)
 				}
 				if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("after %q: Err = %v, want %q", tt.script, err, tt.err)
@@ -108,12 +97,12 @@ func TestProberThresholds(t *testing.T) {
 }
 
 func TestProberBeforeRun(t *testing.T) {
-	p, err := NewProber(ProberConfig{Name: "elastic", Check: func(context.Context) Result { return passed }})
+	p, err := NewProber(complete(ProberConfig{Check: func(context.Context) Result { return passed }}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := p.State(); got.Condition != ProbeUnknown || got.Stale || p.Name() != "elastic" {
-		t.Errorf("State of %s before Run = %+v, want unknown", p.Name(), got)
+	if got := p.State(); got.Condition != ProbeUnknown || got.Stale {
+		t.Errorf("State before Run = %+v, want unknown", got)
 	}
 	if err := p.Err(); !errors.Is(err, ErrUnknown) {
 		t.Errorf("Err before Run = %v, want %v", err, ErrUnknown)
@@ -139,7 +128,7 @@ func TestProberSchedule(t *testing.T) {
 					return passed
 				}
 				<-ctx.Done()
-				return Outcome(ctx, time.Now(), Read, ctx.Err())
+				return NewResult(ctx, time.Now(), Read, ctx.Err())
 			},
 		})
 		time.Sleep(16 * time.Second) // virtual
@@ -182,7 +171,7 @@ func TestProberJitter(t *testing.T) {
 func TestProberStuckCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		var calls, changes atomic.Int32
+		var calls atomic.Int32
 		var log bytes.Buffer
 		p := runProber(t, ProberConfig{
 			Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 3,
@@ -192,8 +181,7 @@ func TestProberStuckCheck(t *testing.T) {
 				}
 				return passed
 			},
-			Changed: func() { changes.Add(1) },
-			Logger:  hclog.New(&hclog.LoggerOptions{Output: &log}),
+			Logger: hclog.New(&hclog.LoggerOptions{Output: &log}),
 		})
 		time.Sleep(3400 * time.Millisecond) // virtual; the third call began at 2s
 		synctest.Wait()
@@ -213,8 +201,8 @@ func TestProberStuckCheck(t *testing.T) {
 		}
 		time.Sleep(200 * time.Millisecond) // virtual; 5.1s
 		synctest.Wait()
-		if got := p.State(); got.Condition != ProbeDown || !got.Stale || changes.Load() != 2 {
-			t.Fatalf("at 5.1s: %+v and %d changes, want it stale and 2", got, changes.Load())
+		if got := p.State(); got.Condition != ProbeDown || !got.Stale || strings.Count(log.String(), " to=down") != 1 {
+			t.Fatalf("at 5.1s: %+v, want it stale, and one record of that:\n%s", got, &log)
 		}
 		time.Sleep(8 * time.Second) // virtual; 13.1s
 		synctest.Wait()
@@ -245,13 +233,13 @@ func TestProberStuckCheck(t *testing.T) {
 }
 
 // Every call goes on behind its end: that is stale once, and not once a call.
-func TestProberStaleIsSaidOnce(t *testing.T) {
+func TestProberStaleIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		t.Cleanup(func() { time.Sleep(3 * time.Second) }) // virtual; the last call is left behind
 		p := runProber(t, ProberConfig{
 			Interval: time.Second, Timeout: time.Second, Fall: 1000,
-			Check:  func(context.Context) Result { time.Sleep(2 * time.Second); return passed },
+			Check:  func(context.Context) Result { time.Sleep(2 * time.Second); return passed }, // virtual
 			Logger: hclog.New(&hclog.LoggerOptions{Output: &log}),
 		})
 		time.Sleep(time.Minute) // virtual
@@ -265,12 +253,11 @@ func TestProberStaleIsSaidOnce(t *testing.T) {
 	})
 }
 
-// Each silence is told, and whoever is to hear of changes does.
+// Each silence is logged, and each end of one.
 func TestProberTellsEachSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		var hangs atomic.Bool
-		changes := 0
 		t.Cleanup(func() { time.Sleep(time.Hour) }) // virtual; the last call is left behind
 		p := runProber(t, ProberConfig{
 			Rise: 1, Fall: 1000,
@@ -280,7 +267,7 @@ func TestProberTellsEachSilence(t *testing.T) {
 				}
 				return passed
 			},
-			Logger: hclog.New(&hclog.LoggerOptions{Output: &log}), Changed: func() { changes++ },
+			Logger: hclog.New(&hclog.LoggerOptions{Output: &log}),
 		})
 		for round := 1; round <= 2; round++ {
 			hangs.Store(false)
@@ -288,8 +275,8 @@ func TestProberTellsEachSilence(t *testing.T) {
 			hangs.Store(true)
 			time.Sleep(time.Minute) // virtual
 			synctest.Wait()
-			if n := strings.Count(log.String(), "probe is stale"); n != round || changes != 2*round || !p.State().Stale {
-				t.Errorf("%d records of %d silences and %d changes, want %d:\n%s", n, round, changes, 2*round, &log)
+			if n := strings.Count(log.String(), "probe is stale"); n != round || strings.Count(log.String(), " to=up") != round || !p.State().Stale {
+				t.Errorf("%d records of %d silences, want as many, and as many of their ends:\n%s", n, round, &log)
 			}
 		}
 		hangs.Store(false)
@@ -306,7 +293,7 @@ func TestProberAfterAStop(t *testing.T) {
 		time.Sleep(1500 * time.Millisecond) // virtual
 		synctest.Wait()
 		p.mu.Lock()
-		p.heard = p.heard.Add(-time.Minute)
+		p.lastResult = p.lastResult.Add(-time.Minute)
 		p.mu.Unlock()
 		if got := p.State(); !got.Stale || got.Condition != ProbeDown {
 			t.Errorf("a minute without a result: %+v, want it stale", got)
@@ -328,14 +315,14 @@ func TestProberEnds(t *testing.T) {
 			began.Store(true)
 			if obeys.Load() {
 				<-ctx.Done()
-				return Outcome(ctx, time.Now(), Read, ctx.Err())
+				return NewResult(ctx, time.Now(), Read, ctx.Err())
 			}
 			<-release
 			return passed
 		}
 		for _, want := range []time.Duration{0, lateness} {
 			obeys.Store(want == 0)
-			p, err := NewProber(ProberConfig{Name: "a", Check: check, Fall: 1, Timeout: time.Minute})
+			p, err := NewProber(complete(ProberConfig{Name: "a", Check: check, Fall: 1, Timeout: time.Minute}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -366,6 +353,15 @@ func TestNewProberNamesEveryMistake(t *testing.T) {
 			t.Errorf("NewProber = %v\nwant it to name %s", err, want)
 		}
 	}
+	_, err = NewProber(ProberConfig{Name: "a", Check: func(context.Context) Result { return passed }})
+	if err == nil {
+		t.Fatal("NewProber without a setting = nil, want an error")
+	}
+	for _, want := range []string{"interval: 0s", "timeout: 0s", "rise: 0", "fall: 0"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("NewProber = %v\nwant it to name %s", err, want)
+		}
+	}
 }
 
 // What was found counts on when only the schedule or the thresholds change.
@@ -379,7 +375,7 @@ func TestProberFollowsAnother(t *testing.T) {
 			return passed
 		}}
 		first := runProber(t, cfg)
-		time.Sleep(90 * time.Second)
+		time.Sleep(90 * time.Second) // virtual
 		cfg.Before, cfg.Rise, cfg.Interval = first, 5, time.Minute
 		second := runProber(t, cfg)
 		if err := second.Err(); err != nil {
@@ -391,7 +387,7 @@ func TestProberFollowsAnother(t *testing.T) {
 			t.Errorf("state %+v, want it up since %v", got, since)
 		}
 		ill.Store(true)
-		time.Sleep(3 * time.Minute)
+		time.Sleep(3 * time.Minute) // virtual
 		cfg.Before = second
 		if third := runProber(t, cfg); third.Err() == nil || third.Err().Error() != second.Err().Error() {
 			t.Errorf("third: %v, want what the second says: %v", third.Err(), second.Err())

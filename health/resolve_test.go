@@ -12,14 +12,16 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"understudy/internal/fault"
 )
 
 // nameServers is a stand-in for the name servers: it answers the n-th lookup,
 // counted from zero, with the n-th of its answers, and the rest with the last.
 type nameServers struct {
-	answers []nameAnswer
-	asked   atomic.Int32
-	busy    atomic.Int32 // lookups under way
+	answers   []nameAnswer
+	requested atomic.Int32
+	busy      atomic.Int32 // lookups under way
 }
 
 // nameAnswer comes after a while; an answer without addresses or error never
@@ -30,10 +32,10 @@ type nameAnswer struct {
 	err   error
 }
 
-func (s *nameServers) lookup(ctx context.Context, _ string) ([]netip.Addr, error) {
+func (s *nameServers) lookup(ctx context.Context, _ string) ([]netip.Addr, string, error) {
 	s.busy.Add(1)
 	defer s.busy.Add(-1)
-	a := s.answers[min(int(s.asked.Add(1)), len(s.answers))-1]
+	a := s.answers[min(int(s.requested.Add(1)), len(s.answers))-1]
 	wait := time.NewTimer(a.after)
 	defer wait.Stop()
 	var answered <-chan time.Time
@@ -42,9 +44,9 @@ func (s *nameServers) lookup(ctx context.Context, _ string) ([]netip.Addr, error
 	}
 	select {
 	case <-answered:
-		return a.addrs, a.err
+		return a.addrs, "test", a.err
 	case <-ctx.Done():
-		return nil, &net.DNSError{Err: "timeout", IsTimeout: true, UnwrapErr: ctx.Err()}
+		return nil, "", &net.DNSError{Err: "timeout", IsTimeout: true, UnwrapErr: ctx.Err()}
 	}
 }
 
@@ -54,13 +56,6 @@ func withServers(s *nameServers) *Resolver {
 	r.lookup = s.lookup
 	return r
 }
-
-var (
-	addrA    = netip.MustParseAddr("192.0.2.1")
-	addrB    = netip.MustParseAddr("192.0.2.2")
-	nxdomain = &net.DNSError{Err: "no such host", Name: "db1", IsNotFound: true}
-	servfail = &net.DNSError{Err: "server misbehaving", Name: "db1", IsTemporary: true}
-)
 
 func TestResolve(t *testing.T) {
 	a := nameAnswer{addrs: []netip.Addr{addrA}}
@@ -80,7 +75,9 @@ func TestResolve(t *testing.T) {
 		{"a changed record counts at once", []nameAnswer{a, b}, addrB, 0},
 		{"no such name", []nameAnswer{gone}, netip.Addr{}, 0},
 		{"no address", []nameAnswer{empty}, netip.Addr{}, 0},
-		{"a name that is gone has no last address", []nameAnswer{a, gone}, netip.Addr{}, 0},
+		{"a name that is gone keeps its last address for a while", []nameAnswer{a, gone}, addrA, 0},
+		{"and not for ever", []nameAnswer{a, gone, gone}, netip.Addr{}, 0},
+		{"nor a name without an address", []nameAnswer{a, empty, empty}, netip.Addr{}, 0},
 		{"nor does it come back when the servers fail", []nameAnswer{a, gone, sick}, netip.Addr{}, 0},
 		{"servers fail at once", []nameAnswer{sick}, netip.Addr{}, 0},
 		{"servers fail, the last address counts", []nameAnswer{a, sick}, addrA, 0},
@@ -141,14 +138,14 @@ func TestResolveInSilence(t *testing.T) {
 		resolve(a, 250*time.Millisecond)
 		for range 60 {
 			resolve(a, 0)
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // virtual
 		}
 		// They speak again: the first query that is answered ends the silence.
 		synctest.Wait()
 		s.answers = []nameAnswer{{after: time.Millisecond, addrs: b}}
-		time.Sleep(queryLimit)
+		time.Sleep(queryLimit) // virtual
 		resolve(a, 0)
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond) // virtual
 		resolve(b, time.Millisecond)
 	})
 }
@@ -170,7 +167,7 @@ func TestResolveLeavesTimeToConnect(t *testing.T) {
 	})
 }
 
-func TestResolveAddressAsksNobody(t *testing.T) {
+func TestResolveAddressSendsNoQuery(t *testing.T) {
 	s := &nameServers{answers: []nameAnswer{{err: servfail}}}
 	r := withServers(s)
 	defer r.Close()
@@ -180,7 +177,7 @@ func TestResolveAddressAsksNobody(t *testing.T) {
 			t.Errorf("Resolve(%q) = %v, %v, want %s", in, got, err, want)
 		}
 	}
-	if n := s.asked.Load(); n != 0 {
+	if n := s.requested.Load(); n != 0 {
 		t.Errorf("the name servers were asked %d times, want 0", n)
 	}
 }
@@ -219,14 +216,14 @@ func TestResolveSharesOneQuery(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if n := s.asked.Load(); n != 1 {
+		if n := s.requested.Load(); n != 1 {
 			t.Errorf("the name servers were asked %d times, want 1", n)
 		}
 	})
 }
 
-// A packet of the first query was lost: whoever comes a second later asks for
-// himself, and his answer is everybody's.
+// A packet of the first query was lost: a caller a second later sends a query of
+// its own, and all callers get its answer.
 func TestResolveDoesNotWaitForLostQuery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &nameServers{answers: []nameAnswer{{}, {addrs: []netip.Addr{addrA}}}}
@@ -240,12 +237,12 @@ func TestResolveDoesNotWaitForLostQuery(t *testing.T) {
 			}
 			first <- time.Since(began)
 		}()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual
 		if got, err := r.Resolve(t.Context(), "db1"); err != nil || time.Since(began) != time.Second {
 			t.Errorf("Resolve = %v, %v after %v, want an address at once", got, err, time.Since(began))
 		}
 		if took := <-first; took > 1250*time.Millisecond {
-			t.Errorf("the first caller was told after %v, want 250ms after the second", took)
+			t.Errorf("the first caller got its answer after %v, want 250ms after the second", took)
 		}
 	})
 }
@@ -267,8 +264,8 @@ func TestResolveBoundsQueries(t *testing.T) {
 			t.Errorf("%d lookups at one time, want %d", most, queriesPerName)
 		}
 		// A query ends by itself, and Close ends those that have not.
-		if s.asked.Load() < 2*queriesPerName {
-			t.Errorf("the name servers were asked %d times in a minute, want more", s.asked.Load())
+		if s.requested.Load() < 2*queriesPerName {
+			t.Errorf("the name servers were asked %d times in a minute, want more", s.requested.Load())
 		}
 		began := time.Now()
 		r.Close()
@@ -281,17 +278,17 @@ func TestResolveBoundsQueries(t *testing.T) {
 	})
 }
 
-// A silent name delays nobody who asks for another.
+// A silent name delays no query for another name.
 func TestResolveNamesApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := NewResolver()
 		defer r.Close()
 		silent := &nameServers{answers: []nameAnswer{{}}}
-		r.lookup = func(ctx context.Context, name string) ([]netip.Addr, error) {
+		r.lookup = func(ctx context.Context, name string) ([]netip.Addr, string, error) {
 			if name == "silent" {
 				return silent.lookup(ctx, name)
 			}
-			return []netip.Addr{addrA}, nil
+			return []netip.Addr{addrA}, "test", nil
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -334,7 +331,7 @@ func nameServer(t *testing.T, answer func(qtype byte, query []byte) []byte) func
 			if err != nil {
 				return
 			}
-			// The question ends with type and class behind the name's zero.
+			// The query ends with type and class behind the name's zero.
 			end := 12 + slices.Index(buf[12:n], 0) + 5
 			if reply := answer(buf[end-3], slices.Clone(buf[:end])); reply != nil {
 				pc.WriteTo(reply, from)
@@ -355,7 +352,7 @@ func dnsReply(query []byte, code byte, records ...[]byte) []byte {
 	return append(query, slices.Concat(records...)...)
 }
 
-// dnsRecord returns the record of the name in the question for addr.
+// dnsRecord returns the record of the name in the query for addr.
 func dnsRecord(addr string) []byte {
 	a := netip.MustParseAddr(addr).AsSlice()
 	qtype := map[int]byte{4: 1, 16: 28}[len(a)]
@@ -412,7 +409,7 @@ func TestLookupOnTheWire(t *testing.T) {
 				timeout = 200 * time.Millisecond
 			}
 			ctx := checkContext(t, timeout)
-			addrs, err := lookupOver(ctx, "db1.example.", nameServer(t, tt.answer))
+			addrs, source, err := lookupOver(ctx, "db1.example.", nameServer(t, tt.answer))
 			var texts []string
 			for _, a := range addrs {
 				texts = append(texts, a.String())
@@ -420,6 +417,9 @@ func TestLookupOnTheWire(t *testing.T) {
 			slices.Sort(texts)
 			if got := strings.Join(texts, " "); got != tt.want || (err == nil) != (tt.want != "") {
 				t.Fatalf("lookup = %q, %v, want %q", got, err, tt.want)
+			}
+			if err == nil && !strings.HasPrefix(source, "name server ") {
+				t.Errorf("the source is %q, want a name server", source)
 			}
 			var dns *net.DNSError
 			if err != nil && (!errors.As(err, &dns) || dns.IsNotFound != tt.gone) {
@@ -430,10 +430,10 @@ func TestLookupOnTheWire(t *testing.T) {
 }
 
 func TestLookupWithoutSocketIsLocal(t *testing.T) {
-	_, err := lookupOver(t.Context(), "db1.example.", func(_ context.Context, network, _ string) (net.Conn, error) {
+	_, _, err := lookupOver(t.Context(), "db1.example.", func(_ context.Context, network, _ string) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.EMFILE}
 	})
-	if !Local(err) || !strings.HasPrefix(err.Error(), "lookup db1.example.: ") {
+	if !fault.Local(err) || !strings.HasPrefix(err.Error(), "lookup db1.example.: ") {
 		t.Errorf("lookup without a descriptor = %v, want a local error", err)
 	}
 }

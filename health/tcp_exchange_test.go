@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"understudy/internal/criteria"
 )
 
 func TestTCPExchange(t *testing.T) {
@@ -18,7 +20,7 @@ func TestTCPExchange(t *testing.T) {
 		return func(conn net.Conn) {
 			for _, s := range list {
 				io.WriteString(conn, s)
-				time.Sleep(5 * time.Millisecond)
+				time.Sleep(5 * time.Millisecond) // each piece comes by itself
 			}
 		}
 	}
@@ -43,13 +45,13 @@ func TestTCPExchange(t *testing.T) {
 		{"in pieces", pieces("+P", "O", "NG\r\n"), "", "+PONG", "", ""},
 		{"in the middle", pieces("hello +PO", "NG bye"), "", "+PONG", "", ""},
 		{"bytes that are no text", pieces("\x00\xff\x00"), "", "\xff\x00", "", ""},
-		{"behind much else", pieces(strings.Repeat("a", bodyLimit-4) + "PONG"), "", "PONG", "", ""},
-		{"too far behind", pieces(strings.Repeat("a", bodyLimit-3) + "PONG"), "", "PONG", Criteria, `no "PONG" in 65536 bytes`},
-		{"something else and the end", func(conn net.Conn) { io.WriteString(conn, "-ERR\x1b\r\n"); conn.Close() }, "", "+PONG", Criteria, `said "-ERR\x1b\r\n" and ended the connection, want "+PONG"`},
-		{"the end", serveClose, "", "+PONG", Criteria, `said "" and ended the connection`},
+		{"behind much else", pieces(strings.Repeat("a", criteria.BodyLimit-4) + "PONG"), "", "PONG", "", ""},
+		{"too far behind", pieces(strings.Repeat("a", criteria.BodyLimit-3) + "PONG"), "", "PONG", Criteria, `no "PONG" in 65536 bytes`},
+		{"something else and the end", func(conn net.Conn) { io.WriteString(conn, "-ERR\x1b\r\n"); conn.Close() }, "", "+PONG", Criteria, `sent "-ERR\x1b\r\n" and closed the connection, want "+PONG"`},
+		{"the end", serveClose, "", "+PONG", Criteria, `sent "" and closed the connection`},
 		{"something else for ever", endless, "", "+PONG", Criteria, `no "+PONG" in 65536 bytes`},
 		{"nothing", serveNothing, "", "+PONG", Read, "i/o timeout"},
-		{"something else and nothing", serveBanner, "", "+PONG", Read, `said "220 ready\r\n", want "+PONG": `},
+		{"something else and nothing", serveBanner, "", "+PONG", Read, `sent "220 ready\r\n", want "+PONG": `},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			timeout := checkLimit
@@ -75,14 +77,14 @@ func TestTCPExchange(t *testing.T) {
 // One that trickles does not outlive the timeout, nor one that takes nothing.
 func TestTCPExchangeEndsInTime(t *testing.T) {
 	const timeout = 300 * time.Millisecond
-	check, err := TCPExchange(TCPConfig{Send: bytes.Repeat([]byte("a"), bodyLimit), Expect: []byte("+PONG")})
+	check, err := TCPExchange(TCPConfig{Send: bytes.Repeat([]byte("a"), criteria.BodyLimit), Expect: []byte("+PONG")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, serve := range map[string]func(net.Conn){
 		"takes nothing": serveNothing,
 		"trickles": func(conn net.Conn) {
-			for err := error(nil); err == nil; time.Sleep(20 * time.Millisecond) {
+			for err := error(nil); err == nil; time.Sleep(20 * time.Millisecond) { // the pace of a trickle
 				_, err = io.WriteString(conn, "a")
 			}
 		},
@@ -96,7 +98,7 @@ func TestTCPExchangeEndsInTime(t *testing.T) {
 }
 
 func TestTCPExchangeMistakes(t *testing.T) {
-	_, err := TCPExchange(TCPConfig{Port: 65536, Send: make([]byte, bodyLimit+1), Expect: make([]byte, bodyLimit+1)})
+	_, err := TCPExchange(TCPConfig{Port: 65536, Send: make([]byte, criteria.BodyLimit+1), Expect: make([]byte, criteria.BodyLimit+1)})
 	if err == nil {
 		t.Fatal("TCPExchange = nil, want an error")
 	}
@@ -120,7 +122,7 @@ func TestTCPExchangeMistakes(t *testing.T) {
 func FuzzTCPExpect(f *testing.F) {
 	f.Add([]byte("hello +PONG bye"), []byte("+PONG"), 3)
 	f.Add([]byte("aaaaab"), []byte("aab"), 1)
-	f.Add(bytes.Repeat([]byte("a"), bodyLimit+5), []byte("ab"), 1000)
+	f.Add(bytes.Repeat([]byte("a"), criteria.BodyLimit+5), []byte("ab"), 1000)
 	f.Fuzz(func(t *testing.T, said, expect []byte, piece int) {
 		if len(expect) == 0 {
 			t.Skip() // is not read for
@@ -133,13 +135,13 @@ func FuzzTCPExpect(f *testing.F) {
 			in = &pieceReader{in, piece}
 		}
 		got, found, err := findBytes(in, expect)
-		if want := bytes.Contains(said[:min(len(said), bodyLimit)], expect); found != want {
+		if want := bytes.Contains(said[:min(len(said), criteria.BodyLimit)], expect); found != want {
 			t.Errorf("findBytes of %q in %d bytes = %v, want %v", expect, len(said), found, want)
 		}
-		if len(got) > bodyLimit || !bytes.HasPrefix(said, got) {
+		if len(got) > criteria.BodyLimit || !bytes.HasPrefix(said, got) {
 			t.Errorf("findBytes returns %d bytes that were not said", len(got))
 		}
-		if !found && err == nil && len(got) != bodyLimit || err != nil && !errors.Is(err, io.EOF) {
+		if !found && err == nil && len(got) != criteria.BodyLimit || err != nil && !errors.Is(err, io.EOF) {
 			t.Errorf("findBytes ends after %d bytes of %d with %v", len(got), len(said), err)
 		}
 	})

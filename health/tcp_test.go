@@ -10,25 +10,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"understudy/internal/proctest"
 )
-
-// serveReset resets the connection, at once.
-func serveReset(conn net.Conn) {
-	conn.(*net.TCPConn).SetLinger(0)
-	conn.Close()
-}
-
-func serveClose(conn net.Conn) { conn.Close() }
-
-func serveBanner(conn net.Conn) { io.WriteString(conn, "220 ready\r\n") }
-
-// named returns the connection string of name and port.
-func named(name string, port int) string { return net.JoinHostPort(name, strconv.Itoa(port)) }
 
 func TestTCP(t *testing.T) {
 	silent := listenHost(t, "tcp", "127.0.0.1:0", serveNothing)
@@ -74,8 +62,8 @@ func TestTCP(t *testing.T) {
 				return namesOf("db1", "127.0.0.1")(ctx, name)
 			}
 			host := tt.host
-			got := TCP(resolve)(ctx, host)
-			if got.OK != tt.ok || got.Local || got.Phase != tt.phase || (got.Err == nil) != tt.ok {
+			got := tcpOf(resolve)(ctx, host)
+			if got.OK != tt.ok || got.Unknown || got.Phase != tt.phase || (got.Err == nil) != tt.ok {
 				t.Fatalf("TCP(%s) = %+v, want OK %v, phase %q", host, got, tt.ok, tt.phase)
 			}
 			if tt.err != nil && !errors.Is(got.Err, tt.err) {
@@ -88,22 +76,27 @@ func TestTCP(t *testing.T) {
 	}
 }
 
+// politeTCP returns the check as it is where the host accepts the connection.
+func politeTCP() Check {
+	return (&TCPCheck{dialer: dialer{resolve: lookupAddrs}}).Check
+}
+
 // A host that resets what it accepted fails, whether the connect sees it or the
 // watch after it.
 func TestTCPSeesReset(t *testing.T) {
 	for _, pause := range []time.Duration{0, 2 * time.Millisecond} {
 		ctx := checkContext(t, 3*checkLimit)
 		host := listenHost(t, "tcp", "127.0.0.1:0", func(conn net.Conn) {
-			time.Sleep(pause)
+			time.Sleep(pause) // the reset comes with the accept or later
 			serveReset(conn)
 		})
-		check := TCP(nil)
+		check := politeTCP()
 		missed := 0
 		for range 50 {
 			switch got := check(ctx, host); {
 			case got.OK:
 				missed++ // the host was slower than 5ms
-			case !errors.Is(got.Err, syscall.ECONNRESET) || got.Local:
+			case !errors.Is(got.Err, syscall.ECONNRESET) || got.Unknown:
 				t.Fatalf("TCP = %+v, want a reset", got)
 			}
 		}
@@ -128,7 +121,7 @@ func TestTCPWatchIsShort(t *testing.T) {
 		host := listenHost(t, "tcp", "127.0.0.1:0", tt.serve)
 		shortest := time.Hour
 		for range 20 {
-			got := TCP(nil)(ctx, host)
+			got := politeTCP()(ctx, host)
 			if !got.OK {
 				t.Fatal(got.Err)
 			}
@@ -150,7 +143,7 @@ func TestTCPEndsWithFIN(t *testing.T) {
 			_, err := conn.Read(make([]byte, 1))
 			end <- err
 		})
-		if got := TCP(nil)(ctx, host); !got.OK {
+		if got := politeTCP()(ctx, host); !got.OK {
 			t.Fatal(got.Err)
 		}
 		if err := <-end; !errors.Is(err, io.EOF) {
@@ -161,26 +154,26 @@ func TestTCPEndsWithFIN(t *testing.T) {
 
 func TestTCPCanceled(t *testing.T) {
 	ctx, cancel := context.WithCancel(checkContext(t, checkLimit))
-	asked := make(chan struct{})
+	requested := make(chan struct{})
 	done := make(chan Result)
 	go func() {
-		done <- TCP(func(ctx context.Context, _ string) ([]netip.Addr, error) {
-			close(asked)
+		done <- tcpOf(func(ctx context.Context, _ string) ([]netip.Addr, error) {
+			close(requested)
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})(ctx, "db1:80")
 	}()
-	<-asked
+	<-requested
 	cancel()
-	if got := <-done; got.OK || !got.Local || got.Phase != Resolve {
-		t.Errorf("TCP of a canceled context = %+v, want it Local in resolve", got)
+	if got := <-done; got.OK || !got.Unknown || got.Phase != Resolve {
+		t.Errorf("TCP of a canceled context = %+v, want it Unknown in resolve", got)
 	}
 }
 
 func TestTCPErrorNamesEveryAddress(t *testing.T) {
 	ctx := checkContext(t, checkLimit)
 	port := portOf(t, refusedHost(t))
-	got := TCP(namesOf("db1", "::1", "127.0.0.1"))(ctx, fmt.Sprintf("db1:%d", port))
+	got := tcpOf(namesOf("db1", "::1", "127.0.0.1"))(ctx, fmt.Sprintf("db1:%d", port))
 	want := fmt.Sprintf("dial tcp [::1]:%d: connect: connection refused; dial tcp 127.0.0.1:%d: connect: connection refused", port, port)
 	if got.Err == nil || got.Err.Error() != want {
 		t.Errorf("TCP = %v, want %s", got.Err, want)
@@ -200,25 +193,20 @@ func TestTCPLeavesNothing(t *testing.T) {
 	}
 	answers := listenHost(t, "tcp", "127.0.0.1:0", serveRaw("HTTP/1.1 200 OK\r\n\r\npong", ""))
 	open := listenHost(t, "tcp", "127.0.0.1:0", serveRaw("HTTP/1.1 200 OK\r\n\r\n", strings.Repeat("a", 4096)))
-	check := TCP(nil)
+	quiet, polite := tcpOf(nil), politeTCP()
 	// The garbage collector closes what was forgotten; it is not to help here.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	before := openFiles(t)
 	for range 50 {
 		for _, h := range hosts {
-			check(ctx, h)
+			quiet(ctx, h)
+			polite(ctx, h)
 		}
-		askHTTP(ctx, t, HTTPConfig{Expect: pongExpect}, answers)
-		askHTTP(ctx, t, HTTPConfig{Expect: pongExpect}, open)
+		checkHTTP(ctx, t, HTTPConfig{Expect: pongExpect}, answers)
+		checkHTTP(ctx, t, HTTPConfig{Expect: pongExpect}, open)
 	}
 	// The listeners close their side when they get to it.
-	end := time.Now().Add(checkLimit)
-	for openFiles(t) > before && time.Now().Before(end) {
-		time.Sleep(10 * time.Millisecond)
-	}
-	if after := openFiles(t); after > before {
-		t.Errorf("%d descriptors are open after 300 checks, %d before", after, before)
-	}
+	proctest.Until(t, fmt.Sprintf("no more than %d descriptors are open after 500 checks", before), func() bool { return openFiles(t) <= before })
 }
 
 func openFiles(tb testing.TB) int {
@@ -230,7 +218,7 @@ func openFiles(tb testing.TB) int {
 	return len(names)
 }
 
-func ExampleTCP() {
+func ExampleTCPExchange() {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Println(err)
@@ -238,7 +226,11 @@ func ExampleTCP() {
 	}
 	resolver := NewResolver()
 	defer resolver.Close()
-	check := TCP(resolver.Resolve)
+	check, err := TCPExchange(TCPConfig{Resolve: resolver.Resolve})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 
