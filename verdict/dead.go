@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"bytes"
@@ -14,49 +14,62 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"understudy/internal/flagfile"
+	"understudy/internal/noblock"
+	"understudy/internal/safetext"
 )
 
 const (
 	// deadMark begins every file that this program writes. A file without it
-	// is an operator's.
+	// belongs to an operator.
 	deadMark = "written by understudy: "
 
-	// deadPause is how often the files are made true.
-	deadPause = time.Second
+	// deadInterval is the time between two updates of the files.
+	deadInterval = time.Second
 )
 
-// DeadFilesConfig says for which probes files are kept, and where.
+// DeadFilesConfig configures DeadFiles.
 type DeadFilesConfig struct {
 	// Dir is the directory. It is opened anew each time, so it may be replaced,
-	// and it may come later than this program, which does not make it. Required.
+	// and it may be created after the start. This program does not create it.
+	// Required.
 	Dir string
 
 	// Members are the probes. Those that are ignored have files as well.
 	Members []Member
 
-	// Logger is told when files cannot be kept, once until they can be again.
-	// Defaults to none.
+	// Unknown reports whether an error returned by the State of a member only
+	// means that the state is not known yet. Nil means that every error is a
+	// failure.
+	Unknown func(why error) bool
+
+	// Logger gets a record when updates begin to fail and one when they succeed
+	// again. Nil discards them.
 	Logger hclog.Logger
 }
 
-// DeadFiles keeps a file NAME.dead for every probe that is down, so that other
-// tools can see it, and none for one that is up. While a probe is not known
-// yet its file stays as it is. The files outlive this program.
+// DeadFiles keeps a file NAME.dead for every probe that is down, for other tools,
+// and no file for one that is up. While the state of a probe is not known yet its
+// file is not changed. The files remain after this program ends.
 //
-// A file of that name that this program has not written, an empty one or a
-// link to nothing for example, is an operator's and is never touched: the
-// heartbeat takes the probe for dead until the operator removes it. The files
-// of this program say so in their first line, and why the probe was down.
+// A file of that name that this program has not written, for example an empty one
+// or a dangling link, belongs to an operator and is never changed: the heartbeat
+// reports the probe as dead until the operator removes it. The files of this
+// program are marked in their first line, with the reason why the probe was down.
 type DeadFiles struct {
 	cfg DeadFilesConfig
 	log hclog.Logger
 }
 
-// NewDeadFiles returns the keeper of the files of cfg, or an error naming
-// every invalid field. It looks at nothing before [DeadFiles.Run].
+// NewDeadFiles returns a DeadFiles, or an error naming every invalid field of
+// cfg. It does not read the directory.
 func NewDeadFiles(cfg DeadFilesConfig) (*DeadFiles, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
+	}
+	if cfg.Unknown == nil {
+		cfg.Unknown = func(error) bool { return false }
 	}
 	errs := []error{checkDeadNames(cfg.Members)}
 	for i, m := range cfg.Members {
@@ -73,20 +86,20 @@ func NewDeadFiles(cfg DeadFilesConfig) (*DeadFiles, error) {
 	return &DeadFiles{cfg: cfg, log: cfg.Logger.Named("dead-files").With("dir", cfg.Dir)}, nil
 }
 
-// Run makes the files true at once and then every second, until ctx ends. It
-// returns nil.
+// Run updates the files at once and then every second, until ctx ends. It returns
+// nil.
 func (d *DeadFiles) Run(ctx context.Context) error {
-	tick := time.NewTicker(deadPause)
+	tick := time.NewTicker(deadInterval)
 	defer tick.Stop()
 	failed := ""
 	for {
 		switch err := d.sync(); {
 		case err != nil && err.Error() != failed:
 			failed = err.Error()
-			d.log.Warn("dead files not kept, verdicts do not depend on them", "error", err)
+			d.log.Warn("dead files not written, verdicts do not depend on them", "error", err)
 		case err == nil && failed != "":
 			failed = ""
-			d.log.Info("dead files kept again")
+			d.log.Info("dead files written again")
 		}
 		select {
 		case <-tick.C:
@@ -96,9 +109,9 @@ func (d *DeadFiles) Run(ctx context.Context) error {
 	}
 }
 
-// sync makes the files true once.
+// sync updates the files once.
 func (d *DeadFiles) sync() error {
-	root, err := os.OpenRoot(d.cfg.Dir)
+	root, err := noblock.OpenRoot(d.cfg.Dir)
 	if err != nil {
 		return err // already "open DIR: cause"
 	}
@@ -106,18 +119,18 @@ func (d *DeadFiles) sync() error {
 	var errs []error
 	for _, m := range d.cfg.Members {
 		why := m.State()
-		if errors.Is(why, ErrUnknown) {
+		if d.cfg.Unknown(why) {
 			continue
 		}
 		name := deadName(m.Name)
-		there, err := lookDead(root, name)
+		there, err := readDead(root, name)
 		switch {
 		case err != nil:
 		case there == deadNone && why != nil:
 			err = writeDead(root, name, m.Name, why)
 		case there == deadOurs && why == nil:
-			// An operator who replaces the file at this very moment loses it;
-			// no file system can remove a file only if it is still the same.
+			// A file with which an operator replaces this one at this moment is
+			// lost: no file system can remove a file only if it is unchanged.
 			err = root.Remove(name)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -127,18 +140,17 @@ func (d *DeadFiles) sync() error {
 	return errors.Join(errs...)
 }
 
-// writeDead makes the file of a probe, whole or not at all, unless somebody
-// else has just made it.
+// writeDead creates the file of a probe atomically, unless it exists by now.
 func writeDead(root *os.Root, name, probe string, why error) error {
-	// A name of its own, which no tool takes for a probe's.
+	// The name does not end in .dead, so that no tool reads the unfinished file.
 	temp := ".understudy-" + rand.Text()
 	file, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = root.Remove(temp) }() // gone already when it was renamed
+	defer func() { _ = root.Remove(temp) }() // it does not exist after a rename
 	reason := clipText(why.Error())
-	_, err = fmt.Fprintf(file, "%sprobe %s is %s\n", deadMark, escapeText(probe, 0), escapeText(reason, 0))
+	_, err = fmt.Fprintf(file, "%sprobe %s is %s\n", deadMark, safetext.Escape(probe), safetext.Escape(reason))
 	if err = errors.Join(err, file.Close()); err != nil {
 		return err
 	}
@@ -150,54 +162,54 @@ func writeDead(root *os.Root, name, probe string, why error) error {
 	return root.Rename(temp, name) // a file system without links
 }
 
-// deadFile is what is found under the name of a dead file.
+// deadFile is the kind of the file with the name of a dead file.
 type deadFile int
 
 const (
-	deadNone   deadFile = iota // nothing
-	deadOurs                   // a file of this program
-	deadTheirs                 // anything else: an operator's
+	deadNone      deadFile = iota // nothing
+	deadOurs                      // a file of this program
+	deadOperators                 // any other file: it belongs to an operator
 )
 
 // deadDir reads a directory of dead files.
 type deadDir struct {
 	path string
 
-	mu     sync.Mutex      // guards everything below
-	theirs map[string]bool // what was last read to be an operator's
+	mu        sync.Mutex      // guards everything below
+	operators map[string]bool // by name: whether the file was an operator's when last read
 }
 
 func newDeadDir(path string) *deadDir {
-	return &deadDir{path: path, theirs: make(map[string]bool)}
+	return &deadDir{path: path, operators: make(map[string]bool)}
 }
 
-// overridden reports of each name whether an operator's file is there. While
-// that cannot be read the last answer stands: a probe that is kept dead does
-// not come alive because this program is out of descriptors. A directory that
-// is not there has no files.
+// overridden reports for each name whether an operator's file exists. While that
+// cannot be read the last result is kept: a probe that an operator declared dead
+// does not become alive because this program has no free descriptor. A missing
+// directory has no files.
 func (d *deadDir) overridden(names []string) []bool {
 	dead := make([]bool, len(names))
-	root, err := os.OpenRoot(d.path)
+	root, err := noblock.OpenRoot(d.path)
 	if err == nil {
 		defer func() { _ = root.Close() }()
 	}
 	for i, name := range names {
 		there, lookErr := deadNone, err
 		if err == nil {
-			there, lookErr = lookDead(root, name)
+			there, lookErr = readDead(root, name)
 		}
 		d.mu.Lock()
 		if lookErr == nil || errors.Is(lookErr, fs.ErrNotExist) {
-			d.theirs[name] = there == deadTheirs
+			d.operators[name] = there == deadOperators
 		}
-		dead[i] = d.theirs[name]
+		dead[i] = d.operators[name]
 		d.mu.Unlock()
 	}
 	return dead
 }
 
-// lookDead says what is under name.
-func lookDead(root *os.Root, name string) (deadFile, error) {
+// readDead returns the kind of the file name.
+func readDead(root *os.Root, name string) (deadFile, error) {
 	info, err := root.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -205,15 +217,15 @@ func lookDead(root *os.Root, name string) (deadFile, error) {
 	case err != nil:
 		return deadNone, err
 	case !info.Mode().IsRegular():
-		return deadTheirs, nil
+		return deadOperators, nil
 	}
-	// Whatever has come under this name meanwhile, a pipe for one: do not wait.
+	// The file may have been replaced by a pipe since Lstat: do not block.
 	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return deadNone, nil
 	case errors.Is(err, fs.ErrPermission):
-		return deadTheirs, nil // ours can be read
+		return deadOperators, nil // this program's files are readable
 	case err != nil:
 		return deadNone, err
 	}
@@ -226,18 +238,19 @@ func lookDead(root *os.Root, name string) (deadFile, error) {
 	case bytes.Equal(head[:n], []byte(deadMark)):
 		return deadOurs, nil
 	}
-	return deadTheirs, nil
+	return deadOperators, nil
 }
 
-// deadName is the name of the file of a probe.
+// deadName returns the name of the file of a probe.
 func deadName(probe string) string { return probe + ".dead" }
 
-// checkDeadNames names every member that can have no file.
+// checkDeadNames returns an error for every member whose name cannot be a file
+// name.
 func checkDeadNames(members []Member) error {
 	var errs []error
 	for i, m := range members {
-		if why := badFlagName(deadName(m.Name)); why != "" {
-			errs = append(errs, fmt.Errorf("members[%d]: %q cannot be the name of a file: it %s", i, deadName(m.Name), why))
+		if why := flagfile.CheckName(deadName(m.Name)); why != nil {
+			errs = append(errs, fmt.Errorf("members[%d]: %q cannot be the name of a file: it %w", i, deadName(m.Name), why))
 		}
 	}
 	return errors.Join(errs...)

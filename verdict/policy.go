@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"errors"
@@ -8,38 +8,37 @@ import (
 	"strconv"
 )
 
-// policy says what many answers come to: every member that must pass does, and
-// of all others that count no more fail than are tolerated. Under the policy
-// "all" none is.
+// policy turns members and replies into a verdict. It is good when every member
+// with Must passes, and at most tolerated of all others that count fail. The
+// quorum "all" tolerates none.
 type policy struct {
-	tolerated int // votes against
+	tolerated int // number of failures
 	status    failStatus
 }
 
-// memberState is what a member had to say.
+// memberState is a member with its state.
 type memberState struct {
 	Member
-	err error // why it is not well; nil when it is
+	err error // why it is not up; nil when it is
 }
 
-// votes reports whether m is one of those of whom some may fail.
+// votes reports whether m counts for the quorum.
 func (m Member) votes() bool { return !m.Must && !m.Ignore }
 
-// failure is the answer for one that failed.
+// failure is the answer for a member or port that failed.
 type failure struct {
 	status int // before the operator's fail status
 	body   []byte
-	reason string // in a few words that strangers may read
+	reason string // in a few words that may be public
 }
 
-// judge comes to a verdict over members and replies. If it is good the answer
-// is the first reply that passes, or "pong". If it is bad the answer is that
-// of the first that fails, in order: a member that must pass, else a member
-// with a vote, else a reply.
-//
-// A verdict that is bad over the members alone stays so whatever the ports
+// evaluate returns the verdict for members and replies. The answer of a good
+// verdict is the first reply that passes, or "pong". The answer of a bad one is
+// the first failure in this order: a member with Must, a member that votes, a
 // reply.
-func (p policy) judge(members []memberState, replies []reply) verdict {
+//
+// A verdict that is bad because of the members alone stays bad with any replies.
+func (p policy) evaluate(members []memberState, replies []reply) verdict {
 	v := verdict{ok: true, status: http.StatusOK, body: []byte("pong"), members: members, replies: replies}
 	var against []failure
 	for _, m := range members {
@@ -56,7 +55,7 @@ func (p policy) judge(members []memberState, replies []reply) verdict {
 			v.status, v.body = r.status, r.body
 		}
 	}
-	if v.status > 299 { // what the operator expects, but nobody else takes it for success
+	if v.status > 299 { // the operator expects it from the port, but no client reads it as success
 		v.status = http.StatusOK
 	}
 	for _, r := range replies {
@@ -70,12 +69,14 @@ func (p policy) judge(members []memberState, replies []reply) verdict {
 	return v
 }
 
-// failure returns the answer for a member that is not well. Its own reason is
-// not for strangers.
+// failure returns the answer for a member that is not up. It contains only
+// reasons that may be public.
 func (m memberState) failure() failure {
 	text := "down"
-	if errors.Is(m.err, ErrNoPrimary) {
-		text = ErrNoPrimary.Error()
+	for _, known := range []error{ErrNoPrimary, ErrNoStandby} {
+		if errors.Is(m.err, known) {
+			text = known.Error()
+		}
 	}
 	return failure{http.StatusServiceUnavailable, []byte(text), text}
 }
@@ -86,19 +87,19 @@ func (p policy) fail(v verdict, f failure) verdict {
 	return v
 }
 
-// failStatus says which status a failing verdict gets.
+// failStatus selects the status of a failing verdict.
 type failStatus int
 
 const (
-	autoStatus failStatus = 0  // the reply's own, as long as it reads as a failure
-	keepStatus failStatus = -1 // the reply's own, whatever it is
+	autoStatus failStatus = 0  // the reply's status, or 502 when that is below 400
+	keepStatus failStatus = -1 // the reply's status in every case
 )
 
-// parseFailStatus reads "auto" (also ""), "keep" or a number of class 4xx or
-// 5xx, the only ones that everybody takes for a failure.
+// parseFailStatus parses "auto", "keep" or a number of class 4xx or 5xx, the only
+// classes that every client reads as a failure.
 func parseFailStatus(s string) (failStatus, error) {
 	switch s {
-	case "", "auto":
+	case "auto":
 		return autoStatus, nil
 	case "keep":
 		return keepStatus, nil
@@ -115,8 +116,8 @@ func parseFailStatus(s string) (failStatus, error) {
 
 // of returns the status of a failing verdict whose reply had status.
 //
-// Cloudflare can be told to accept any code, HAProxy and others take 3xx for
-// healthy unless told otherwise. So what is below 400 becomes 502.
+// Cloudflare can be configured to accept any code, and HAProxy and others take 3xx
+// for healthy by default, so a status below 400 becomes 502.
 func (f failStatus) of(status int) int {
 	switch {
 	case f == keepStatus:

@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"errors"
@@ -12,18 +12,17 @@ import (
 	"time"
 )
 
-// hopByHop holds the headers that are meant for the next hop only, beside
-// those that Connection names (RFC 9110 §7.6.1), and Expect, which net/http
-// has answered.
+// hopByHop lists the headers for the next hop only, in addition to those that
+// Connection names (RFC 9110 §7.6.1), and Expect, which net/http has answered.
 var hopByHop = []string{
 	"Connection", "Expect", "Http2-Settings", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info",
 	"Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// endToEnd returns a copy of h without what is meant for the next hop only.
+// endToEnd returns a copy of h without the headers for the next hop only.
 func endToEnd(h http.Header) http.Header {
 	h = h.Clone()
-	for name := range listed(h["Connection"]) {
+	for name := range listElements(h["Connection"]) {
 		h.Del(name)
 	}
 	for _, name := range hopByHop {
@@ -32,8 +31,8 @@ func endToEnd(h http.Header) http.Header {
 	return h
 }
 
-// listed yields the elements of a header that is a comma list.
-func listed(values []string) func(yield func(string) bool) {
+// listElements yields the elements of a header that is a comma list.
+func listElements(values []string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for _, list := range values {
 			for element := range strings.SplitSeq(list, ",") {
@@ -45,10 +44,10 @@ func listed(values []string) func(yield func(string) bool) {
 	}
 }
 
-// lists reports whether a header that is a comma list has an element, in
-// whatever case.
-func lists(values []string, element string) bool {
-	for e := range listed(values) {
+// listContains reports whether a header that is a comma list has an element,
+// ignoring case.
+func listContains(values []string, element string) bool {
+	for e := range listElements(values) {
 		if strings.EqualFold(e, element) {
 			return true
 		}
@@ -56,15 +55,14 @@ func lists(values []string, element string) bool {
 	return false
 }
 
-// switchesProtocol reports whether a client wants to speak something else from
-// here on. An offer of HTTP/2 without TLS, as some send with every first
-// request, is passed over instead: the answer is then HTTP/1.1, as they expect
-// of most servers.
+// switchesProtocol reports whether a client requests another protocol on this
+// connection. An offer of HTTP/2 without TLS, which some clients send with every
+// first request, is ignored: the answer is then HTTP/1.1, as from most servers.
 func switchesProtocol(h http.Header) bool {
-	if !lists(h["Connection"], "upgrade") {
+	if !listContains(h["Connection"], "upgrade") {
 		return false
 	}
-	for protocol := range listed(h["Upgrade"]) {
+	for protocol := range listElements(h["Upgrade"]) {
 		if !strings.EqualFold(protocol, "h2c") {
 			return true
 		}
@@ -75,13 +73,13 @@ func switchesProtocol(h http.Header) bool {
 // replayHeader returns the headers with which r is replayed.
 func (e *Endpoints) replayHeader(r *http.Request) http.Header {
 	h := endToEnd(r.Header)
-	if lists(r.Header["Te"], "trailers") {
-		h.Set("Te", "trailers") // true of us as well, and some send none otherwise
+	if listContains(r.Header["Te"], "trailers") {
+		h.Set("Te", "trailers") // we accept them too, and some servers send none without it
 	}
 	if client, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		h.Set("X-Forwarded-For", strings.Join(append(slices.Clone(h["X-Forwarded-For"]), client), ", "))
 	}
-	// A proxy in front, where TLS may have ended, knows better.
+	// A proxy in front may have terminated TLS: its value is kept.
 	if h.Get("X-Forwarded-Proto") == "" {
 		h.Set("X-Forwarded-Proto", "http")
 		if r.TLS != nil {
@@ -99,47 +97,47 @@ func (e *Endpoints) replayHeader(r *http.Request) http.Header {
 	return h
 }
 
-// answerWriter passes responses of any size to a client, for as long as it
-// goes on taking them.
+// answerWriter passes responses of any size to a client, as long as the client
+// keeps reading.
 type answerWriter struct {
 	http.ResponseWriter
-	request  *http.Request
-	ctl      *http.ResponseController
-	patience time.Duration // for one part; 0 is for ever
-	from     *peer         // nil behind another server than ours
+	request *http.Request
+	ctl     *http.ResponseController
+	timeout time.Duration // for one part; 0 is no limit
+	from    *peer         // nil when the server is not a [Server]
 }
 
-// newAnswerWriter gives the client its full time from now on, however long the
+// newAnswerWriter starts the client's write timeout anew, whatever time the
 // endpoints took.
 func newAnswerWriter(w http.ResponseWriter, r *http.Request) *answerWriter {
 	a := &answerWriter{ResponseWriter: w, request: r, ctl: http.NewResponseController(w)}
 	a.from, _ = r.Context().Value(peerKey{}).(*peer)
 	if srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
-		a.patience = srv.WriteTimeout
+		a.timeout = srv.WriteTimeout
 	}
 	a.extend()
 	return a
 }
 
-// extend lets the client have its full time for the next part.
+// extend starts the write timeout for the next part.
 func (a *answerWriter) extend() {
-	if a.patience > 0 {
-		_ = a.ctl.SetWriteDeadline(time.Now().Add(a.patience)) // if it fails, so does the write
+	if a.timeout > 0 {
+		_ = a.ctl.SetWriteDeadline(time.Now().Add(a.timeout)) // if it fails, so does the write
 	}
 }
 
-// pass passes the response of o on as it comes. It returns how many bytes of
-// the body it has passed and, when that was not all, why. No part of the body may
-// take longer than stall to come.
-func (a *answerWriter) pass(o *offer, stall time.Duration) (sent int64, err error) {
+// pass copies the response of won to the client as it arrives. It returns how many
+// bytes of the body it has copied and, when that was not all, why. Stall limits
+// the time between two parts of the body.
+func (a *answerWriter) pass(won *attempt, stall time.Duration) (sent int64, err error) {
 	if a.from != nil {
-		// A write ends when the client has taken enough, and the system's
-		// idea of enough is a third of megabytes.
+		// By default a blocked write resumes only when the client has read a
+		// third of the send buffer, which may be megabytes.
 		wakeEarly(a.from.TCPConn)
 	}
-	resp := o.resp
+	resp := won.resp
 	h := a.Header()
-	h.Del("Cache-Control") // ours
+	h.Del("Cache-Control") // set by Server.serve
 	h.Del("X-Content-Type-Options")
 	maps.Copy(h, endToEnd(resp.Header))
 	for _, name := range []string{"Content-Type", "Date"} {
@@ -152,12 +150,12 @@ func (a *answerWriter) pass(o *offer, stall time.Duration) (sent int64, err erro
 		h.Add("Trailer", name)
 	}
 	a.WriteHeader(resp.StatusCode)
-	a.resetOnClose(true) // net/http closes when a write fails, before it says so
+	a.resetOnClose(true) // net/http closes when a write fails, before it returns the error
 	if err := a.ctl.Flush(); err != nil {
 		return 0, fmt.Errorf("client: %w", err)
 	}
 
-	late := time.AfterFunc(stall, func() { o.end(fmt.Errorf("body stalled for %s", stall)) })
+	late := time.AfterFunc(stall, func() { won.end(fmt.Errorf("body stalled for %s", stall)) })
 	defer late.Stop()
 	buf := make([]byte, 32<<10)
 	for {
@@ -179,10 +177,11 @@ func (a *answerWriter) pass(o *offer, stall time.Duration) (sent int64, err erro
 			break
 		}
 		if err != nil {
-			// For a client of HTTP/1.0 the plain end of a connection may be the
-			// end of the body; others miss the rest, and get what there is.
+			// An HTTP/1.0 client may take a normal close for the end of the
+			// body, so it gets a reset. Others can see that the body is
+			// incomplete, so they get all bytes that were sent.
 			a.resetOnClose(!a.request.ProtoAtLeast(1, 1))
-			return sent, fmt.Errorf("body broke off after %d bytes: %w", sent, o.cause(err))
+			return sent, fmt.Errorf("body broke off after %d bytes: %w", sent, won.cause(err))
 		}
 	}
 	a.resetOnClose(false)
@@ -196,9 +195,9 @@ func (a *answerWriter) pass(o *offer, stall time.Duration) (sent int64, err erro
 	return sent, nil
 }
 
-// resetOnClose says how the connection ends if it is closed now: by a reset,
-// which leaves nothing behind in the system for a client that takes nothing,
-// or by an end behind all that was written.
+// resetOnClose sets how the connection is closed: by a reset, which leaves no
+// state in the kernel for a client that does not read, or normally, after all
+// that was written.
 func (a *answerWriter) resetOnClose(reset bool) {
 	if a.from == nil {
 		return

@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"crypto/sha256"
@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	// reuseFor is how long the replies of one replay stand for later requests.
+	// reuseFor is the time for which the replies of one replay are used for later
+	// requests.
 	reuseFor = time.Second
-	// maxShared limits the different questions whose replies are shared. A
-	// flood of different ones must not grow without end.
+	// maxShared limits the different requests whose replies are shared, so that
+	// a flood of different ones does not use memory without limit.
 	maxShared = 64
 )
 
-// shareable reports whether the replies to r may be handed to others. Not when
-// the request carries a body or any of the headers by which people prove who
-// they are; an Authorization that was for us says nothing to the services. A
-// secret in a header that is not known here is safe too: it is part of the
-// question's key.
+// shareable reports whether the replies to r may be used for other requests: not
+// when r has a body or a header with credentials. An Authorization that was for
+// us is removed before the replay and does not count. A secret in another header
+// is safe too: it is part of the request's key.
 func shareable(r *http.Request, authorized bool) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || r.Body != http.NoBody {
 		return false
@@ -32,23 +32,23 @@ func shareable(r *http.Request, authorized bool) bool {
 	return true
 }
 
-// coalescer lets identical questions that come together, or within
-// reuseFor, share one replay.
+// coalescer lets identical requests that arrive during a replay, or within
+// reuseFor after it, share that replay.
 type coalescer struct {
 	mu     sync.Mutex // guards everything below
 	shared map[[sha256.Size]byte]*sharedReplay
 }
 
-// sharedReplay is one replay, under way or still good for reuse.
+// sharedReplay is one replay, in progress or still to be reused.
 type sharedReplay struct {
-	done    chan struct{} // closed when replies are there
-	replies []reply       // nil when the replay came to nothing
-	until   time.Time     // end of reuse; zero while under way
+	done    chan struct{} // closed when replies is set
+	replies []reply       // nil when the replay did not run
+	until   time.Time     // end of reuse; zero while in progress
 }
 
-// do returns the replies of a replay of key: of one that is under way or still
-// fresh, else of replay, which then runs to its end in this goroutine for
-// whoever else comes. Shared tells them apart.
+// do returns the replies to the request with this key: with shared, of a replay
+// in progress or finished within reuseFor; otherwise of replay, which runs to its
+// end in this goroutine and is shared with requests that arrive meanwhile.
 func (c *coalescer) do(key [sha256.Size]byte, replay func() []reply) (replies []reply, shared bool) {
 	c.mu.Lock()
 	now := time.Now()
@@ -73,12 +73,12 @@ func (c *coalescer) do(key [sha256.Size]byte, replay func() []reply) (replies []
 	c.shared[key] = s
 	c.mu.Unlock()
 
-	// Deferred: those who wait go on even if replay panics.
+	// Deferred, so that waiting requests continue even if replay panics.
 	defer func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		s.replies, s.until = replies, time.Now()
-		if len(replies) > 0 { // that there was no turn says nothing about the services
+		if len(replies) > 0 { // a replay that did not run has no result to reuse
 			s.until = s.until.Add(reuseFor)
 		}
 		close(s.done)

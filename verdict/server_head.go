@@ -1,22 +1,22 @@
-package health
+package verdict
 
 import (
 	"bytes"
 	"errors"
 )
 
-// nextHead checks the head of the request that net/http has just parsed and
-// forgets it. With a last request, one whose connection ends with it, it
-// forgets everything.
+// nextHead checks the head of the request that net/http has just parsed, and
+// drops it from the record. With last, the connection ends with this request and
+// recording ends.
 //
-// net/http is forgiving where RFC 9112 allows it to be, and hides that it
-// was. A front server that forgave differently would see other requests in the
-// same bytes (request smuggling), so nothing is forgiven here.
+// net/http is lenient where RFC 9112 allows it, and does not show where it was. A
+// front server that is lenient in another way would see other requests in the
+// same bytes (request smuggling), so nothing ambiguous is accepted here.
 func (c *peer) nextHead(last bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.deaf = last
-	// net/http passes over empty lines behind a POST.
+	c.last = last
+	// net/http skips empty lines after a POST.
 	raw := bytes.TrimLeft(c.raw, "\r\n")
 	end := headEnd(raw)
 	err := checkHead(raw[:end])
@@ -28,8 +28,8 @@ func (c *peer) nextHead(last bool) error {
 	return err
 }
 
-// headEnd returns the length of the head that raw begins with, its empty line
-// included, by net/http's understanding of a line; 0 when there is none.
+// headEnd returns the length of the head at the start of raw, including its
+// empty line, with lines as net/http defines them; 0 when there is no full head.
 func headEnd(raw []byte) int {
 	for at := 0; ; {
 		n := bytes.IndexByte(raw[at:], '\n')
@@ -44,21 +44,24 @@ func headEnd(raw []byte) int {
 	}
 }
 
-// checkHead reports what in the head of a request two servers could understand
-// differently: lines that do not end in CRLF (RFC 9112 §2.2), folded lines
-// (§5.2), and more than one statement about the length of the body (§6.1, §6.3).
+// checkHead returns an error for a head that two servers could read differently
+// and that net/http of Go 1.26 accepts without showing it in the request:
+// lines that do not end in CRLF (RFC 9112 §2.2), folded lines (§5.2), more than one
+// field for the length of the body (a Content-Length beside a
+// Transfer-Encoding, or the same one twice, §6.3), and a transfer coding in HTTP/1.0
+// (§6.1), whose body it reads as the next request. net/http itself refuses the
+// rest, such as CR and NUL inside a line, different lengths and unknown codings.
+// TestNetHTTPForgives shows which cases are which.
 func checkHead(head []byte) error {
 	lines := bytes.SplitAfter(head, []byte("\n"))
 	lengths, http10 := 0, bytes.HasSuffix(lines[0], []byte(" HTTP/1.0\r\n"))
 	for i, line := range lines {
 		text, ended := bytes.CutSuffix(line, []byte("\r\n"))
 		switch {
-		case i == len(lines)-1 && len(line) == 0: // behind the last line's end
+		case i == len(lines)-1 && len(line) == 0: // after the end of the last line
 			continue
 		case !ended:
 			return errors.New("line does not end in CRLF")
-		case bytes.ContainsAny(text, "\r\x00"):
-			return errors.New("CR or NUL inside a line")
 		case bytes.HasPrefix(text, []byte(" ")), bytes.HasPrefix(text, []byte("\t")):
 			return errors.New("folded line")
 		}

@@ -1,10 +1,9 @@
-package health
+package verdict
 
 import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -12,42 +11,42 @@ import (
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
+
+	"understudy/internal/flagfile"
+	"understudy/internal/netstate"
+	"understudy/internal/safetext"
 )
 
-// defaultFlag is the flag that counts when no service is named.
+// defaultFlag is the flag that is read when no service is named.
 const defaultFlag = "status.html"
 
-// maxVIPs is how many addresses one question may name.
-const maxVIPs = 64
-
-// StatusConfig says what a status route answers for. Zero fields mean their
-// defaults.
+// StatusConfig configures a status route.
 type StatusConfig struct {
 	// Flags is the directory of flag files. Required.
-	Flags Flags
+	Flags flagfile.Dir
 
-	// Loopback returns the addresses of the loopback interfaces. Defaults to
-	// asking the system, each time.
-	Loopback func() ([]netip.Addr, error)
-
-	// Logger is told why an answer is neither 200 nor 404. Defaults to none.
+	// Logger gets the reason of every answer that is neither 200 nor 404. Nil
+	// discards it.
 	Logger hclog.Logger
+
+	loopback func() ([]netip.Addr, error) // replaces [netstate.Loopback] in tests
 }
 
-// NewStatus returns a handler for questions like
+// NewStatus returns a handler for requests like
 // "/status?SERVICE=squid&PORT=80&VIP=192.0.2.1,192.0.2.2": is this service
-// switched on here, and do its addresses live here?
+// enabled on this machine, and are its addresses configured here?
 //
-// The flag is SERVICE, "status.html" if that is not given, with ".PORT" behind
-// it if a port is. It is answered 200 when the flag is there and every address
-// is one of a loopback interface; 404 when not, which HAProxy takes, by
-// http-check disable-on-404, for "no new sessions"; 400 to a question that
-// cannot be meant; and 503 when nobody can tell: never 200 by accident. Only
-// GET and HEAD are answered, others 405. Of a parameter that is repeated the
-// first counts, but for VIP, of which all do; other parameters are ignored.
+// The flag is SERVICE, or "status.html" without one, followed by ".PORT" if a port
+// is given. The answer is 200 when the flag exists and every address is one of a
+// loopback interface; 404 when not, which HAProxy reads as "no new sessions" with
+// http-check disable-on-404; 400 for an invalid request; and 503 when the flags or
+// the addresses cannot be read: never 200 by accident. Methods other than GET and
+// HEAD get 405. A repeated SERVICE or PORT is 400: a proxy in front may read
+// another of them than this program. Every VIP of a repeated one counts; other
+// parameters are ignored.
 func NewStatus(cfg StatusConfig) http.Handler {
-	if cfg.Loopback == nil {
-		cfg.Loopback = loopback
+	if cfg.loopback == nil {
+		cfg.loopback = netstate.Loopback
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
@@ -66,15 +65,15 @@ func NewStatus(cfg StatusConfig) http.Handler {
 		}
 		code, text, err := cfg.answer(r.URL.RawQuery)
 		if err != nil {
-			cfg.Logger.Warn("status not told", "status", code, "query", r.URL.RawQuery, "error", err)
+			cfg.Logger.Warn("flags request not answered", "status", code, "query", safetext.Escape(clipText(r.URL.RawQuery)), "error", err)
 		}
 		w.WriteHeader(code)
-		_, _ = io.WriteString(w, text+"\n") //nolint:gosec // plain text, and none of it the client's
+		_, _ = io.WriteString(w, text+"\n") //nolint:gosec // plain text without input of the client
 	})
 }
 
-// answer is the status and the line of the answer, and, for the log, why it is
-// neither yes nor no.
+// answer returns the status and the line of the answer, and, for the log, why it
+// is neither 200 nor 404.
 func (cfg StatusConfig) answer(query string) (code int, text string, err error) {
 	name, vips, err := parseStatusQuery(query)
 	if err != nil {
@@ -82,8 +81,10 @@ func (cfg StatusConfig) answer(query string) (code int, text string, err error) 
 	}
 	present, err := cfg.Flags.Present(name)
 	switch {
-	case errors.Is(err, ErrFlagName):
+	case errors.Is(err, flagfile.ErrName):
 		return http.StatusBadRequest, "Bad Request - no service can have this name", err
+	case errors.Is(err, flagfile.ErrLink):
+		return http.StatusNotFound, "Not Found - service not available", err
 	case err != nil:
 		return http.StatusServiceUnavailable, "Service Unavailable - the flags cannot be read", err
 	case !present:
@@ -91,7 +92,7 @@ func (cfg StatusConfig) answer(query string) (code int, text string, err error) 
 	case vips == nil:
 		return http.StatusOK, "OK - service fine!", nil
 	}
-	here, err := cfg.Loopback()
+	here, err := cfg.loopback()
 	if err != nil {
 		return http.StatusServiceUnavailable, "Service Unavailable - the addresses cannot be read", err
 	}
@@ -107,15 +108,20 @@ func (cfg StatusConfig) answer(query string) (code int, text string, err error) 
 	return http.StatusOK, "OK - service and VIP all fine!", nil
 }
 
-// parseStatusQuery takes a question apart: the name of a flag, which may still
-// be a bad one, and the addresses, nil when none were asked for. A question that
-// cannot be decoded is an error, lest another one be answered.
+// parseStatusQuery parses a query into the name of a flag, which may still be
+// invalid, and the addresses, nil without any. A query that cannot be decoded is
+// an error, so that no other query is answered in its place.
 func parseStatusQuery(query string) (flag string, vips []netip.Addr, err error) {
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		return "", nil, errors.New("the query cannot be decoded")
 	}
 	flag = defaultFlag
+	for _, name := range []string{"SERVICE", "PORT"} {
+		if len(values[name]) > 1 {
+			return "", nil, fmt.Errorf("%s is listed %d times", name, len(values[name]))
+		}
+	}
 	if services := values["SERVICE"]; len(services) > 0 {
 		flag = services[0]
 		if flag == "" {
@@ -135,35 +141,11 @@ func parseStatusQuery(query string) (flag string, vips []netip.Addr, err error) 
 			if err != nil || addr.Zone() != "" {
 				return "", nil, errors.New("VIP is not a list of IP addresses")
 			}
-			if len(vips) == maxVIPs {
-				return "", nil, fmt.Errorf("VIP names more than %d addresses", maxVIPs)
+			if len(vips) == netstate.MaxVIPs {
+				return "", nil, fmt.Errorf("VIP names more than %d addresses", netstate.MaxVIPs)
 			}
 			vips = append(vips, addr.Unmap())
 		}
 	}
 	return flag, vips, nil
-}
-
-// loopback returns the addresses of all loopback interfaces.
-func loopback() ([]netip.Addr, error) {
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		return nil, err
-	}
-	var all []netip.Addr
-	for _, i := range interfaces {
-		if i.Flags&net.FlagLoopback == 0 {
-			continue
-		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			return nil, err
-		}
-		for _, a := range addrs {
-			if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-				all = append(all, prefix.Addr())
-			}
-		}
-	}
-	return all, nil
 }

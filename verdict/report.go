@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"encoding/json"
@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// wantsJSON reports whether the first of the media types in h's Accept that
-// is one of ours is JSON. Quality values are passed over: whoever accepts
-// everything, or says nothing, gets text as ever.
+// wantsJSON reports whether JSON is the first media type in h's Accept that this
+// program can send. Quality values are ignored. A client that accepts everything,
+// or sends no Accept, gets text.
 func wantsJSON(h http.Header) bool {
 	for _, list := range h["Accept"] {
 		for media := range strings.SplitSeq(list, ",") {
@@ -30,7 +30,7 @@ type verdictReport struct {
 	Status  int            `json:"status"`
 	Shared  bool           `json:"shared,omitempty"`
 	Members []memberReport `json:"members,omitempty"`
-	Ports   []portReport   `json:"ports,omitempty"` // in order; none when the members decided alone
+	Ports   []portReport   `json:"ports,omitempty"` // in order; none when the members alone decided the verdict
 }
 
 type memberReport struct {
@@ -39,44 +39,44 @@ type memberReport struct {
 	OK      bool   `json:"ok"`
 	Must    bool   `json:"must,omitempty"`
 	Ignored bool   `json:"ignored,omitempty"`
-	Reason  string `json:"reason,omitempty"` // for the trusted only
+	Reason  string `json:"reason,omitempty"` // only with the token
 }
 
 type portReport struct {
 	OK bool `json:"ok"`
 
-	// For the trusted only.
+	// Only with the token.
 	Port   int    `json:"port,omitempty"`
 	Status int    `json:"status,omitempty"`
 	Millis *int64 `json:"millis,omitempty"`
 	Reason string `json:"reason,omitempty"`
 }
 
-// report returns v as JSON. Only the trusted are told reasons, and which ports
-// they are that were asked.
+// report returns v as JSON. Reasons and the numbers, statuses and times of ports
+// are included only for a trusted client, one that has sent the token.
 func (v verdict) report(trusted bool) []byte {
 	report := verdictReport{Verdict: "down", Status: v.status, Shared: v.shared}
 	if v.ok {
 		report.Verdict = "up"
 	}
 	for _, m := range v.members {
-		told := memberReport{Name: m.Name, Kind: m.Kind, OK: m.err == nil, Must: m.Must, Ignored: m.Ignore}
+		reported := memberReport{Name: m.Name, Kind: m.Kind, OK: m.err == nil, Must: m.Must, Ignored: m.Ignore}
 		if m.err != nil && trusted {
-			told.Reason = clipText(m.err.Error())
+			reported.Reason = clipText(m.err.Error())
 		}
-		report.Members = append(report.Members, told)
+		report.Members = append(report.Members, reported)
 	}
 	for _, r := range v.replies {
-		told := portReport{OK: r.passed()}
+		reported := portReport{OK: r.passed()}
 		if trusted {
 			millis := r.took.Milliseconds()
-			told.Port, told.Status, told.Millis = r.port, r.status, &millis
-			if !told.OK {
-				told.Reason = clipText(r.why().Error())
+			reported.Port, reported.Status, reported.Millis = r.port, r.status, &millis
+			if !reported.OK {
+				reported.Reason = clipText(r.why().Error())
 			}
 		}
-		report.Ports = append(report.Ports, told)
+		report.Ports = append(report.Ports, reported)
 	}
-	text, _ := json.Marshal(report) // strings, numbers and truths only: cannot fail
+	text, _ := json.Marshal(report) // strings, numbers and booleans only: cannot fail
 	return append(text, '\n')
 }

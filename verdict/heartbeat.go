@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"errors"
@@ -8,52 +8,55 @@ import (
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
+
+	"understudy/internal/safetext"
+	"understudy/internal/token"
 )
 
-// HeartbeatConfig says what a heartbeat answers for. Zero fields mean their
-// defaults.
+// HeartbeatConfig configures a heartbeat.
 type HeartbeatConfig struct {
-	// Name is what the server calls itself in its answer. May be empty.
+	// Name is the name of the server in the answer. May be empty.
 	Name string
 
-	// Members are the probes, in the order of the answer. Ignored ones are not
-	// in it, since the answer knows only the dead; Must changes nothing, since
-	// all must live. At least one is not ignored.
+	// Members are the probes, in the order of the answer. Ignored ones are left
+	// out, since the answer lists only dead probes. Must has no effect, since
+	// every probe has to be up. At least one is not ignored.
 	Members []Member
 
-	// Token is what a client must show as "Authorization: Bearer TOKEN".
-	// Required.
+	// Token is the secret that a client must send as "Authorization: Bearer
+	// TOKEN". Required.
 	Token string
 
-	// Dead is a directory in which an operator may keep a probe dead, see
-	// [DeadFiles]. Empty is none. One that cannot be read changes nothing.
+	// Dead is a directory in which an operator may declare a probe dead, see
+	// [DeadFiles]. Empty means none. While it cannot be read, the last state of
+	// its files is used.
 	Dead string
 
-	// Logger is told of clients without the token, at level debug. Defaults to
-	// none.
+	// Logger gets a debug record for each client without the token. Nil discards
+	// them.
 	Logger hclog.Logger
 }
 
-// NewHeartbeat returns a handler that says in lines of text which probes are
-// dead, or an error naming every invalid field of cfg.
+// NewHeartbeat returns a handler that lists the dead probes as text, or an error
+// naming every invalid field of cfg.
 //
-// To a client that shows the token it answers 200, "Server: NAME reports:" and
-// "OK" when no probe is dead, and otherwise 503 and, instead of "OK", a line
-// like "The elastic is DEAD!" for each. A probe is dead while its State is not
-// nil, which includes one that is not known yet, or while an operator says so
-// by a file. Everybody else is answered 511 "Auth ERR", after the same time
-// whatever the token. Only GET and HEAD are answered, others 405.
+// A client with the token gets 200, "Server: NAME reports:" and "OK" when no probe
+// is dead, and otherwise 503 and, instead of "OK", a line like "The elastic is
+// DEAD!" for each. A probe is dead while its State returns an error, also when it
+// is not known yet, or while an operator's file declares it dead. Every other
+// client gets 511 "Auth ERR", after the same time for every token. Methods other
+// than GET and HEAD get 405.
 func NewHeartbeat(cfg HeartbeatConfig) (http.Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
 	var errs []error
 	if cfg.Token == "" {
-		errs = append(errs, errors.New("token: it is empty, and would let everybody in"))
-	} else if hasControl(cfg.Token) || strings.TrimSpace(cfg.Token) != cfg.Token {
+		errs = append(errs, errors.New("token: it is empty, and would admit every client"))
+	} else if safetext.HasControl(cfg.Token) || strings.TrimSpace(cfg.Token) != cfg.Token {
 		errs = append(errs, errors.New("token: it has white space around it or a control character, which no client can send"))
 	}
-	if hasControl(cfg.Name) {
+	if safetext.HasControl(cfg.Name) {
 		errs = append(errs, fmt.Errorf("name: %q contains a control character", cfg.Name))
 	}
 	for i, m := range cfg.Members {
@@ -62,13 +65,13 @@ func NewHeartbeat(cfg HeartbeatConfig) (http.Handler, error) {
 			errs = append(errs, fmt.Errorf("members[%d]: %q has no state", i, m.Name))
 		case m.Must && m.Ignore:
 			errs = append(errs, fmt.Errorf("members[%d]: %q cannot be both required and ignored", i, m.Name))
-		case hasControl(m.Name):
+		case safetext.HasControl(m.Name):
 			errs = append(errs, fmt.Errorf("members[%d]: %q contains a control character", i, m.Name))
 		}
 	}
 	h := &heartbeat{
 		head:  "Server: " + cfg.Name + " reports:\n",
-		token: newToken(cfg.Token),
+		token: token.New(cfg.Token),
 		log:   cfg.Logger.Named("heartbeat"),
 	}
 	h.members = slices.DeleteFunc(slices.Clone(cfg.Members), func(m Member) bool { return m.Ignore })
@@ -88,18 +91,13 @@ func NewHeartbeat(cfg HeartbeatConfig) (http.Handler, error) {
 	return h, nil
 }
 
-// hasControl reports whether s contains a character that could end a line.
-func hasControl(s string) bool {
-	return strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
-}
-
 // heartbeat is a HeartbeatConfig, validated.
 type heartbeat struct {
 	head    string // the first line of an answer
 	members []Member
-	token   token
-	dead    *deadDir // nil: none
-	files   []string // the names of the members' files, when there is a directory
+	token   token.Token
+	dead    *deadDir // nil means none
+	files   []string // the names of the members' files; empty without dead
 	log     hclog.Logger
 }
 
@@ -114,8 +112,8 @@ func (h *heartbeat) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte("Method Not Allowed\n"))
 		return
 	}
-	if !h.token.shown(r) {
-		h.log.Debug("heartbeat asked for without its token", "client", r.RemoteAddr)
+	if !h.token.Shown(r) {
+		h.log.Debug("heartbeat requested without its token", "client", r.RemoteAddr)
 		w.WriteHeader(http.StatusNetworkAuthenticationRequired)
 		_, _ = w.Write([]byte("Auth ERR"))
 		return
@@ -125,7 +123,7 @@ func (h *heartbeat) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte(h.head + body))
 }
 
-// report returns the status and all but the first line of the answer.
+// report returns the status, and the body of the answer after its first line.
 func (h *heartbeat) report() (status int, body string) {
 	var overridden []bool
 	if h.dead != nil {
