@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"encoding/json"
@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"understudy/internal/token"
 )
 
 func TestWantsJSON(t *testing.T) {
@@ -75,11 +77,11 @@ func TestToken(t *testing.T) {
 		if tt.sent == nil {
 			delete(r.Header, "Authorization")
 		}
-		if got := newToken(tt.secret).shown(r); got != tt.want {
+		if got := token.New(tt.secret).Shown(r); got != tt.want {
 			t.Errorf("token %q shown by %q: %v, want %v", tt.secret, tt.sent, got, tt.want)
 		}
 	}
-	if (token{}).shown(&http.Request{Header: http.Header{"Authorization": {"Bearer "}}}) {
+	if (token.Token{}).Shown(&http.Request{Header: http.Header{"Authorization": {"Bearer "}}}) {
 		t.Error("the zero token was shown")
 	}
 }
@@ -89,7 +91,7 @@ func FuzzToken(f *testing.F) {
 	f.Add("", "Bearer ")
 	f.Fuzz(func(t *testing.T, secret, sent string) {
 		r := &http.Request{Header: http.Header{"Authorization": {sent}}}
-		if got, want := newToken(secret).shown(r), secret != "" && sent == "Bearer "+secret; got != want {
+		if got, want := token.New(secret).Shown(r), secret != "" && sent == "Bearer "+secret; got != want {
 			t.Errorf("token %q shown by %q: %v", secret, sent, got)
 		}
 	})
@@ -112,7 +114,7 @@ func decodeReport(t *testing.T, text string) map[string]any {
 }
 
 func TestPingJSON(t *testing.T) {
-	ok, bad, refused := saying(t, 200, "pong"), saying(t, 413, "no"), deafPort(t)
+	ok, bad, refused := saying(t, 200, "pong"), saying(t, 413, "no"), unreachablePort(t)
 	p := servePing(t, PingConfig{
 		Ports: []int{ok, bad, refused}, Token: "TOK",
 		Members: []Member{
@@ -120,7 +122,7 @@ func TestPingJSON(t *testing.T) {
 			{Name: "search", Kind: "probe", Ignore: true, State: func() error { return errors.New("secret \"reason\"\tand more") }},
 		},
 	})
-	stranger := p.ask(t, "GET /ping HTTP/1.1\r\nAccept: application/json")
+	stranger := p.request(t, "GET /ping HTTP/1.1\r\nAccept: application/json")
 	if stranger.StatusCode != http.StatusRequestEntityTooLarge || stranger.Header.Get("Content-Type") != "application/json" || stranger.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("answered %d %v, want 413 and JSON", stranger.StatusCode, stranger.Header)
 	}
@@ -136,17 +138,17 @@ func TestPingJSON(t *testing.T) {
 		"ports": []any{map[string]any{"ok": true}, map[string]any{"ok": false}, map[string]any{"ok": false}},
 	}
 	if diff := cmp.Diff(want, decodeReport(t, stranger.body)); diff != "" {
-		t.Errorf("a stranger was told (-want +got):\n%s", diff)
+		t.Errorf("a stranger got (-want +got):\n%s", diff)
 	}
 	for _, authorization := range []string{"Bearer NO", "bearer TOK", "Basic TOK"} {
-		got := p.ask(t, "GET /ping HTTP/1.1\r\nAccept: application/json\r\nAuthorization: "+authorization)
+		got := p.request(t, "GET /ping HTTP/1.1\r\nAccept: application/json\r\nAuthorization: "+authorization)
 		if diff := cmp.Diff(want, decodeReport(t, got.body)); diff != "" {
-			t.Errorf("%s was told (-want +got):\n%s", authorization, diff)
+			t.Errorf("%s got (-want +got):\n%s", authorization, diff)
 		}
 	}
 
 	head := "GET /ping?x HTTP/1.1\r\nAccept: application/json\r\nAuthorization: Bearer TOK"
-	trusted := p.ask(t, head)
+	trusted := p.request(t, head)
 	got := decodeReport(t, trusted.body)
 	reason := got["ports"].([]any)[2].(map[string]any)["reason"].(string)
 	if !strings.Contains(reason, "refused") {
@@ -161,17 +163,17 @@ func TestPingJSON(t *testing.T) {
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("who shows the token was told (-want +got):\n%s", diff)
+		t.Errorf("a client with the token got (-want +got):\n%s", diff)
 	}
 
 	// Text is what it always was, token or not.
 	for _, extra := range []string{"", "\r\nAccept: */*", "\r\nAuthorization: Bearer TOK", "\r\nAccept: text/plain, application/json"} {
-		got := p.ask(t, "GET /ping HTTP/1.1"+extra)
+		got := p.request(t, "GET /ping HTTP/1.1"+extra)
 		if got.StatusCode != http.StatusRequestEntityTooLarge || got.body != "no" || got.Header.Get("Content-Type") != "text/plain" {
 			t.Errorf("with %q answered %d %q %v, want 413 no", extra, got.StatusCode, got.body, got.Header)
 		}
 	}
-	if got := p.ask(t, "HEAD /ping?x HTTP/1.1\r\nAccept: application/json"); got.StatusCode != http.StatusRequestEntityTooLarge || got.ContentLength < 50 || got.rest != "" {
+	if got := p.request(t, "HEAD /ping?x HTTP/1.1\r\nAccept: application/json"); got.StatusCode != http.StatusRequestEntityTooLarge || got.ContentLength < 50 || got.rest != "" {
 		t.Errorf("HEAD answered %d, length %d, %q behind it", got.StatusCode, got.ContentLength, got.rest)
 	}
 }
@@ -179,20 +181,20 @@ func TestPingJSON(t *testing.T) {
 // The members alone: no port is asked, and good news are short.
 func TestPingJSONWithoutPorts(t *testing.T) {
 	p := servePing(t, PingConfig{Members: []Member{member("orders", nil)}})
-	got := p.ask(t, "GET /ping HTTP/1.1\r\nAccept: application/json")
+	got := p.request(t, "GET /ping HTTP/1.1\r\nAccept: application/json")
 	const want = `{"verdict":"up","status":200,"members":[{"name":"orders","ok":true}]}` + "\n"
 	if got.StatusCode != http.StatusOK || got.body != want || got.ContentLength != int64(len(want)) {
 		t.Errorf("answered %d %q, want 200 %q", got.StatusCode, got.body, want)
 	}
 }
 
-// Nobody shows a token that was never set.
+// No client has a token that was never set.
 func TestPingWithoutToken(t *testing.T) {
 	s := seeing(t)
 	p := servePing(t, PingConfig{Ports: []int{s.port}, Members: []Member{{Name: "x", Ignore: true, State: func() error { return errors.New("secret") }}}})
-	got := p.ask(t, "GET /ping HTTP/1.1\r\nAccept: application/json\r\nAuthorization: Bearer ")
+	got := p.request(t, "GET /ping HTTP/1.1\r\nAccept: application/json\r\nAuthorization: Bearer ")
 	if strings.Contains(got.body, "secret") || strings.Contains(got.body, fmt.Sprint(s.port)) {
-		t.Errorf("a stranger was told %q", got.body)
+		t.Errorf("a stranger got %q", got.body)
 	}
 }
 
@@ -202,20 +204,20 @@ func TestPingConsumesTokenAndAccept(t *testing.T) {
 	s := seeing(t)
 	p := servePing(t, PingConfig{Ports: []int{s.port}, Token: "TOK"})
 	const ours = "GET /ping HTTP/1.1\r\nAccept: application/json\r\nAuthorization: Bearer TOK"
-	p.ask(t, ours)
+	p.request(t, ours)
 	for _, name := range []string{"Authorization", "Accept"} {
 		if v, sent := s.got[0].Header[name]; sent {
 			t.Errorf("the service saw %s: %q, want none", name, v)
 		}
 	}
 	// Others' credentials and types are the services' business.
-	p.ask(t, "GET /ping HTTP/1.1\r\nAccept: application/xml\r\nAuthorization: Bearer other")
+	p.request(t, "GET /ping HTTP/1.1\r\nAccept: application/xml\r\nAuthorization: Bearer other")
 	if h := s.got[1].Header; h.Get("Authorization") != "Bearer other" || h.Get("Accept") != "application/xml" {
 		t.Errorf("the service saw %v, want both headers", h)
 	}
 
 	// A replay that another request began says so.
-	if got := p.ask(t, ours); decodeReport(t, got.body)["shared"] != true && s.times() == 2 {
+	if got := p.request(t, ours); decodeReport(t, got.body)["shared"] != true && s.times() == 2 {
 		t.Errorf("answered %q from a shared replay, want it said", got.body)
 	}
 
@@ -228,10 +230,10 @@ func TestPingConsumesTokenAndAccept(t *testing.T) {
 		t.Error("a cookie beside our token is shareable, want it kept apart")
 	}
 
-	var asked atomic.Int64
+	var requested atomic.Int64
 	slow := service(t, func(w http.ResponseWriter, _ *http.Request) {
-		asked.Add(1)
-		time.Sleep(20 * time.Millisecond)
+		requested.Add(1)
+		time.Sleep(20 * time.Millisecond) // all probes come meanwhile
 		w.Write([]byte("pong"))
 	})
 	p = servePing(t, PingConfig{Ports: []int{slow}, Token: "TOK", Timeout: 9 * time.Second})
@@ -242,13 +244,13 @@ func TestPingConsumesTokenAndAccept(t *testing.T) {
 			head = ours
 		}
 		clients.Go(func() {
-			if got := p.ask(t, head); got.StatusCode != http.StatusOK {
+			if got := p.request(t, head); got.StatusCode != http.StatusOK {
 				t.Errorf("answered %d, want 200", got.StatusCode)
 			}
 		})
 	}
 	clients.Wait()
-	if n := asked.Load(); n > 3 { // once, or once in each second of a slow machine
+	if n := requested.Load(); n > 3 { // once, or once in each second of a slow machine
 		t.Errorf("the service was asked %d times, want once", n)
 	}
 }

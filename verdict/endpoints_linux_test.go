@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"bytes"
@@ -10,9 +10,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"understudy/internal/proctest"
 )
 
-// A connect that nobody waits for any more ends.
+// A connect ends when its caller has given up.
 func TestEndpointsRaceEndsConnects(t *testing.T) {
 	// The queue of a listener that accepts nothing fills up, and then its
 	// connects hang as those to a dead host do.
@@ -46,12 +48,12 @@ func TestEndpointsRaceEndsConnects(t *testing.T) {
 		Timeout: time.Minute, Total: time.Minute,
 	})
 	for range 5 {
-		if got := e.ask(t, ""); got.body != "pong" {
+		if got := e.request(t, ""); got.body != "pong" {
 			t.Errorf("answered %q, want pong", got.body)
 		}
 	}
 	began, stacks := time.Now(), make([]byte, 1<<20)
-	waitUntil(t, "nothing is being opened any more", func() bool {
+	proctest.Until(t, "nothing is being opened any more", func() bool {
 		n := runtime.Stack(stacks, true)
 		return handshakes.Load() == 0 && !bytes.Contains(stacks[:n], []byte("net.(*netFD).connect"))
 	})

@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"crypto/sha256"
@@ -15,11 +15,11 @@ func testKey(s string) [sha256.Size]byte { return sha256.Sum256([]byte(s)) }
 func TestCoalescerSharesUnderWayAndForASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c coalescer
-		asked := 0
+		requested := 0
 		slow := func() []reply {
-			asked++
-			time.Sleep(2 * time.Second)
-			return []reply{{port: asked}}
+			requested++
+			time.Sleep(2 * time.Second) // virtual
+			return []reply{{port: requested}}
 		}
 		var callers sync.WaitGroup
 		for range 39 {
@@ -30,39 +30,39 @@ func TestCoalescerSharesUnderWayAndForASecond(t *testing.T) {
 			})
 		}
 		callers.Wait()
-		time.Sleep(time.Second - 1)
+		time.Sleep(time.Second - 1) // virtual
 		if got, shared := c.do(testKey("a"), slow); got[0].port != 1 || !shared {
 			t.Errorf("just under a second later: replay %d, shared %v, want 1 and true", got[0].port, shared)
 		}
-		time.Sleep(time.Nanosecond)
+		time.Sleep(time.Nanosecond) // virtual
 		if got, shared := c.do(testKey("a"), slow); got[0].port != 2 || shared {
 			t.Errorf("a second later: replay %d, shared %v, want 2 and false", got[0].port, shared)
 		}
 	})
 }
 
-// F68: 5,000 questions a second, and each service is asked once in a window: in
+// F68: 5,000 requests a second, and each service is asked once in a window: in
 // the time that a replay takes and a second more.
-func TestCoalescerAsksOncePerWindow(t *testing.T) {
+func TestCoalescerReplaysOncePerWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c coalescer
-		var asked []time.Time
+		var requested []time.Time
 		replay := func() []reply {
-			asked = append(asked, time.Now()) // one at a time, or the race detector tells
-			time.Sleep(100 * time.Millisecond)
+			requested = append(requested, time.Now()) // one at a time, or the race detector tells
+			time.Sleep(100 * time.Millisecond)        // virtual
 			return []reply{{}}
 		}
 		var callers sync.WaitGroup
 		for range 5 * 5000 {
 			callers.Go(func() { c.do(testKey("a"), replay) })
-			time.Sleep(time.Second / 5000)
+			time.Sleep(time.Second / 5000) // virtual
 		}
 		callers.Wait()
-		if len(asked) != 5 {
-			t.Errorf("asked %d times in 5s, want 5", len(asked))
+		if len(requested) != 5 {
+			t.Errorf("asked %d times in 5s, want 5", len(requested))
 		}
-		for i := 1; i < len(asked); i++ {
-			if apart := asked[i].Sub(asked[i-1]); apart < 1100*time.Millisecond {
+		for i := 1; i < len(requested); i++ {
+			if apart := requested[i].Sub(requested[i-1]); apart < 1100*time.Millisecond {
 				t.Errorf("asked again after %s, want 1.1s", apart)
 			}
 		}
@@ -76,24 +76,24 @@ func TestCoalescerIsBounded(t *testing.T) {
 		for i := range 10 * maxShared {
 			c.do(testKey(strings.Repeat("x", i)), quick)
 			if len(c.shared) > maxShared {
-				t.Fatalf("%d questions are remembered, want at most %d", len(c.shared), maxShared)
+				t.Fatalf("%d requests are remembered, want at most %d", len(c.shared), maxShared)
 			}
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual
 		c.do(testKey("new"), quick)
 		if len(c.shared) != 1 {
-			t.Errorf("a second later %d questions are remembered, want 1", len(c.shared))
+			t.Errorf("a second later %d requests are remembered, want 1", len(c.shared))
 		}
 	})
 }
 
-// Those who wait for a replay that panics are told that it came to nothing.
+// Requests that share a replay that panics get an error.
 func TestCoalescerSurvivesPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c coalescer
 		go func() {
 			defer func() { recover() }()
-			c.do(testKey("a"), func() []reply { time.Sleep(time.Second); panic("on purpose") })
+			c.do(testKey("a"), func() []reply { time.Sleep(time.Second); panic("on purpose") }) // virtual
 		}()
 		synctest.Wait()
 		if got, shared := c.do(testKey("a"), nil); got != nil || !shared {
@@ -105,15 +105,15 @@ func TestCoalescerSurvivesPanic(t *testing.T) {
 	})
 }
 
-func TestQuestionKey(t *testing.T) {
-	ask := func(head string) [sha256.Size]byte {
+func TestPortRequestKey(t *testing.T) {
+	request := func(head string) [sha256.Size]byte {
 		r, err := http.ReadRequest(readerOf(head + "\r\n\r\n"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return newQuestion(r).key()
+		return newPortRequest(r).key()
 	}
-	plain := ask("GET /ping HTTP/1.1\r\nHost: a")
+	plain := request("GET /ping HTTP/1.1\r\nHost: a")
 	for _, tt := range []struct {
 		name, head string
 		same       bool
@@ -133,8 +133,8 @@ func TestQuestionKey(t *testing.T) {
 		{"user agent", "GET /ping HTTP/1.1\r\nHost: a\r\nUser-Agent: bad bot", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if same := ask(tt.head) == plain; same != tt.same {
-				t.Errorf("the same question: %v, want %v", same, tt.same)
+			if same := request(tt.head) == plain; same != tt.same {
+				t.Errorf("the same request: %v, want %v", same, tt.same)
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"bufio"
@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -20,6 +21,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"understudy/internal/criteria"
+	"understudy/internal/proctest"
 )
 
 // pinged is a running /ping.
@@ -28,30 +32,9 @@ type pinged struct {
 	good, bad *lockedBuffer
 }
 
-// servePing runs a Server with /ping and everything below it until the test
-// ends.
-func servePing(tb testing.TB, cfg PingConfig) pinged {
-	tb.Helper()
-	p := pinged{good: new(lockedBuffer), bad: new(lockedBuffer)}
-	noLeaks(tb)
-	if cfg.Log == nil {
-		cfg.Log = NewVerdictLog(p.good, p.bad, false, nil)
-	}
-	ping, err := NewPing(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	p.addr = serveRoutes(tb, ServerConfig{Routes: map[string]http.Handler{"/ping": ping, "/ping/": ping}})
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- cfg.Log.Run(ctx) }()
-	tb.Cleanup(func() { stop(); <-ended })
-	return p
-}
-
-// ask sends one request, "GET /ping" unless head says otherwise, and returns
+// request sends one request, "GET /ping" unless head says otherwise, and returns
 // the answer.
-func (p pinged) ask(tb testing.TB, head string, body ...string) answer {
+func (p pinged) request(tb testing.TB, head string, body ...string) answer {
 	tb.Helper()
 	if head == "" {
 		head = "GET /ping HTTP/1.1"
@@ -64,68 +47,9 @@ func (p pinged) ask(tb testing.TB, head string, body ...string) answer {
 // want asks for "GET /ping" and compares status and body.
 func (p pinged) want(tb testing.TB, status int, body string) {
 	tb.Helper()
-	if got := p.ask(tb, ""); got.StatusCode != status || got.body != body {
+	if got := p.request(tb, ""); got.StatusCode != status || got.body != body {
 		tb.Errorf("GET /ping = %d %q, want %d %q", got.StatusCode, got.body, status, body)
 	}
-}
-
-// service runs an HTTP service on a free port of 127.0.0.1.
-func service(tb testing.TB, handler http.HandlerFunc) (port int) {
-	tb.Helper()
-	srv := httptest.NewServer(handler)
-	tb.Cleanup(srv.Close)
-	return srv.Listener.Addr().(*net.TCPAddr).Port
-}
-
-// saying is a service that answers everything with status and body.
-func saying(tb testing.TB, status int, body string) (port int) {
-	tb.Helper()
-	return service(tb, func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
-		w.WriteHeader(status)
-		io.WriteString(w, body)
-	})
-}
-
-// rawService runs a service that reads the head of a request and then does
-// what answer does with the connection. Answer must return when a write fails.
-func rawService(tb testing.TB, answer func(net.Conn)) (port int) {
-	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var conns sync.WaitGroup
-	conns.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			conns.Go(func() {
-				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(20 * time.Second))
-				conn.Read(make([]byte, 64<<10))
-				answer(conn)
-			})
-		}
-	})
-	tb.Cleanup(func() { ln.Close(); conns.Wait() })
-	return ln.Addr().(*net.TCPAddr).Port
-}
-
-// untilHungUp waits until the other side closes.
-func untilHungUp(conn net.Conn) { io.Copy(io.Discard, conn) }
-
-// deaf is a port where nobody listens.
-func deafPort(tb testing.TB) int {
-	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
 }
 
 // Items CF 17 to 23: which response is the answer.
@@ -145,7 +69,7 @@ func TestPingAnswers(t *testing.T) {
 	})
 	notUTF8 := saying(t, 200, "\xff\xfepong\x80")
 	sorry := saying(t, 500, "pong")
-	refused := deafPort(t)
+	refused := unreachablePort(t)
 
 	for _, tt := range []struct {
 		name       string
@@ -179,7 +103,7 @@ func TestPingAnswers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := servePing(t, PingConfig{Ports: tt.ports, FailStatus: tt.failStatus})
-			got := p.ask(t, "")
+			got := p.request(t, "")
 			if got.StatusCode != tt.status || got.body != tt.body {
 				t.Errorf("GET /ping = %d %q, want %d %q", got.StatusCode, got.body, tt.status, tt.body)
 			}
@@ -203,7 +127,7 @@ func TestPingBrokenServices(t *testing.T) {
 				if _, err := io.WriteString(c, piece); err != nil {
 					return
 				}
-				time.Sleep(pause)
+				time.Sleep(pause) // the pace of a service
 			}
 		}
 	}
@@ -239,7 +163,7 @@ func TestPingBrokenServices(t *testing.T) {
 		{"one byte at a time", headThen("HTTP/1.1 200 OK\r\n\r\npong", flood(" ", 10*time.Millisecond)), "not answered within"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			limit := maxAsked // a busy machine is slow to see what is broken
+			limit := maxReplayTimeout // a busy machine is slow to see what is broken
 			if strings.HasPrefix(tt.reason, "not answered") {
 				limit = timeout
 			}
@@ -250,7 +174,7 @@ func TestPingBrokenServices(t *testing.T) {
 			if took := time.Since(began); took > limit+5*time.Second { // the service gives up after 20s
 				t.Errorf("answered after %s, want by its timeout of %s", took, limit)
 			}
-			waitUntil(t, "the verdict is in the log", func() bool { return strings.Contains(p.bad.String(), "Reason: ") })
+			proctest.Until(t, "the verdict is in the log", func() bool { return strings.Contains(p.bad.String(), "Reason: ") })
 			if got := p.bad.String(); !strings.Contains(got, tt.reason) || !strings.Contains(got, "Status: 500, Body: error..") {
 				t.Errorf("log %q, want reason %q", got, tt.reason)
 			}
@@ -307,34 +231,7 @@ func TestPingHungServices(t *testing.T) {
 	}
 	// The one behind them had its full time too.
 	passed := fmt.Sprintf("- Port %d → Status: 200, Body: pong..", ok)
-	waitUntil(t, "the last service passes", func() bool { return strings.Contains(p.bad.String(), passed) })
-}
-
-// seen is a service that passes and remembers what it was asked.
-type seen struct {
-	port int
-	mu   sync.Mutex
-	got  []*http.Request
-	body []string
-}
-
-func seeing(tb testing.TB) *seen {
-	tb.Helper()
-	s := new(seen)
-	s.port = service(tb, func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.got, s.body = append(s.got, r), append(s.body, string(body))
-		io.WriteString(w, "pong")
-	})
-	return s
-}
-
-func (s *seen) times() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.got)
+	proctest.Until(t, "the last service passes", func() bool { return strings.Contains(p.bad.String(), passed) })
 }
 
 // Items CF 10 to 13, D-CF4 to D-CF6: what the services are asked.
@@ -384,7 +281,7 @@ func TestPingReplay(t *testing.T) {
 // A path that begins with two slashes is not mistaken for a host.
 func TestPingReplaysDoubleSlash(t *testing.T) {
 	s := seeing(t)
-	ping, err := NewPing(PingConfig{Ports: []int{s.port}})
+	ping, err := NewPing(complete(PingConfig{Ports: []int{s.port}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -407,7 +304,7 @@ func TestPingHeaders(t *testing.T) {
 		"Accept-Encoding: gzip\r\nTE: trailers\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nKeep-Alive: timeout=5\r\n" +
 		"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\nX-Hop: gone\r\nTrailer: Expires\r\n" +
 		"Connection: X-Hop, upgrade"
-	p.ask(t, head)
+	p.request(t, head)
 	got := s.got[0]
 	if got.Host != "any.host" {
 		t.Errorf("Host = %q, want it as received", got.Host)
@@ -422,7 +319,7 @@ func TestPingHeaders(t *testing.T) {
 	if fmt.Sprint(got.Header) != fmt.Sprint(want) {
 		t.Errorf("a service saw %v, want %v", got.Header, want)
 	}
-	p.ask(t, "GET /ping?bare HTTP/1.1")
+	p.request(t, "GET /ping?bare HTTP/1.1")
 	if agent, sent := s.got[1].Header["User-Agent"]; sent {
 		t.Errorf("a service saw User-Agent %q, want none", agent)
 	}
@@ -435,7 +332,7 @@ func TestPingAnswerHeaders(t *testing.T) {
 			"X-Secret: y\r\nContent-Length: 30\r\n\r\nHTTP/1.1 200 OK\r\nX: y\r\n\r\npong!")
 	})
 	p := servePing(t, PingConfig{Ports: []int{port}})
-	got := p.ask(t, "")
+	got := p.request(t, "")
 	if got.StatusCode != http.StatusInternalServerError || !strings.HasPrefix(got.body, "HTTP/1.1 200 OK") {
 		t.Errorf("answered %d %q, want 500 and the body as it is", got.StatusCode, got.body)
 	}
@@ -453,18 +350,18 @@ func TestPingAnswerHeaders(t *testing.T) {
 
 func TestPingHEAD(t *testing.T) {
 	p := servePing(t, PingConfig{Ports: []int{saying(t, 200, "pong\n")}})
-	got := p.ask(t, "HEAD /ping HTTP/1.1")
+	got := p.request(t, "HEAD /ping HTTP/1.1")
 	if got.StatusCode != http.StatusOK || got.ContentLength != 5 || got.rest != "" {
 		t.Errorf("HEAD = %d, length %d, %q behind it, want 200, 5 and nothing", got.StatusCode, got.ContentLength, got.rest)
 	}
 	bad := servePing(t, PingConfig{Ports: []int{saying(t, 413, "no")}})
-	if got := bad.ask(t, "HEAD /ping HTTP/1.0"); got.StatusCode != http.StatusRequestEntityTooLarge || got.rest != "" {
+	if got := bad.request(t, "HEAD /ping HTTP/1.0"); got.StatusCode != http.StatusRequestEntityTooLarge || got.rest != "" {
 		t.Errorf("HEAD = %d, %q behind it, want 413 and nothing", got.StatusCode, got.rest)
 	}
 }
 
 // D-CF6: a service that would compress if asked is not asked to.
-func TestPingNeverAsksForCompression(t *testing.T) {
+func TestPingNeverRequestsCompression(t *testing.T) {
 	port := service(t, func(w http.ResponseWriter, r *http.Request) {
 		if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 			io.WriteString(w, "pong")
@@ -476,7 +373,7 @@ func TestPingNeverAsksForCompression(t *testing.T) {
 		z.Close()
 	})
 	p := servePing(t, PingConfig{Ports: []int{port}})
-	if got := p.ask(t, "GET /ping HTTP/1.1\r\nAccept-Encoding: gzip, br"); got.StatusCode != http.StatusOK || got.body != "pong" || got.Header.Get("Content-Encoding") != "" {
+	if got := p.request(t, "GET /ping HTTP/1.1\r\nAccept-Encoding: gzip, br"); got.StatusCode != http.StatusOK || got.body != "pong" || got.Header.Get("Content-Encoding") != "" {
 		t.Errorf("answered %d %q %v, want 200 pong, not compressed", got.StatusCode, got.body, got.Header)
 	}
 }
@@ -492,7 +389,7 @@ func TestPingGzipBomb(t *testing.T) {
 		w.Write(packed.Bytes())
 	})
 	p := servePing(t, PingConfig{Ports: []int{port}})
-	if got := p.ask(t, ""); got.StatusCode < 500 || len(got.body) > maxReplyBody {
+	if got := p.request(t, ""); got.StatusCode < 500 || len(got.body) > maxReplyBody {
 		t.Errorf("answered %d with %d bytes, want a failure and at most %d", got.StatusCode, len(got.body), maxReplyBody)
 	}
 }
@@ -501,7 +398,7 @@ func TestPingGzipBomb(t *testing.T) {
 func TestPingBodies(t *testing.T) {
 	s := seeing(t)
 	p := servePing(t, PingConfig{Ports: []int{s.port}})
-	full := strings.Repeat("x", maxPingBody)
+	full := strings.Repeat("x", maxBody)
 	chunk := fmt.Sprintf("%x\r\n%s\r\n", len(full), full)
 	for _, tt := range []struct {
 		name, head, body string
@@ -525,9 +422,9 @@ func TestPingBodies(t *testing.T) {
 			if got := parseAnswer(t, string(raw), "POST"); got.StatusCode != tt.want {
 				t.Errorf("answered %d %q, want %d", got.StatusCode, got.body, tt.want)
 			}
-			asked := s.times() - before
-			if (asked == 1) != (tt.want == 200) || asked > 1 {
-				t.Errorf("the service was asked %d times", asked)
+			requested := s.times() - before
+			if (requested == 1) != (tt.want == 200) || requested > 1 {
+				t.Errorf("the service was asked %d times", requested)
 			}
 		})
 	}
@@ -546,22 +443,22 @@ func TestPingBodies(t *testing.T) {
 
 func TestPingBodiesAreBounded(t *testing.T) {
 	s := seeing(t)
-	ping, err := NewPing(PingConfig{Ports: []int{s.port}})
+	ping, err := NewPing(complete(PingConfig{Ports: []int{s.port}}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/ping": ping}})
-	ping.bodies.held.Store(maxPingBodies - 3)
+	ping.bodies.held.Store(maxBodies - 3)
 	post := "POST /ping HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
 	if got := parseAnswer(t, say(t, addr, post), "POST"); got.StatusCode != http.StatusServiceUnavailable || s.times() != 0 {
 		t.Errorf("with all room taken answered %d, asked %d times, want 503 and none", got.StatusCode, s.times())
 	}
-	ping.bodies.held.Store(maxPingBodies - 4)
+	ping.bodies.held.Store(maxBodies - 4)
 	if got := parseAnswer(t, say(t, addr, post), "POST"); got.StatusCode != http.StatusOK {
 		t.Errorf("with room answered %d, want 200", got.StatusCode)
 	}
-	if got := ping.bodies.held.Load(); got != maxPingBodies-4 {
-		t.Errorf("%d bytes of bodies held afterwards, want as before", got-(maxPingBodies-4))
+	if got := ping.bodies.held.Load(); got != maxBodies-4 {
+		t.Errorf("%d bytes of bodies held afterwards, want as before", got-(maxBodies-4))
 	}
 }
 
@@ -569,7 +466,7 @@ func TestPingBodiesAreBounded(t *testing.T) {
 // must get the verdict, above all never an empty 200.
 func TestPingHalfClosedClient(t *testing.T) {
 	port := service(t, func(w http.ResponseWriter, _ *http.Request) {
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // the end of the request comes first
 		http.Error(w, "bad", http.StatusServiceUnavailable)
 	})
 	p := servePing(t, PingConfig{Ports: []int{port}})
@@ -580,11 +477,6 @@ func TestPingHalfClosedClient(t *testing.T) {
 	if got := parseAnswer(t, string(raw), "GET"); got.StatusCode != http.StatusServiceUnavailable || got.body != "bad\n" {
 		t.Errorf("answered %d %q, want 503 bad", got.StatusCode, got.body)
 	}
-}
-
-// member returns a member that is always well, or never for err.
-func member(name string, err error) Member {
-	return Member{Name: name, State: func() error { return err }}
 }
 
 // Relays count beside the services.
@@ -612,10 +504,10 @@ func TestPingRelays(t *testing.T) {
 	if s.times() != 1 {
 		t.Errorf("the service was asked %d times, want none without a primary", s.times()-1)
 	}
-	if got := both.ask(t, "HEAD /ping HTTP/1.1"); got.StatusCode != http.StatusServiceUnavailable {
+	if got := both.request(t, "HEAD /ping HTTP/1.1"); got.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("HEAD = %d, want 503", got.StatusCode)
 	}
-	waitUntil(t, "the relay is in the log", func() bool { return strings.Contains(alone.bad.String(), "- Relay orders → no primary\n") })
+	proctest.Until(t, "the relay is in the log", func() bool { return strings.Contains(alone.bad.String(), "- Relay orders → no primary\n") })
 
 	down.Store(false)
 	alone.want(t, 200, "pong")
@@ -630,23 +522,23 @@ func TestPingCoalesces(t *testing.T) {
 	const probes = 39
 	for _, tt := range []struct {
 		name, head string // %d is the probe
-		asked      int
+		requested  int
 	}{
 		{"identical GETs", "GET /ping HTTP/1.1\r\nUser-Agent: probe", 1},
 		{"request ids do not matter", "GET /ping HTTP/1.1\r\nX-Request-Id: %d\r\nCF-Ray: %[1]d", 1},
 		{"accepted encodings do not matter", "GET /ping HTTP/1.1\r\nAccept-Encoding: %d", 1},
-		{"other queries are other questions", "GET /ping?%d HTTP/1.1", probes},
-		{"an odd header is another question", "GET /ping HTTP/1.1\r\nRange: bytes=0-%d", probes},
+		{"other queries are other requests", "GET /ping?%d HTTP/1.1", probes},
+		{"an odd header makes another request", "GET /ping HTTP/1.1\r\nRange: bytes=0-%d", probes},
 		{"credentials are never shared", "GET /ping HTTP/1.1\r\nAuthorization: Bearer x", probes},
 		{"nor cookies", "GET /ping HTTP/1.1\r\nCookie: a=b", probes},
 		{"nor proxy credentials", "GET /ping HTTP/1.1\r\nProxy-Authorization: x", probes},
 		{"nor other methods", "POST /ping HTTP/1.1", probes},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var asked atomic.Int64
+			var requested atomic.Int64
 			port := service(t, func(w http.ResponseWriter, _ *http.Request) {
-				asked.Add(1)
-				time.Sleep(20 * time.Millisecond)
+				requested.Add(1)
+				time.Sleep(20 * time.Millisecond) // all probes come meanwhile
 				io.WriteString(w, "pong")
 			})
 			p := servePing(t, PingConfig{Ports: []int{port, port}, Timeout: 9 * time.Second})
@@ -660,7 +552,7 @@ func TestPingCoalesces(t *testing.T) {
 					head = "HEAD" + strings.TrimPrefix(head, "GET")
 				}
 				clients.Go(func() {
-					if got := p.ask(t, head); got.StatusCode != http.StatusOK || got.ContentLength != 4 {
+					if got := p.request(t, head); got.StatusCode != http.StatusOK || got.ContentLength != 4 {
 						t.Errorf("a probe was answered %d, length %d, want 200 and 4", got.StatusCode, got.ContentLength)
 					}
 				})
@@ -668,8 +560,8 @@ func TestPingCoalesces(t *testing.T) {
 			clients.Wait()
 			// Each service is asked by two ports here. A slow machine may
 			// spread identical probes over more than a second.
-			if got := int(asked.Load()); got != 2*tt.asked && (tt.asked != 1 || got > 6) {
-				t.Errorf("%d probes: each service was asked %d times, want %d", probes, got/2, tt.asked)
+			if got := int(requested.Load()); got != 2*tt.requested && (tt.requested != 1 || got > 6) {
+				t.Errorf("%d probes: each service was asked %d times, want %d", probes, got/2, tt.requested)
 			}
 		})
 	}
@@ -688,10 +580,10 @@ func TestPingSharesForASecond(t *testing.T) {
 	began := time.Now()
 	p.want(t, 503, "pong")
 	healthy.Store(true)
-	if got := p.ask(t, ""); got.StatusCode != http.StatusServiceUnavailable && time.Since(began) < time.Second {
+	if got := p.request(t, ""); got.StatusCode != http.StatusServiceUnavailable && time.Since(began) < time.Second {
 		t.Errorf("within a second answered %d, want the shared 503", got.StatusCode)
 	}
-	waitUntil(t, "the service is asked again", func() bool { return p.ask(t, "").StatusCode == http.StatusOK })
+	proctest.Until(t, "the service is asked again", func() bool { return p.request(t, "").StatusCode == http.StatusOK })
 	if took := time.Since(began); took < time.Second {
 		t.Errorf("asked again after %s, want after a second", took)
 	}
@@ -699,18 +591,18 @@ func TestPingSharesForASecond(t *testing.T) {
 
 // The client that began a replay leaves; the others get its replies.
 func TestPingLeaderLeaves(t *testing.T) {
-	asked, release := make(chan struct{}, 10), make(chan struct{})
+	requested, release := make(chan struct{}, 10), make(chan struct{})
 	port := service(t, func(w http.ResponseWriter, _ *http.Request) {
-		asked <- struct{}{}
+		requested <- struct{}{}
 		<-release
 		io.WriteString(w, "pong")
 	})
 	p := servePing(t, PingConfig{Ports: []int{port}, Timeout: 9 * time.Second})
 	leader := dialHTTP(t, p.addr)
 	io.WriteString(leader, "GET /ping HTTP/1.1\r\nHost: any.host\r\n\r\n")
-	<-asked
+	<-requested
 	follower := make(chan answer, 1)
-	go func() { follower <- p.ask(t, "") }()
+	go func() { follower <- p.request(t, "") }()
 	leader.SetLinger(0)
 	leader.Close()
 	time.Sleep(50 * time.Millisecond) // time for a mistake
@@ -718,12 +610,12 @@ func TestPingLeaderLeaves(t *testing.T) {
 	if got := <-follower; got.StatusCode != http.StatusOK || got.body != "pong" {
 		t.Errorf("after the first client left the second got %d %q, want 200 pong", got.StatusCode, got.body)
 	}
-	if len(asked) != 0 {
+	if len(requested) != 0 {
 		t.Errorf("the service was asked again, want once")
 	}
 }
 
-// A flood of different questions is no flood at the services.
+// A flood of different requests does not flood the services.
 func TestPingBoundsReplays(t *testing.T) {
 	var mu sync.Mutex
 	now, most := 0, 0
@@ -732,7 +624,7 @@ func TestPingBoundsReplays(t *testing.T) {
 		now++
 		most = max(most, now)
 		mu.Unlock()
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond) // for others to come at the same time
 		mu.Lock()
 		now--
 		mu.Unlock()
@@ -742,7 +634,7 @@ func TestPingBoundsReplays(t *testing.T) {
 	var clients sync.WaitGroup
 	for i := range 200 {
 		clients.Go(func() {
-			if got := p.ask(t, "GET /ping?"+strconv.Itoa(i)+" HTTP/1.1"); got.StatusCode != http.StatusOK {
+			if got := p.request(t, "GET /ping?"+strconv.Itoa(i)+" HTTP/1.1"); got.StatusCode != http.StatusOK {
 				t.Errorf("answered %d, want 200", got.StatusCode)
 			}
 		})
@@ -755,20 +647,20 @@ func TestPingBoundsReplays(t *testing.T) {
 
 func TestPingBusy(t *testing.T) {
 	hung := rawService(t, untilHungUp)
-	ping, err := NewPing(PingConfig{Ports: []int{hung}, Timeout: 100 * time.Millisecond})
+	ping, err := NewPing(complete(PingConfig{Ports: []int{hung}, Timeout: 100 * time.Millisecond}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/ping": ping}})
 	for range maxReplays {
-		ping.turns <- struct{}{}
+		ping.slots <- struct{}{}
 	}
 	got := parseAnswer(t, say(t, addr, "GET /ping HTTP/1.0\r\n\r\n"), "GET")
 	if got.StatusCode != http.StatusServiceUnavailable || got.body != "busy" {
 		t.Errorf("without a turn in time answered %d %q, want 503 busy", got.StatusCode, got.body)
 	}
 	for range maxReplays {
-		<-ping.turns
+		<-ping.slots
 	}
 	// Not shared: it said nothing about the services.
 	if got := parseAnswer(t, say(t, addr, "GET /ping HTTP/1.0\r\n\r\n"), "GET"); got.body != "error" {
@@ -793,28 +685,34 @@ func TestPingKeepsNoConnection(t *testing.T) {
 	t.Cleanup(srv.Close)
 	p := servePing(t, PingConfig{Ports: []int{srv.Listener.Addr().(*net.TCPAddr).Port}})
 	p.want(t, 200, "pong")
-	waitUntil(t, "the connection is closed", func() bool { return conns.Load() == 0 })
+	proctest.Until(t, "the connection is closed", func() bool { return conns.Load() == 0 })
 }
 
 func TestNewPingNamesEveryMistake(t *testing.T) {
-	_, err := NewPing(PingConfig{Ports: []int{0, 65536, -1, 80}, Timeout: 10 * time.Second, FailStatus: "200"})
+	_, err := NewPing(complete(PingConfig{Ports: []int{0, 65536, -1, 80}, Timeout: 10 * time.Second, FailStatus: "200"}))
 	for _, want := range []string{" 0 ", "65536", "-1", "10s", "200"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("NewPing() = %v, want %s named", err, want)
 		}
 	}
 	for _, s := range []string{"302", "600", "4e2", "yes", "-1"} {
-		if _, err := NewPing(PingConfig{Ports: []int{80}, FailStatus: s}); err == nil {
+		if _, err := NewPing(complete(PingConfig{Ports: []int{80}, FailStatus: s})); err == nil {
 			t.Errorf("NewPing with fail status %q = nil, want an error", s)
 		}
 	}
-	if _, err := NewPing(PingConfig{}); err == nil {
+	_, err = NewPing(PingConfig{Ports: []int{80}})
+	for _, want := range []string{"empty url", "timeout: 0s", `fail status: ""`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("NewPing without settings = %v, want %s named", err, want)
+		}
+	}
+	if _, err := NewPing(complete(PingConfig{})); err == nil {
 		t.Error("NewPing with nothing to answer for = nil, want an error")
 	}
 }
 
-func TestAsk(t *testing.T) {
-	noLeaks(t)
+func TestCheck(t *testing.T) {
+	proctest.NoLeaks(t)
 	for _, tt := range []struct {
 		name    string
 		handler http.HandlerFunc
@@ -839,28 +737,29 @@ func TestAsk(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			srv := httptest.NewServer(tt.handler)
 			defer srv.Close()
-			got, err := Ask(t.Context(), srv.URL, nil)
+			got, err := Check(t.Context(), srv.URL, nil)
 			if !strings.HasPrefix(got, tt.answer) || len(got) > 2<<10 {
-				t.Errorf("Ask() = %q, want %q", got, tt.answer)
+				t.Errorf("Check() = %q, want %q", got, tt.answer)
 			}
 			if (err != nil) != (tt.wantErr != "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
-				t.Errorf("Ask() error %v, want %q in it", err, tt.wantErr)
+				t.Errorf("Check() error %v, want %q in it", err, tt.wantErr)
 			}
 		})
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	hung := rawService(t, untilHungUp)
-	if _, err := Ask(ctx, fmt.Sprintf("http://127.0.0.1:%d/", hung), nil); err == nil {
+	if _, err := Check(ctx, fmt.Sprintf("http://127.0.0.1:%d/", hung), nil); err == nil {
 		t.Error("Ask of a hung server = nil, want an error")
 	}
-	if _, err := Ask(t.Context(), fmt.Sprintf("http://127.0.0.1:%d/", deafPort(t)), nil); err == nil {
-		t.Error("Ask where nobody listens = nil, want an error")
+	if _, err := Check(t.Context(), fmt.Sprintf("http://127.0.0.1:%d/", unreachablePort(t)), nil); err == nil {
+		t.Error("Check of a port without a listener = nil, want an error")
 	}
 }
 
 func ExamplePing() {
 	ping, err := NewPing(PingConfig{
+		Path: "/ping", Timeout: 2 * time.Second, FailStatus: "auto",
 		Members: []Member{{Name: "orders", Kind: "relay", State: func() error { return ErrNoPrimary }}},
 	})
 	if err != nil {
@@ -879,23 +778,23 @@ func TestPingExpect(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		port   int
-		expect Expect
+		expect criteria.Expect
 		want   string
 	}{
-		{"nothing said", pong, Expect{}, "200 pong"},
-		{"nothing said, no pong", fine, Expect{}, "502 status: green\n"},
-		{"another body", fine, Expect{Body: "status: green"}, "200 status: green\n"},
-		{"another body needs 200", gone, Expect{Body: "gone"}, "404 gone"},
-		{"part of a body", fine, Expect{BodyContains: "green"}, "200 status: green\n"},
-		{"expression", fine, Expect{BodyRegex: "^status: (green|yellow)$"}, "502 status: green\n"},
-		{"expression that fits", fine, Expect{BodyRegex: "^status: (green|yellow)\\s*$"}, "200 status: green\n"},
-		{"status alone", fine, Expect{Status: []string{"2xx"}}, "200 status: green\n"},
-		{"status alone fails", gone, Expect{Status: []string{"2xx"}}, "404 gone"},
-		{"an empty answer", empty, Expect{Status: []string{"204"}}, "204 "},
-		{"an odd success is still told as one", gone, Expect{Status: []string{"404"}}, "200 gone"},
+		{"nothing said", pong, criteria.Expect{}, "200 pong"},
+		{"nothing said, no pong", fine, criteria.Expect{}, "502 status: green\n"},
+		{"another body", fine, criteria.Expect{Body: "status: green"}, "200 status: green\n"},
+		{"another body needs 200", gone, criteria.Expect{Body: "gone"}, "404 gone"},
+		{"part of a body", fine, criteria.Expect{BodyContains: "green"}, "200 status: green\n"},
+		{"expression", fine, criteria.Expect{BodyRegex: "^status: (green|yellow)$"}, "502 status: green\n"},
+		{"expression that fits", fine, criteria.Expect{BodyRegex: "^status: (green|yellow)\\s*$"}, "200 status: green\n"},
+		{"status alone", fine, criteria.Expect{Status: []string{"2xx"}}, "200 status: green\n"},
+		{"status alone fails", gone, criteria.Expect{Status: []string{"2xx"}}, "404 gone"},
+		{"an empty answer", empty, criteria.Expect{Status: []string{"204"}}, "204 "},
+		{"an odd success is still reported as one", gone, criteria.Expect{Status: []string{"404"}}, "200 gone"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := servePing(t, PingConfig{Ports: []int{tt.port}, Expect: tt.expect}).ask(t, "")
+			got := servePing(t, PingConfig{Ports: []int{tt.port}, Expect: tt.expect}).request(t, "")
 			if got := fmt.Sprint(got.StatusCode, " ", got.body); got != tt.want {
 				t.Errorf("answered %q, want %q", got, tt.want)
 			}
@@ -911,12 +810,12 @@ func TestPingQuorum(t *testing.T) {
 	must := func(m Member) Member { m.Must = true; return m }
 	ignore := func(m Member) Member { m.Ignore = true; return m }
 	for _, tt := range []struct {
-		name    string
-		members []Member
-		ports   []int
-		quorum  int
-		want    string
-		asked   int // s
+		name      string
+		members   []Member
+		ports     []int
+		quorum    int
+		want      string
+		requested int // s
 	}{
 		{"all", []Member{member("a", nil)}, []int{s.port}, 0, "200 pong", 1},
 		{"a probe that is down decides alone", []Member{member("a", err)}, []int{s.port}, 0, "503 down", 0},
@@ -933,12 +832,12 @@ func TestPingQuorum(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			before := s.times()
 			p := servePing(t, PingConfig{Members: tt.members, Ports: tt.ports, Quorum: tt.quorum})
-			got := p.ask(t, "")
+			got := p.request(t, "")
 			if got := fmt.Sprint(got.StatusCode, " ", got.body); got != tt.want {
 				t.Errorf("answered %q, want %q", got, tt.want)
 			}
-			if asked := s.times() - before; asked != tt.asked {
-				t.Errorf("the service was asked %d times, want %d", asked, tt.asked)
+			if requested := s.times() - before; requested != tt.requested {
+				t.Errorf("the service was asked %d times, want %d", requested, tt.requested)
 			}
 		})
 	}
@@ -952,17 +851,17 @@ func TestPingQuorum(t *testing.T) {
 		{PingConfig{Members: []Member{must(ignore(member("a", nil)))}}, `"a" cannot be both`},
 		{PingConfig{Members: []Member{ignore(member("a", nil))}}, "at least one"},
 		{PingConfig{Members: []Member{{Name: "a"}}}, `"a" has no state`},
-		{PingConfig{Ports: []int{80}, Expect: Expect{BodyRegex: "("}}, "body_regex"},
+		{PingConfig{Ports: []int{80}, Expect: criteria.Expect{BodyRegex: "("}}, "body_regex"},
 		{PingConfig{Ports: []int{80}, Path: "ping"}, `"ping"`},
 	} {
-		if _, err := NewPing(tt.cfg); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := NewPing(complete(tt.cfg)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("NewPing() = %v, want %q in it", err, tt.want)
 		}
 	}
 }
 
 // A verdict without a request: the ports see one all the same.
-func TestPingJudge(t *testing.T) {
+func TestPingEvaluate(t *testing.T) {
 	s := seeing(t)
 	down := saying(t, 413, "secret")
 	for _, tt := range []struct {
@@ -977,15 +876,15 @@ func TestPingJudge(t *testing.T) {
 		{"a probe", PingConfig{Members: []Member{member("a", errors.New("secret"))}}, "down"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			noLeaks(t)
-			p, err := NewPing(tt.cfg)
+			proctest.NoLeaks(t)
+			p, err := NewPing(complete(tt.cfg))
 			if err != nil {
 				t.Fatal(err)
 			}
 			for range 3 {
-				err := p.Judge(t.Context())
+				err := p.Evaluate(t.Context())
 				if (err == nil) != (tt.want == "") || err != nil && err.Error() != tt.want {
-					t.Errorf("Judge() = %v, want %q", err, tt.want)
+					t.Errorf("Evaluate() = %v, want %q", err, tt.want)
 				}
 			}
 		})
@@ -1002,9 +901,9 @@ func TestPingJudge(t *testing.T) {
 // measures is one client after the other on connections that are kept; it does
 // not measure the client's own cost apart.
 func BenchmarkPing(b *testing.B) {
-	var asked atomic.Int64
+	var requested atomic.Int64
 	port := service(b, func(w http.ResponseWriter, _ *http.Request) {
-		asked.Add(1)
+		requested.Add(1)
 		io.WriteString(w, "pong")
 	})
 	p := servePing(b, PingConfig{Ports: []int{port}})
@@ -1035,5 +934,34 @@ func BenchmarkPing(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(len(took))/spent.Seconds(), "pings/s")
 	b.ReportMetric(took[len(took)*99/100].Seconds()*1000, "p99-ms")
-	b.ReportMetric(float64(asked.Load())/math.Ceil(spent.Seconds()), "asked/s")
+	b.ReportMetric(float64(requested.Load())/math.Ceil(spent.Seconds()), "asked/s")
+}
+
+// CF 16: every port is asked, whatever those before it said. CF 28: the time of
+// each is its own.
+func TestPingRequestsEveryPort(t *testing.T) {
+	const slow = 400 * time.Millisecond
+	first, last := unreachablePort(t), seeing(t)
+	middle := service(t, func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(slow) // a service that is slow
+		http.Error(w, "no", http.StatusTeapot)
+	})
+	p := servePing(t, PingConfig{Ports: []int{first, middle, last.port}, Timeout: 9 * time.Second})
+	p.want(t, 500, "error")
+	if last.times() != 1 {
+		t.Errorf("the last service was asked %d times, want once", last.times())
+	}
+	record := regexp.MustCompile(fmt.Sprintf(`- Port %d → Status: 418, Body: no\\n\.\., Time: ([\d.]+)s\n- Port %d → Status: 200, Body: pong\.\., Time: ([\d.]+)s\n`, middle, last.port))
+	proctest.Until(t, "the record is there", func() bool { return record.MatchString(p.bad.String()) })
+	times := record.FindStringSubmatch(p.bad.String())
+	took := func(i int) float64 {
+		seconds, err := strconv.ParseFloat(times[i], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return seconds
+	}
+	if took(1) < slow.Seconds() || took(2) >= took(1) {
+		t.Errorf("the slow service took %gs and the one behind it %gs, want %gs at least, and less", took(1), took(2), slow.Seconds())
+	}
 }

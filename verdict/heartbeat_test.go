@@ -1,7 +1,6 @@
-package health
+package verdict
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -13,13 +12,10 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"understudy/internal/proctest"
+	"understudy/internal/token"
 )
-
-var errDead = errors.New("down: connection refused")
-
-func memberOf(name string, err error) Member {
-	return Member{Name: name, Kind: "probe", State: func() error { return err }}
-}
 
 // serveHeartbeat serves a heartbeat at "/" and returns a function that asks
 // for it with these lines of a head, the request line first.
@@ -48,16 +44,16 @@ func TestHeartbeat(t *testing.T) {
 		status  int
 		body    string
 	}{
-		{"nobody is dead", []Member{memberOf("elastic", nil), memberOf("mongo", nil)}, 200, "Server: DC 1 reports:\nOK"},
+		{"no probe is dead", []Member{memberOf("elastic", nil), memberOf("mongo", nil)}, 200, "Server: DC 1 reports:\nOK"},
 		{"one is dead", []Member{memberOf("elastic", errDead), memberOf("mongo", nil)}, 503, "Server: DC 1 reports:\nThe elastic is DEAD!\n"},
 		{"all are, in order", []Member{memberOf("mongo", errDead), memberOf("elastic", errDead)}, 503, "Server: DC 1 reports:\nThe mongo is DEAD!\nThe elastic is DEAD!\n"},
-		{"not known is dead", []Member{memberOf("elastic", ErrUnknown)}, 503, "Server: DC 1 reports:\nThe elastic is DEAD!\n"},
+		{"not known is dead", []Member{memberOf("elastic", errUnknown)}, 503, "Server: DC 1 reports:\nThe elastic is DEAD!\n"},
 		{"an ignored one is not reported", []Member{memberOf("elastic", nil), {Name: "search", State: func() error { return errDead }, Ignore: true}}, 200, "Server: DC 1 reports:\nOK"},
 		{"a required one is as any other", []Member{memberOf("elastic", nil), {Name: "search", State: func() error { return errDead }, Must: true}}, 503, "Server: DC 1 reports:\nThe search is DEAD!\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			ask := serveHeartbeat(t, HeartbeatConfig{Members: tt.members})
-			got := ask("GET / HTTP/1.1", shownToken)
+			request := serveHeartbeat(t, HeartbeatConfig{Members: tt.members})
+			got := request("GET / HTTP/1.1", shownToken)
 			if got.StatusCode != tt.status || got.body != tt.body || got.rest != "" {
 				t.Errorf("GET = %d %q, want %d %q", got.StatusCode, got.body, tt.status, tt.body)
 			}
@@ -69,11 +65,11 @@ func TestHeartbeat(t *testing.T) {
 					t.Errorf("GET: %s is %q, want %q", name, got.Header.Get(name), want)
 				}
 			}
-			got = ask("HEAD / HTTP/1.1", shownToken)
+			got = request("HEAD / HTTP/1.1", shownToken)
 			if got.StatusCode != tt.status || got.body != "" || got.rest != "" || got.ContentLength != int64(len(tt.body)) {
 				t.Errorf("HEAD = %d %q, length %d, want %d, no body and length %d", got.StatusCode, got.body, got.ContentLength, tt.status, len(tt.body))
 			}
-			if got := ask("GET / HTTP/1.0", shownToken); got.StatusCode != tt.status || got.body != tt.body {
+			if got := request("GET / HTTP/1.0", shownToken); got.StatusCode != tt.status || got.body != tt.body {
 				t.Errorf("GET over HTTP/1.0 = %d %q, want %d %q", got.StatusCode, got.body, tt.status, tt.body)
 			}
 		})
@@ -81,7 +77,7 @@ func TestHeartbeat(t *testing.T) {
 }
 
 func TestHeartbeatToken(t *testing.T) {
-	ask := serveHeartbeat(t, HeartbeatConfig{Members: []Member{memberOf("elastic", errDead)}})
+	request := serveHeartbeat(t, HeartbeatConfig{Members: []Member{memberOf("elastic", errDead)}})
 	for _, head := range [][]string{
 		{"GET / HTTP/1.1"},
 		{"HEAD / HTTP/1.1"},
@@ -98,7 +94,7 @@ func TestHeartbeatToken(t *testing.T) {
 		{"GET / HTTP/1.1", "Authorization: Bearer s3cret", "Authorization: Bearer x"},
 		{"GET / HTTP/1.1", "Authorization: Bearer " + strings.Repeat("s", 8000)},
 	} {
-		got := ask(head...)
+		got := request(head...)
 		want := "Auth ERR"
 		if strings.HasPrefix(head[0], "HEAD") {
 			want = ""
@@ -108,7 +104,7 @@ func TestHeartbeatToken(t *testing.T) {
 		}
 	}
 	for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS"} {
-		if got := ask(method+" / HTTP/1.1", shownToken); got.StatusCode != http.StatusMethodNotAllowed || strings.Contains(got.body, "DEAD") {
+		if got := request(method+" / HTTP/1.1", shownToken); got.StatusCode != http.StatusMethodNotAllowed || strings.Contains(got.body, "DEAD") {
 			t.Errorf("%s = %d %q, want 405", method, got.StatusCode, got.body)
 		}
 	}
@@ -119,7 +115,7 @@ func TestHeartbeatToken(t *testing.T) {
 // both certain (Welch's t) and large is a failure.
 func TestHeartbeatTokenTime(t *testing.T) {
 	secret := strings.Repeat("s3cret", 10)
-	tok := newToken(secret)
+	tok := token.New(secret)
 	r := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
 	value := make([]string, 1)
 	r.Header["Authorization"] = value
@@ -128,10 +124,10 @@ func TestHeartbeatTokenTime(t *testing.T) {
 
 	for _, sent := range append(wrongs, right) {
 		value[0] = sent
-		if got := tok.shown(r); got != (sent == right) {
+		if got := tok.Shown(r); got != (sent == right) {
 			t.Errorf("shown(%q) = %v", sent, got)
 		}
-		if n := testing.AllocsPerRun(100, func() { tok.shown(r) }); n > 1 {
+		if n := testing.AllocsPerRun(100, func() { tok.Shown(r) }); n > 1 {
 			t.Errorf("shown(%q) allocates %v times", sent, n)
 		}
 	}
@@ -141,7 +137,7 @@ func TestHeartbeatTokenTime(t *testing.T) {
 		value[0] = sent
 		began := time.Now()
 		for range batch {
-			tok.shown(r)
+			tok.Shown(r)
 		}
 		return float64(time.Since(began))
 	}
@@ -183,10 +179,10 @@ func cropped(times []float64) (mean, variance float64) {
 
 func TestHeartbeatOverride(t *testing.T) {
 	dir := t.TempDir()
-	ask := serveHeartbeat(t, HeartbeatConfig{Dead: dir, Members: []Member{memberOf("elastic", nil), memberOf("mongo", nil)}})
+	request := serveHeartbeat(t, HeartbeatConfig{Dead: dir, Members: []Member{memberOf("elastic", nil), memberOf("mongo", nil)}})
 	want := func(what string, status int, body string) {
 		t.Helper()
-		if got := ask("GET / HTTP/1.1", shownToken); got.StatusCode != status || got.body != "Server: DC 1 reports:\n"+body {
+		if got := request("GET / HTTP/1.1", shownToken); got.StatusCode != status || got.body != "Server: DC 1 reports:\n"+body {
 			t.Errorf("%s: %d %q, want %d %q", what, got.StatusCode, got.body, status, body)
 		}
 	}
@@ -219,7 +215,7 @@ func TestHeartbeatOverride(t *testing.T) {
 
 	put(t, filepath.Join(dir, "unheard.of.dead"), "")
 	put(t, filepath.Join(dir, "elastic"), "")
-	want("files of nobody", 200, "OK")
+	want("files of no probe", 200, "OK")
 
 	// What cannot be read changes nothing; a directory that is gone has no files.
 	put(t, path, "")
@@ -235,9 +231,9 @@ func TestHeartbeatOverride(t *testing.T) {
 }
 
 // An answer comes while the probe is dead, its file is made again and again,
-// and somebody removes it: it is dead each time.
+// and the file is removed: it is dead each time.
 func TestHeartbeatNeverFlickers(t *testing.T) {
-	noLeaks(t)
+	proctest.NoLeaks(t)
 	dir := t.TempDir()
 	members := []Member{memberOf("elastic", errDead)}
 	files, err := NewDeadFiles(DeadFilesConfig{Dir: dir, Members: members})
@@ -295,9 +291,39 @@ func TestNewHeartbeatNamesEveryMistake(t *testing.T) {
 	}
 }
 
-func put(tb testing.TB, path, content string) {
-	tb.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		tb.Fatal(err)
+// DP 14, D-DP5: methods and paths that are not the heartbeat's say nothing,
+// with and without the token.
+func TestHeartbeatAnswersNothingElse(t *testing.T) {
+	h, err := NewHeartbeat(HeartbeatConfig{Name: "DC 1", Token: "s3cret", Members: []Member{memberOf("elastic", errDead)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": http.NotFoundHandler(), "/beat": h}})
+	for _, auth := range []string{"", shownToken + "\r\n"} {
+		for request, want := range map[string]int{
+			"GET /console": 404, "GET /console?__debugger__=yes&cmd=resource&f=debugger.js": 404, "GET /": 404, "GET /beat/": 404,
+			"POST /beat": 405, "PUT /beat": 405, "DELETE /beat": 405, "OPTIONS /beat": 405,
+		} {
+			got := parseAnswer(t, say(t, addr, request+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"+auth+"\r\n"), "GET")
+			if got.StatusCode != want || strings.Contains(got.body, "elastic") || strings.Contains(got.body, "DC 1") {
+				t.Errorf("%s with %q: answered %d %q, want %d and no word of the probes", request, auth, got.StatusCode, got.body, want)
+			}
+		}
+	}
+	if got := parseAnswer(t, say(t, addr, "GET /beat HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), "GET"); got.StatusCode != http.StatusNetworkAuthenticationRequired || got.body != "Auth ERR" {
+		t.Errorf("without the token answered %d %q, want 511 Auth ERR", got.StatusCode, got.body)
+	}
+}
+
+// DP 20, D-DP2: a folder that is not there, or cannot be written to, makes
+// none well.
+func TestHeartbeatWithoutItsDirectory(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	put(t, file, "")
+	for _, dir := range []string{"/nowhere/at/all", file, "/proc/self", "/dev/full"} {
+		request := serveHeartbeat(t, HeartbeatConfig{Dead: dir, Members: []Member{memberOf("elastic", errDead), memberOf("mongo", nil)}})
+		if got := request("GET / HTTP/1.1", shownToken); got.StatusCode != http.StatusServiceUnavailable || got.body != "Server: DC 1 reports:\nThe elastic is DEAD!\n" {
+			t.Errorf("%s: answered %d %q, want 503 and elastic", dir, got.StatusCode, got.body)
+		}
 	}
 }

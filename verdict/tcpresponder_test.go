@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"context"
@@ -13,19 +13,12 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"understudy/internal/proctest"
 )
 
-func newLamp(tb testing.TB, listen string, judge func(context.Context) error) *Lamp {
-	tb.Helper()
-	l, err := NewLamp(LampConfig{Listen: listen, Judge: judge})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return l
-}
-
-// lit reports whether a connect to addr succeeds and is closed at once.
-func lit(tb testing.TB, addr string) bool {
+// listens reports whether a connect to addr succeeds and is closed at once.
+func listens(tb testing.TB, addr string) bool {
 	tb.Helper()
 	conn, err := net.DialTimeout("tcp", addr, 20*time.Second)
 	if err != nil {
@@ -47,19 +40,19 @@ func lit(tb testing.TB, addr string) bool {
 	return true
 }
 
-func TestLamp(t *testing.T) {
+func TestTCPResponder(t *testing.T) {
 	var o opinion
 	o.be("no primary")
-	l := newLamp(t, "127.0.0.1:0", o.judge)
-	addr, stop := run(t, l)
-	if lit(t, addr) {
+	r := newTCPResponder(t, "127.0.0.1:0", o.evaluate)
+	addr, stop := run(t, r)
+	if listens(t, addr) {
 		t.Error("the port is open while the verdict is bad")
 	}
 	for range 3 {
 		o.be("")
-		waitUntil(t, "the port opens", func() bool { return lit(t, addr) })
+		proctest.Until(t, "the port opens", func() bool { return listens(t, addr) })
 		for range 20 {
-			if !lit(t, addr) {
+			if !listens(t, addr) {
 				t.Error("the port is closed while the verdict is good")
 			}
 		}
@@ -67,18 +60,18 @@ func TestLamp(t *testing.T) {
 			wantBusy(t, addr)
 		}
 		o.be("down")
-		waitUntil(t, "the port closes", func() bool { return !lit(t, addr) })
+		proctest.Until(t, "the port closes", func() bool { return !listens(t, addr) })
 		if runtime.GOOS == "linux" {
 			wantBusy(t, addr)
 		}
 	}
 	o.be("")
-	waitUntil(t, "the port opens", func() bool { return lit(t, addr) })
+	proctest.Until(t, "the port opens", func() bool { return listens(t, addr) })
 	stop()
-	if lit(t, addr) {
+	if listens(t, addr) {
 		t.Error("the port is open after the end")
 	}
-	again := newLamp(t, addr, o.judge)
+	again := newTCPResponder(t, addr, o.evaluate)
 	if err := again.Bind(); err != nil {
 		t.Errorf("Bind() = %v after another has ended, want success", err)
 	}
@@ -96,22 +89,22 @@ func wantBusy(t *testing.T, addr string) {
 	}
 }
 
-// Bind claims the address, and a busy one is an error that names it.
-func TestLampBind(t *testing.T) {
+// Bind takes the address, and a busy one is an error that names it.
+func TestTCPResponderBind(t *testing.T) {
 	good := func(context.Context) error { return nil }
-	first := newLamp(t, "127.0.0.1:0", good)
+	first := newTCPResponder(t, "127.0.0.1:0", good)
 	if first.Addr() != nil || first.Close() != nil {
-		t.Error("a lamp has an address before Bind")
+		t.Error("a responder has an address before Bind")
 	}
 	if err := first.Bind(); err != nil {
 		t.Fatal(err)
 	}
 	defer first.Close()
-	if lit(t, first.Addr().String()) {
+	if listens(t, first.Addr().String()) {
 		t.Error("the port is open before Run")
 	}
 	if runtime.GOOS == "linux" {
-		second := newLamp(t, first.Addr().String(), good)
+		second := newTCPResponder(t, first.Addr().String(), good)
 		if err := second.Bind(); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), first.Addr().String()) {
 			t.Errorf("Bind() = %v, want address in use, naming it", err)
 		}
@@ -121,16 +114,16 @@ func TestLampBind(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	busy := newLamp(t, ln.Addr().String(), good)
+	busy := newTCPResponder(t, ln.Addr().String(), good)
 	if err := busy.Bind(); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), ln.Addr().String()) {
 		t.Errorf("Bind() = %v, want address in use, naming it", err)
 	}
-	if err := newLamp(t, "no.such.name.invalid:1", good).Bind(); err == nil {
+	if err := newTCPResponder(t, "no.such.name.invalid:1", good).Bind(); err == nil {
 		t.Error("Bind() of no name = nil, want an error")
 	}
 }
 
-func TestLampAddresses(t *testing.T) {
+func TestTCPResponderAddresses(t *testing.T) {
 	for _, tt := range []struct{ listen, dial string }{
 		{":0", "127.0.0.1"}, {"0.0.0.0:0", "127.0.0.1"}, {"localhost:0", "localhost"}, {"[::1]:0", "::1"}, {":0", "::1"},
 	} {
@@ -142,17 +135,17 @@ func TestLampAddresses(t *testing.T) {
 				}
 				ln.Close()
 			}
-			addr, _ := run(t, newLamp(t, tt.listen, func(context.Context) error { return nil }))
+			addr, _ := run(t, newTCPResponder(t, tt.listen, func(context.Context) error { return nil }))
 			_, port, _ := net.SplitHostPort(addr)
-			waitUntil(t, "the port opens", func() bool { return lit(t, net.JoinHostPort(tt.dial, port)) })
+			proctest.Until(t, "the port opens", func() bool { return listens(t, net.JoinHostPort(tt.dial, port)) })
 		})
 	}
 }
 
-// The number of its descriptor is somebody else's as soon as it is closed.
-func TestLampClosesOnce(t *testing.T) {
-	l := newLamp(t, "127.0.0.1:0", func(context.Context) error { return nil })
-	_, stop := run(t, l)
+// The number of its descriptor may be reused as soon as it is closed.
+func TestTCPResponderClosesOnce(t *testing.T) {
+	r := newTCPResponder(t, "127.0.0.1:0", func(context.Context) error { return nil })
+	_, stop := run(t, r)
 	stop()
 	var others []*os.File
 	for range 64 { // one of them gets the number
@@ -163,7 +156,7 @@ func TestLampClosesOnce(t *testing.T) {
 		defer f.Close()
 		others = append(others, f)
 	}
-	if err := l.Close(); err != nil {
+	if err := r.Close(); err != nil {
 		t.Errorf("Close() = %v after Run, want nil", err)
 	}
 	for _, f := range others {
@@ -174,39 +167,37 @@ func TestLampClosesOnce(t *testing.T) {
 }
 
 // A verdict that does not come closes the port.
-func TestLampWithoutVerdict(t *testing.T) {
-	noLeaks(t)
-	l := newLamp(t, "127.0.0.1:0", func(context.Context) error { return nil })
-	if err := l.Bind(); err != nil {
+func TestTCPResponderWithoutVerdict(t *testing.T) {
+	proctest.NoLeaks(t)
+	r := newTCPResponder(t, "127.0.0.1:0", func(context.Context) error { return nil })
+	if err := r.Bind(); err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	l.show(ctx, nil)
-	if !lit(t, l.Addr().String()) {
+	defer r.Close()
+	r.apply(nil)
+	if !listens(t, r.Addr().String()) {
 		t.Error("the port is closed, want it open")
 	}
-	l.show(ctx, nil)
-	l.show(ctx, errOverdue)
-	l.show(ctx, errOverdue)
-	if lit(t, l.Addr().String()) {
+	r.apply(nil)
+	r.apply(errOverdue)
+	r.apply(errOverdue)
+	if listens(t, r.Addr().String()) {
 		t.Error("the port is open, want it closed")
 	}
 }
 
-// Each change is told once.
-func TestLampLog(t *testing.T) {
+// Each change is reported once.
+func TestTCPResponderLog(t *testing.T) {
 	var out lockedBuffer
 	var o opinion
-	l, err := NewLamp(LampConfig{Listen: "127.0.0.1:0", Judge: o.judge, Logger: hclog.New(&hclog.LoggerOptions{Output: &out})})
+	r, err := NewTCPResponder(TCPResponderConfig{Listen: "127.0.0.1:0", Evaluate: o.evaluate, Logger: hclog.New(&hclog.LoggerOptions{Output: &out})})
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, stop := run(t, l)
-	waitUntil(t, "the port opens", func() bool { return lit(t, addr) })
+	addr, stop := run(t, r)
+	proctest.Until(t, "the port opens", func() bool { return listens(t, addr) })
 	o.be("no primary")
-	waitUntil(t, "the port closes", func() bool { return !lit(t, addr) })
+	proctest.Until(t, "the port closes", func() bool { return !listens(t, addr) })
 	stop()
 	got := out.String()
 	if strings.Count(got, "\n") != 2 || !strings.Contains(got, "verdict port open: address="+addr) || !strings.Contains(got, `reason="no primary"`) {

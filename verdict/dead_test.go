@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"bytes"
@@ -30,7 +30,7 @@ func TestDeadFiles(t *testing.T) {
 		d, err := NewDeadFiles(DeadFilesConfig{Dir: dir, Members: []Member{
 			{Name: "elastic", State: state.get},
 			{Name: "search", State: func() error { return errDead }, Ignore: true},
-		}})
+		}, Unknown: func(why error) bool { return errors.Is(why, errUnknown) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestDeadFiles(t *testing.T) {
 		}
 	}
 
-	set(ErrUnknown)
+	set(errUnknown)
 	sync()
 	want("not known yet", "")
 	set(errors.New("down: a\nb" + strings.Repeat("x", 1<<20)))
@@ -69,7 +69,7 @@ func TestDeadFiles(t *testing.T) {
 
 	// Another process finds the file of this one.
 	d = restart()
-	set(ErrUnknown)
+	set(errUnknown)
 	sync()
 	want("not known after a restart", deadMark+"probe elastic is down: connection refused\n")
 	set(nil)
@@ -99,7 +99,7 @@ func TestDeadFiles(t *testing.T) {
 	}
 }
 
-// What an operator puts there while ours is being made stays.
+// A file that an operator creates meanwhile is kept.
 func TestDeadFilesReplaceNothing(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)
@@ -147,8 +147,8 @@ func TestDeadFilesRun(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Errorf("Run = %v, want nil", err)
 		}
-		if strings.Count(log.String(), "not kept") != 1 || strings.Count(log.String(), "kept again") != 1 {
-			t.Errorf("log is\n%swant one record that files are not kept, and one that they are", &log)
+		if strings.Count(log.String(), "not written") != 1 || strings.Count(log.String(), "written again") != 1 {
+			t.Errorf("log is\n%swant one record that files are not written, and one that they are", &log)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"bufio"
@@ -23,7 +23,7 @@ import (
 )
 
 // httpsPair returns what a server on 127.0.0.1 needs to speak TLS, and what its
-// clients need to believe it.
+// clients need to trust it.
 func httpsPair(tb testing.TB) (server, client *tls.Config) {
 	tb.Helper()
 	srv := httptest.NewTLSServer(http.NotFoundHandler())
@@ -57,10 +57,10 @@ func sayTLS(tb testing.TB, addr string, cfg *tls.Config, raw string) string {
 
 func TestServerTLS(t *testing.T) {
 	server, client := httpsPair(t)
-	told := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s %s %v", r.Method, r.RequestURI, r.TLS != nil && r.TLS.HandshakeComplete)
 	})
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, TLS: server})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": answer}, TLS: server})
 
 	t.Run("answers", func(t *testing.T) {
 		got := parseAnswer(t, sayTLS(t, addr, client, "GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), "GET")
@@ -130,17 +130,17 @@ func TestServerTLS(t *testing.T) {
 			}
 		})
 	}
-	t.Run("plain HTTP is told", func(t *testing.T) {
+	t.Run("plain HTTP gets an answer", func(t *testing.T) {
 		if got := say(t, addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.0 400 ") || !strings.Contains(got, "https") {
 			t.Errorf("answered %q, want 400", got)
 		}
 	})
 }
 
-// F62 holds for TLS: who sends too much is told so before the end.
+// F62 holds for TLS: a client that sends too much gets an error before the end.
 func TestServerTLSLimitsHeads(t *testing.T) {
 	server, client := httpsPair(t)
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, TLS: server})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}, TLS: server})
 	conn, err := dialTLS(t, addr, client)
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +155,7 @@ func TestServerTLSLimitsHeads(t *testing.T) {
 // the header timeout.
 func TestServerTLSTimeouts(t *testing.T) {
 	server, client := httpsPair(t)
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, TLS: server, HeaderTimeout: 300 * time.Millisecond})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}, TLS: server, headTimeout: 300 * time.Millisecond})
 	gone := func(t *testing.T, conn net.Conn) {
 		t.Helper()
 		began := time.Now()
@@ -180,11 +180,11 @@ func TestServerTLSTimeouts(t *testing.T) {
 	})
 }
 
-// F60 for TLS: those who never finish their handshake do not keep others out.
+// F60 for TLS: clients that never finish their handshake do not block others.
 func TestServerTLSSlowloris(t *testing.T) {
 	const limit, slow = 64, 300
 	server, client := httpsPair(t)
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, MaxConnections: limit, TLS: server, HeaderTimeout: time.Minute})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}, MaxConnections: limit, TLS: server, headTimeout: time.Minute})
 	for i := range slow {
 		conn := dialHTTP(t, addr)
 		if i%2 == 0 {
@@ -206,12 +206,62 @@ func TestServerTLSSlowloris(t *testing.T) {
 	}
 }
 
+// A client that ends its direction waits for its answer, whether TLS says so or
+// the connection alone; one that resets the connection has gone.
+func TestServerTLSHalfClosedClient(t *testing.T) {
+	server, client := httpsPair(t)
+	for _, how := range []string{"tls", "connection", "reset"} {
+		t.Run(how, func(t *testing.T) {
+			came, left, release := make(chan bool, 1), make(chan bool, 1), make(chan bool)
+			slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				came <- true
+				select {
+				case <-release:
+					io.WriteString(w, "here")
+				case <-r.Context().Done():
+					left <- true
+				}
+			})
+			addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": slow}, TLS: server})
+			conn, err := dialTLS(t, addr, client)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			<-came
+			switch tcp := conn.NetConn().(*net.TCPConn); how {
+			case "tls":
+				conn.CloseWrite()
+			case "connection":
+				tcp.CloseWrite()
+			case "reset":
+				tcp.CloseWrite()
+				time.Sleep(50 * time.Millisecond) // for the end to be read by itself
+				tcp.SetLinger(0)
+				tcp.Close()
+				select {
+				case <-left:
+				case <-time.After(15 * time.Second): // a deadline
+					t.Error("a client that reset its connection still counts as there")
+				}
+				return
+			}
+			time.Sleep(50 * time.Millisecond) // time for a mistake
+			close(release)
+			raw, _ := io.ReadAll(conn)
+			if got := parseAnswer(t, string(raw), "GET"); got.StatusCode != http.StatusOK || got.body != "here" {
+				t.Errorf("answered %d %q, want 200 here", got.StatusCode, got.body)
+			}
+		})
+	}
+}
+
 // F70: garbage on a TLS port is a line a second at most.
 func TestServerTLSGarbage(t *testing.T) {
 	server, client := httpsPair(t)
 	var out lockedBuffer
 	logger := hclog.New(&hclog.LoggerOptions{Output: &out, Level: hclog.Debug})
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, TLS: server, Logger: logger})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}, TLS: server, Logger: logger})
 	began := time.Now()
 	for i := range 200 {
 		conn := dialHTTP(t, addr)
@@ -235,8 +285,8 @@ func TestServerTLSGarbage(t *testing.T) {
 	if _, err := dialTLS(t, addr, &tls.Config{RootCAs: client.RootCAs, ServerName: client.ServerName, NextProtos: []string{"http: panic serving"}}); err == nil {
 		t.Error("a protocol of its own was agreed upon")
 	}
-	complaints := &complaintLog{log: logger}
-	fmt.Fprint(complaints, `tls handshake with 192.0.2.1:1: tls: client requested unsupported application protocols (["http: panic serving"])`)
+	clientErrors := &clientErrorLog{log: logger}
+	fmt.Fprint(clientErrors, `tls handshake with 192.0.2.1:1: tls: client requested unsupported application protocols (["http: panic serving"])`)
 	if strings.Contains(out.String(), "[ERROR]") {
 		t.Errorf("a client wrote an error into the log: %s", out.String())
 	}
@@ -252,7 +302,7 @@ func TestServerTLSGarbage(t *testing.T) {
 // The listener ends in time with TLS clients in every state.
 func TestServerTLSStop(t *testing.T) {
 	server, client := httpsPair(t)
-	s := startServer(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, TLS: server})
+	s := startServer(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}, TLS: server})
 	addr := s.Addr().String()
 	dialHTTP(t, addr) // silent
 	if _, err := dialTLS(t, addr, client); err != nil {
@@ -271,12 +321,12 @@ func TestServerTLSStop(t *testing.T) {
 // Certificates are exchanged under way; open connections stay.
 func TestServerSetTLS(t *testing.T) {
 	first, believesFirst := httpsPair(t)
-	s := startServer(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	s := startServer(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}})
 	addr := s.Addr().String()
-	const request = "GET /x HTTP/1.0\r\n\r\n"
+	const text = "GET /x HTTP/1.0\r\n\r\n"
 	plain := dialHTTP(t, addr)
 	r := bufio.NewReader(plain)
-	ask := func() {
+	request := func() {
 		t.Helper()
 		io.WriteString(plain, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		resp, err := http.ReadResponse(r, nil)
@@ -285,19 +335,19 @@ func TestServerSetTLS(t *testing.T) {
 		}
 		io.Copy(io.Discard, resp.Body)
 	}
-	ask()
+	request()
 	if err := s.SetTLS(&tls.Config{}); err == nil {
 		t.Error("SetTLS without a certificate = nil, want an error")
 	}
-	ask()
-	if got := say(t, addr, request); !strings.Contains(got, "200 OK") {
+	request()
+	if got := say(t, addr, text); !strings.Contains(got, "200 OK") {
 		t.Errorf("after a bad change answered %q, want as before", got)
 	}
 	if err := s.SetTLS(first); err != nil {
 		t.Fatal(err)
 	}
-	ask() // one that is open goes on
-	if got := sayTLS(t, addr, believesFirst, request); !strings.Contains(got, "200 OK") {
+	request() // one that is open goes on
+	if got := sayTLS(t, addr, believesFirst, text); !strings.Contains(got, "200 OK") {
 		t.Errorf("over TLS answered %q, want 200", got)
 	}
 	if first.NextProtos != nil || first.MinVersion != 0 {
@@ -316,10 +366,10 @@ func TestServerSetTLS(t *testing.T) {
 	if err := s.SetTLS(nil); err != nil {
 		t.Fatal(err)
 	}
-	if got := say(t, addr, request); !strings.Contains(got, "200 OK") {
+	if got := say(t, addr, text); !strings.Contains(got, "200 OK") {
 		t.Errorf("plain again answered %q, want 200", got)
 	}
-	if _, err := NewServer(ServerConfig{Listen: ":0", Routes: map[string]http.Handler{"/": told}, TLS: &tls.Config{}}); err == nil || !strings.Contains(err.Error(), "certificate") {
+	if _, err := NewServer(ServerConfig{Listen: ":0", Routes: map[string]http.Handler{"/": mirror}, TLS: &tls.Config{}}); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("NewServer() = %v, want no certificate", err)
 	}
 }
@@ -330,18 +380,18 @@ func TestServerSetRoutes(t *testing.T) {
 	named := func(name string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) })
 	}
-	asked, release := make(chan struct{}), make(chan struct{})
+	requested, release := make(chan struct{}), make(chan struct{})
 	s := startServer(t, ServerConfig{Routes: map[string]http.Handler{
 		"/": named("old"),
 		"/slow": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			close(asked)
+			close(requested)
 			<-release
 			io.WriteString(w, "old slow")
 		}),
 	}})
 	conn := dialHTTP(t, s.Addr().String())
 	r := bufio.NewReader(conn)
-	ask := func(path string) { fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path) }
+	request := func(path string) { fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path) }
 	want := func(want string) {
 		t.Helper()
 		resp, err := http.ReadResponse(r, nil)
@@ -352,10 +402,10 @@ func TestServerSetRoutes(t *testing.T) {
 			t.Errorf("answered %q, want %q", body, want)
 		}
 	}
-	ask("/ping")
+	request("/ping")
 	want("old")
-	ask("/slow")
-	<-asked
+	request("/slow")
+	<-requested
 	for _, bad := range []map[string]http.Handler{nil, {"ping": named("x")}, {"/ping": nil}} {
 		if err := s.SetRoutes(bad); err == nil {
 			t.Errorf("SetRoutes(%v) = nil, want an error", bad)
@@ -369,7 +419,7 @@ func TestServerSetRoutes(t *testing.T) {
 	for path, answer := range map[string]string{
 		"/ping": "new ping", "/": "new rest", "/ping/": "new rest", "/pingx": "new rest", "/slow": "new rest", "/ping?x": "new ping",
 	} {
-		ask(path)
+		request(path)
 		want(answer)
 	}
 }
@@ -401,7 +451,7 @@ func TestServerSetRoutesUnderLoad(t *testing.T) {
 		if err := s.SetRoutes(numbered(i)); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // for some requests to come between two changes
 	}
 	close(stop)
 	clients.Wait()
@@ -409,7 +459,7 @@ func TestServerSetRoutesUnderLoad(t *testing.T) {
 
 // A server that was bound and never ran gives its address up.
 func TestServerClose(t *testing.T) {
-	s, err := NewServer(ServerConfig{Listen: "127.0.0.1:0", Routes: map[string]http.Handler{"/": told}})
+	s, err := NewServer(ServerConfig{Listen: "127.0.0.1:0", Routes: map[string]http.Handler{"/": mirror}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -429,14 +479,14 @@ func TestServerClose(t *testing.T) {
 	ln.Close()
 }
 
-// Whoever asks decides whom to believe.
-func TestAskTLS(t *testing.T) {
+// The client decides which certificates it trusts.
+func TestCheckTLS(t *testing.T) {
 	server, client := httpsPair(t)
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, TLS: server})
-	if got, err := Ask(t.Context(), "https://"+addr+"/", client); err != nil || !strings.HasPrefix(got, "200 GET") {
-		t.Errorf("Ask() = %q, %v, want 200", got, err)
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}, TLS: server})
+	if got, err := Check(t.Context(), "https://"+addr+"/", client); err != nil || !strings.HasPrefix(got, "200 GET") {
+		t.Errorf("Check() = %q, %v, want 200", got, err)
 	}
-	if _, err := Ask(t.Context(), "https://"+addr+"/", nil); err == nil {
+	if _, err := Check(t.Context(), "https://"+addr+"/", nil); err == nil {
 		t.Error("Ask of a stranger = nil, want an error")
 	}
 }

@@ -1,20 +1,16 @@
-package health
+package verdict
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 )
-
-func readerOf(s string) *bufio.Reader { return bufio.NewReader(strings.NewReader(s)) }
 
 func TestPolicy(t *testing.T) {
 	replies := map[rune]reply{
 		'+': {status: 200, body: []byte("pong\n")},
-		'-': {status: 200, body: []byte("ponk"), unlike: errors.New("not pong")},
-		'5': {status: 500, body: []byte("pong"), unlike: errors.New("status")},
+		'-': {status: 200, body: []byte("ponk"), mismatch: errors.New("not pong")},
+		'5': {status: 500, body: []byte("pong"), mismatch: errors.New("status")},
 		'!': {status: 500, body: []byte("error"), err: errors.New("never asked")},
 		'4': {status: 404, body: []byte("gone")}, // as expected
 	}
@@ -71,7 +67,7 @@ func TestPolicy(t *testing.T) {
 				ms = append(ms, members[c])
 			}
 		}
-		v := policy{tolerated: tt.tolerated}.judge(ms, rs)
+		v := policy{tolerated: tt.tolerated}.evaluate(ms, rs)
 		got := fmt.Sprintf("%d %s", v.status, v.body)
 		if !v.ok {
 			got += " (" + v.reason + ")"
@@ -90,7 +86,7 @@ func TestFailStatus(t *testing.T) {
 		{"auto", 200, 502},
 		{"auto", 204, 502},
 		{"auto", 302, 502}, // HAProxy takes it for healthy
-		{"", 404, 404},
+		{"auto", 404, 404},
 		{"auto", 599, 599},
 		{"keep", 200, 200},
 		{"keep", 302, 302},

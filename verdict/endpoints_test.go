@@ -1,23 +1,22 @@
-package health
+package verdict
 
 import (
 	"bytes"
 	"compress/gzip"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
+	"understudy/internal/proctest"
 )
 
 // endpointsUnderTest is a running Server whose every path is Endpoints.
@@ -27,25 +26,9 @@ type endpointsUnderTest struct {
 	log *lockedBuffer
 }
 
-// serveEndpoints runs one until the test ends.
-func serveEndpoints(tb testing.TB, cfg EndpointsConfig, server ...ServerConfig) endpointsUnderTest {
-	tb.Helper()
-	noLeaks(tb)
-	log := new(lockedBuffer)
-	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log, Level: hclog.Debug})
-	e, err := NewEndpoints(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(e.Close)
-	sc := append(server, ServerConfig{})[0]
-	sc.Routes = map[string]http.Handler{"/": e}
-	return endpointsUnderTest{serveRoutes(tb, sc), e, log}
-}
-
-// ask sends one request, "GET /" unless head says otherwise, and returns the
+// request sends one request, "GET /" unless head says otherwise, and returns the
 // answer.
-func (e endpointsUnderTest) ask(tb testing.TB, head string, body ...string) answer {
+func (e endpointsUnderTest) request(tb testing.TB, head string, body ...string) answer {
 	tb.Helper()
 	if head == "" {
 		head = "GET / HTTP/1.1"
@@ -55,11 +38,6 @@ func (e endpointsUnderTest) ask(tb testing.TB, head string, body ...string) answ
 	return parseAnswer(tb, raw, method)
 }
 
-// at returns the URL of a port on this machine.
-func at(port int, path ...string) string {
-	return fmt.Sprintf("http://127.0.0.1:%d%s", port, strings.Join(path, ""))
-}
-
 func TestNewEndpointsNamesEveryMistake(t *testing.T) {
 	_, err := NewEndpoints(EndpointsConfig{
 		URLs: []string{
@@ -67,7 +45,7 @@ func TestNewEndpointsNamesEveryMistake(t *testing.T) {
 			"http://one.example:65536", "http://one.example:", "https://user:hush@two.example/", "https://user:hush@two.example:x/",
 			"https://three.example/a/../b", "http://[::1", "http://a b/", "http://ok.example/",
 		},
-		Status: []string{"250", "6xx", "2x"}, Timeout: -1, Total: -1, MaxBody: 33 << 20,
+		Status: []string{"250", "6xx", "2x"}, Timeout: -1, Total: -1,
 	})
 	if err == nil {
 		t.Fatal("NewEndpoints() = nil, want an error")
@@ -77,7 +55,7 @@ func TestNewEndpointsNamesEveryMistake(t *testing.T) {
 			t.Errorf("NewEndpoints() = %v, want %q in it", err, want)
 		}
 	}
-	for _, want := range []string{"status[1]", "status[2]", "timeout", "total", "max body"} {
+	for _, want := range []string{"status[1]", "status[2]", "timeout", "total"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("NewEndpoints() = %v, want %q in it", err, want)
 		}
@@ -87,8 +65,11 @@ func TestNewEndpointsNamesEveryMistake(t *testing.T) {
 			t.Errorf("NewEndpoints() = %v, want no %q in it", err, wrong)
 		}
 	}
-	if _, err := NewEndpoints(EndpointsConfig{}); err == nil || !strings.Contains(err.Error(), "urls") {
-		t.Errorf("NewEndpoints without URLs = %v, want an error", err)
+	_, err = NewEndpoints(EndpointsConfig{})
+	for _, want := range []string{"urls: ", "status: ", "timeout: 0s", "total: 0s"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("NewEndpoints without settings = %v, want %q in it", err, want)
+		}
 	}
 }
 
@@ -136,7 +117,7 @@ func TestEndpointsAnswerIsExact(t *testing.T) {
 			port := rawService(t, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 "+tt.sent) })
 			for _, race := range []bool{false, true} {
 				e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(port)}, Race: race, Status: all})
-				got := e.ask(t, tt.head)
+				got := e.request(t, tt.head)
 				if got.StatusCode != tt.status || got.body != tt.body || got.rest != "" {
 					t.Errorf("race %t: answered %d %q and %q behind it, want %d %q", race, got.StatusCode, got.body, got.rest, tt.status, tt.body)
 				}
@@ -155,7 +136,7 @@ func TestEndpointsDate(t *testing.T) {
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n")
 	})
 	e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(port)}})
-	if got := e.ask(t, "").Header["Date"]; len(got) != 1 || got[0] != "Sun, 06 Nov 1994 08:49:37 GMT" {
+	if got := e.request(t, "").Header["Date"]; len(got) != 1 || got[0] != "Sun, 06 Nov 1994 08:49:37 GMT" {
 		t.Errorf("Date %q, want the endpoint's", got)
 	}
 }
@@ -176,10 +157,10 @@ func TestEndpointsLeaveEncodingAlone(t *testing.T) {
 		w.Write(packed.Bytes())
 	})
 	e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(port)}})
-	if got := e.ask(t, ""); got.body != "plain" || got.Header.Get("X-Asked") != "" || got.Header.Get("Content-Encoding") != "" {
+	if got := e.request(t, ""); got.body != "plain" || got.Header.Get("X-Asked") != "" || got.Header.Get("Content-Encoding") != "" {
 		t.Errorf("answered %q %v, want plain, not asked to compress", got.body, got.Header)
 	}
-	got := e.ask(t, "GET / HTTP/1.1\r\nAccept-Encoding: br;q=0.5, gzip")
+	got := e.request(t, "GET / HTTP/1.1\r\nAccept-Encoding: br;q=0.5, gzip")
 	if got.body != packed.String() || got.Header.Get("X-Asked") != "br;q=0.5, gzip" || got.Header.Get("Content-Encoding") != "gzip" {
 		t.Errorf("answered %d bytes %v, want the packed %d", len(got.body), got.Header, packed.Len())
 	}
@@ -191,11 +172,11 @@ func TestEndpointsTrailers(t *testing.T) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-Never\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 1\r\nX-Sum: 2\r\n\r\n")
 		})
 		e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(port)}})
-		got := e.ask(t, "GET / HTTP/1.1\r\nTE: trailers")
+		got := e.request(t, "GET / HTTP/1.1\r\nTE: trailers")
 		if got.body != "hi" || fmt.Sprint(got.Trailer["X-Sum"]) != "[1 2]" || got.Header.Get("X-Sum") != "" || got.Trailer.Get("X-Never") != "" {
 			t.Errorf("answered %q, headers %v, trailers %v, want hi and X-Sum behind it", got.body, got.Header, got.Trailer)
 		}
-		if got := e.ask(t, "GET / HTTP/1.0"); got.body != "hi" {
+		if got := e.request(t, "GET / HTTP/1.0"); got.body != "hi" {
 			t.Errorf("HTTP/1.0 client was answered %q, want hi", got.body)
 		}
 	})
@@ -210,17 +191,10 @@ func TestEndpointsTrailers(t *testing.T) {
 		t.Cleanup(srv.Close)
 		e := serveEndpoints(t, EndpointsConfig{URLs: []string{srv.URL}, TLS: trusting(srv)})
 		t.Cleanup(srv.CloseClientConnections) // a stream may still be being tidied up when Close comes
-		if got := e.ask(t, "GET / HTTP/1.1\r\nTE: trailers"); got.body != "trailers" || got.Trailer.Get("Grpc-Status") != "0" {
+		if got := e.request(t, "GET / HTTP/1.1\r\nTE: trailers"); got.body != "trailers" || got.Trailer.Get("Grpc-Status") != "0" {
 			t.Errorf("answered %q, trailers %v, want Grpc-Status: 0", got.body, got.Trailer)
 		}
 	})
-}
-
-// trusting returns settings that believe srv and nobody else.
-func trusting(srv *httptest.Server) *tls.Config {
-	roots := x509.NewCertPool()
-	roots.AddCert(srv.Certificate())
-	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 }
 
 // Items BRP 16 to 18, D-BRP6: what an endpoint is asked.
@@ -268,7 +242,7 @@ func TestEndpointsRequestHeaders(t *testing.T) {
 	e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(s.port)}})
 	const hops = "TE: trailers, deflate\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nKeep-Alive: timeout=5\r\n" +
 		"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\nX-Hop: gone\r\nTrailer: Expires\r\nConnection: X-Hop, upgrade\r\n"
-	e.ask(t, "GET / HTTP/1.1\r\n"+hops+"User-Agent: one\r\nAuthorization: Bearer x\r\nCookie: a=b\r\nX-Two: 1\r\nX-Two: 2\r\nCDN-Loop: other")
+	e.request(t, "GET / HTTP/1.1\r\n"+hops+"User-Agent: one\r\nAuthorization: Bearer x\r\nCookie: a=b\r\nX-Two: 1\r\nX-Two: 2\r\nCDN-Loop: other")
 	want := http.Header{
 		"User-Agent": {"one"}, "Authorization": {"Bearer x"}, "Cookie": {"a=b"}, "X-Two": {"1", "2"}, "Te": {"trailers"},
 		"X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Host": {"any.host"}, "X-Forwarded-Proto": {"http"}, "Cdn-Loop": {"other, " + e.name},
@@ -277,8 +251,8 @@ func TestEndpointsRequestHeaders(t *testing.T) {
 		t.Errorf("asked %s with %v, want the endpoint's host and %v", got.Host, got.Header, want)
 	}
 
-	// Who stands in front of us knows better.
-	e.ask(t, "GET / HTTP/1.1\r\nX-Forwarded-For: 192.0.2.9\r\nX-Forwarded-For: 192.0.2.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: site.example")
+	// The proxy in front knows the client's address.
+	e.request(t, "GET / HTTP/1.1\r\nX-Forwarded-For: 192.0.2.9\r\nX-Forwarded-For: 192.0.2.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: site.example")
 	want = http.Header{
 		"X-Forwarded-For": {"192.0.2.9, 192.0.2.8, 127.0.0.1"}, "X-Forwarded-Host": {"site.example"}, "X-Forwarded-Proto": {"https"}, "Cdn-Loop": {e.name},
 	}
@@ -287,22 +261,22 @@ func TestEndpointsRequestHeaders(t *testing.T) {
 	}
 
 	kept := serveEndpoints(t, EndpointsConfig{URLs: []string{at(s.port)}, PreserveHost: true})
-	kept.ask(t, "")
+	kept.request(t, "")
 	if got := s.got[2].Host; got != "any.host" {
 		t.Errorf("asked for host %q, want any.host", got)
 	}
 }
 
-// BRP 19, 21, 23, D-BRP2: which response is the answer, and who is asked.
+// BRP 19, 21, 23, D-BRP2: which response is the answer, and which endpoints get the request.
 func TestEndpointsPolicy(t *testing.T) {
-	refused := at(deafPort(t))
+	refused := at(unreachablePort(t))
 	for _, tt := range []struct {
-		name     string
-		statuses []int // of the endpoints; 0 refuses
-		usable   []string
-		race     bool
-		status   int
-		asked    int // endpoints, without race
+		name      string
+		statuses  []int // of the endpoints; 0 refuses
+		usable    []string
+		race      bool
+		status    int
+		requested int // endpoints, without race
 	}{
 		{"the first is usable", []int{200, 201}, nil, false, 200, 1},
 		{"the second is usable", []int{500, 201, 202}, nil, false, 201, 2},
@@ -316,7 +290,7 @@ func TestEndpointsPolicy(t *testing.T) {
 		{"race, none", []int{500, 0, 503}, nil, true, 500, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var asked atomic.Int32
+			var requested atomic.Int32
 			var urls []string
 			for _, status := range tt.statuses {
 				if status == 0 {
@@ -324,14 +298,14 @@ func TestEndpointsPolicy(t *testing.T) {
 					continue
 				}
 				urls = append(urls, at(service(t, func(w http.ResponseWriter, _ *http.Request) {
-					asked.Add(1)
+					requested.Add(1)
 					w.Header().Set("X-Internal", "yes")
 					w.WriteHeader(status)
 					fmt.Fprint(w, "from ", status)
 				}), "/prefix?key=secret"))
 			}
 			e := serveEndpoints(t, EndpointsConfig{URLs: urls, Status: tt.usable, Race: tt.race})
-			got := e.ask(t, "GET /a?token=secret HTTP/1.1")
+			got := e.request(t, "GET /a?token=secret HTTP/1.1")
 			want := fmt.Sprint("from ", tt.status)
 			if strings.Contains(tt.name, "none") {
 				want = "no usable response\n"
@@ -351,8 +325,8 @@ func TestEndpointsPolicy(t *testing.T) {
 			if got.StatusCode != tt.status || got.body != want {
 				t.Errorf("answered %d %q, want %d %q", got.StatusCode, got.body, tt.status, want)
 			}
-			if n := int(asked.Load()); !tt.race && n != tt.asked {
-				t.Errorf("%d endpoints were asked, want %d", n, tt.asked)
+			if n := int(requested.Load()); !tt.race && n != tt.requested {
+				t.Errorf("%d endpoints were asked, want %d", n, tt.requested)
 			}
 		})
 	}
@@ -382,7 +356,7 @@ func TestEndpointsBodyGoesToAll(t *testing.T) {
 					}))
 				}
 				e := serveEndpoints(t, EndpointsConfig{URLs: []string{reading(0, 500), reading(1, 503), reading(2, 201)}, Race: race})
-				answer := e.ask(t, fmt.Sprintf("%s / HTTP/1.1\r\nContent-Length: %d", method, len(body)), body)
+				answer := e.request(t, fmt.Sprintf("%s / HTTP/1.1\r\nContent-Length: %d", method, len(body)), body)
 				if answer.StatusCode != http.StatusCreated || len(got) != 3 || !got[0] || !got[1] || !got[2] {
 					t.Errorf("answered %d, whole bodies at %v, want 201 and all three", answer.StatusCode, got)
 				}
@@ -396,8 +370,8 @@ func TestEndpointsBodyGoesToAll(t *testing.T) {
 
 func TestEndpointsBodyLimits(t *testing.T) {
 	s := seeing(t)
-	e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(s.port)}, MaxBody: 10})
-	e.bodies.all = 15
+	e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(s.port)}})
+	e.bodies.each, e.bodies.all = 10, 15
 	for _, tt := range []struct {
 		name, head, body string
 		held             int64
@@ -414,9 +388,9 @@ func TestEndpointsBodyLimits(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			before := s.times()
 			e.bodies.held.Store(tt.held)
-			got := e.ask(t, "POST / HTTP/1.1\r\n"+tt.head, tt.body)
-			if asked := s.times() - before; got.StatusCode != tt.want || (asked == 1) != (tt.want == 200) {
-				t.Errorf("answered %d %q and asked %d times, want %d", got.StatusCode, got.body, asked, tt.want)
+			got := e.request(t, "POST / HTTP/1.1\r\n"+tt.head, tt.body)
+			if requested := s.times() - before; got.StatusCode != tt.want || (requested == 1) != (tt.want == 200) {
+				t.Errorf("answered %d %q and asked %d times, want %d", got.StatusCode, got.body, requested, tt.want)
 			}
 			if held := e.bodies.held.Load(); held != tt.held {
 				t.Errorf("%d bytes are held afterwards, want %d as before", held, tt.held)
@@ -428,16 +402,16 @@ func TestEndpointsBodyLimits(t *testing.T) {
 // D-BRP3: the fastest decides, and the others are done with at once.
 func TestEndpointsRaceCancelsLosers(t *testing.T) {
 	gone := make(chan bool, 2)
-	var asked sync.WaitGroup
-	asked.Add(2)
+	var requested sync.WaitGroup
+	requested.Add(2)
 	hung := at(rawService(t, func(c net.Conn) {
-		asked.Done()
+		requested.Done()
 		untilHungUp(c)
 		gone <- true
 	}))
 	// One whose head is there and whose body goes on for ever.
 	flooding := at(rawService(t, func(c net.Conn) {
-		asked.Done()
+		requested.Done()
 		io.WriteString(c, "HTTP/1.1 503 No\r\n\r\n")
 		for {
 			if _, err := c.Write(make([]byte, 32<<10)); err != nil {
@@ -449,7 +423,7 @@ func TestEndpointsRaceCancelsLosers(t *testing.T) {
 	release := make(chan struct{})
 	over := sync.OnceFunc(func() { close(release) })
 	winner := at(service(t, func(w http.ResponseWriter, _ *http.Request) {
-		asked.Wait() // a loser that was not asked yet would never be
+		requested.Wait() // a loser that was not asked yet would never be
 		io.WriteString(w, "first")
 		w.(http.Flusher).Flush()
 		<-release
@@ -466,7 +440,7 @@ func TestEndpointsRaceCancelsLosers(t *testing.T) {
 	for range 2 {
 		select {
 		case <-gone: // while the winner is still at it
-		case <-time.After(15 * time.Second):
+		case <-time.After(15 * time.Second): // a deadline
 			t.Fatal("a loser's connection is still open while the winner's response is passed on")
 		}
 	}
@@ -499,7 +473,7 @@ func TestEndpointsBrokenAndHung(t *testing.T) {
 		{"half a head", func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nA"); untilHungUp(c) }, hung},
 		{"endless header", flood("HTTP/1.1 200 OK\r\nA: ", strings.Repeat("a", 1024)), "exceed"},
 		{"endless 1xx", flood("", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"), "exceed"},
-		{"switches protocols unasked", func(c net.Conn) {
+		{"switches protocols without a request", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nhello")
 		}, "status 101"},
 		{"status 000", func(c net.Conn) { io.WriteString(c, "HTTP/1.1 000 Zero\r\nContent-Length: 0\r\n\r\n") }, "status 0,"},
@@ -515,7 +489,7 @@ func TestEndpointsBrokenAndHung(t *testing.T) {
 			}
 			for _, race := range []bool{false, true} {
 				e := serveEndpoints(t, EndpointsConfig{URLs: []string{broken, broken}, Race: race, Timeout: limit, Status: []string{"2xx"}})
-				if got := e.ask(t, ""); got.StatusCode != http.StatusInternalServerError || got.body != "no usable response\n" {
+				if got := e.request(t, ""); got.StatusCode != http.StatusInternalServerError || got.body != "no usable response\n" {
 					t.Errorf("race %t: answered %d %q, want 500", race, got.StatusCode, got.body)
 				}
 				log := e.log.String()
@@ -530,61 +504,61 @@ func TestEndpointsBrokenAndHung(t *testing.T) {
 			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nhello")
 		}))
 		e := serveEndpoints(t, EndpointsConfig{URLs: []string{switching, at(saying(t, 200, "pong"))}})
-		if got := e.ask(t, ""); got.StatusCode != http.StatusOK || got.body != "pong" {
+		if got := e.request(t, ""); got.StatusCode != http.StatusOK || got.body != "pong" {
 			t.Errorf("answered %d %q, want 200 of the next", got.StatusCode, got.body)
 		}
 	})
 	silent := at(rawService(t, untilHungUp))
 	t.Run("hung, then usable", func(t *testing.T) {
 		e := serveEndpoints(t, EndpointsConfig{URLs: []string{silent, silent, at(saying(t, 200, "pong"))}, Timeout: timeout})
-		if got := e.ask(t, ""); got.body != "pong" {
+		if got := e.request(t, ""); got.body != "pong" {
 			t.Errorf("answered %q, want pong", got.body)
 		}
 	})
 	t.Run("total", func(t *testing.T) {
 		s := seeing(t)
 		e := serveEndpoints(t, EndpointsConfig{URLs: []string{silent, silent, at(s.port)}, Timeout: time.Minute, Total: timeout})
-		if got := e.ask(t, ""); got.StatusCode != http.StatusInternalServerError || s.times() != 0 {
+		if got := e.request(t, ""); got.StatusCode != http.StatusInternalServerError || s.times() != 0 {
 			t.Errorf("answered %d, asked the last %d times, want 500 and none", got.StatusCode, s.times())
 		}
-		if log := e.log.String(); !strings.Contains(log, "no answer within") || !strings.Contains(log, "not asked, no time was left") {
+		if log := e.log.String(); !strings.Contains(log, "no answer within") || !strings.Contains(log, "not requested, no time was left") {
 			t.Errorf("log %q, want reasons", log)
 		}
 	})
 }
 
-// D-BRP10: an endpoint that gives no response does not delay every request, and
+// D-BRP10: an endpoint that does not respond does not delay every request, and
 // has its place again when it gives one.
 func TestEndpointsRememberSilence(t *testing.T) {
 	var well atomic.Bool
-	var asked atomic.Int32
+	var requested atomic.Int32
 	first := at(service(t, func(w http.ResponseWriter, _ *http.Request) {
-		asked.Add(1)
+		requested.Add(1)
 		if !well.Load() {
 			panic(http.ErrAbortHandler)
 		}
 		io.WriteString(w, "first")
 	}))
 	e := serveEndpoints(t, EndpointsConfig{URLs: []string{first, at(saying(t, 200, "second"))}})
-	ask := func(want string, times int32) {
+	request := func(want string, times int32) {
 		t.Helper()
-		if got := e.ask(t, "POST / HTTP/1.1\r\nContent-Length: 0"); got.body != want || asked.Swap(0) != times {
+		if got := e.request(t, "POST / HTTP/1.1\r\nContent-Length: 0"); got.body != want || requested.Swap(0) != times {
 			t.Errorf("answered %q, want %q, and the first asked %d times: %s", got.body, want, times, e.log)
 		}
 	}
-	ask("second", 1)
+	request("second", 1)
 	e.targets[0].silentUntil.Add(int64(time.Hour)) // however long this test takes
-	ask("second", 0)
+	request("second", 0)
 	well.Store(true)
-	ask("second", 0)
+	request("second", 0)
 	e.targets[0].silentUntil.Store(1) // its time is over
-	ask("first", 1)
-	ask("first", 1)
+	request("first", 1)
+	request("first", 1)
 	well.Store(false)
 	e.targets[0].silentUntil.Store(0)
 	e.targets[1].silentUntil.Store(time.Now().Add(time.Hour).UnixNano())
-	ask("second", 1) // who gave none is asked when nobody else does
-	if log := e.log.String(); strings.Count(log, "gives no response") != 2 || strings.Count(log, "gives responses again") != 2 {
+	request("second", 1) // one that gave none is requested when no other gives one
+	if log := e.log.String(); strings.Count(log, "does not respond") != 2 || strings.Count(log, "responds again") != 2 {
 		t.Errorf("log %s, want each change once", log)
 	}
 }
@@ -592,7 +566,7 @@ func TestEndpointsRememberSilence(t *testing.T) {
 // However many requests wait for endpoints, verdicts come.
 func TestEndpointsLeaveRoomForVerdicts(t *testing.T) {
 	const limit = 8
-	noLeaks(t)
+	proctest.NoLeaks(t)
 	release := make(chan struct{})
 	over := sync.OnceFunc(func() { close(release) })
 	var waiting atomic.Int32
@@ -601,12 +575,12 @@ func TestEndpointsLeaveRoomForVerdicts(t *testing.T) {
 		<-release
 		io.WriteString(w, "late")
 	})
-	e, err := NewEndpoints(EndpointsConfig{URLs: []string{at(port)}, Timeout: time.Minute, Total: time.Minute})
+	e, err := NewEndpoints(completeEndpoints(EndpointsConfig{URLs: []string{at(port)}, Timeout: time.Minute, Total: time.Minute}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Close)
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": e, "/ping": told}, MaxConnections: limit})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": e, "/ping": mirror}, MaxConnections: limit})
 	t.Cleanup(over)
 	const request = " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 	var conns []*net.TCPConn
@@ -615,7 +589,7 @@ func TestEndpointsLeaveRoomForVerdicts(t *testing.T) {
 		io.WriteString(conn, "GET /"+request)
 		conns = append(conns, conn)
 	}
-	waitUntil(t, "the endpoint has its share", func() bool { return int(waiting.Load()) == len(conns) })
+	proctest.Until(t, "the endpoint has its share", func() bool { return int(waiting.Load()) == len(conns) })
 	for range 2 * limit {
 		if got := say(t, addr, "GET /"+request); !strings.Contains(got, " 503 ") || !strings.HasSuffix(got, "busy\n") {
 			t.Fatalf("one more was answered %q, want 503", got)
@@ -630,7 +604,7 @@ func TestEndpointsLeaveRoomForVerdicts(t *testing.T) {
 			t.Errorf("one of those that waited was answered %q", got)
 		}
 	}
-	waitUntil(t, "the place is free again", func() bool { return strings.HasSuffix(say(t, addr, "GET /"+request), "late") })
+	proctest.Until(t, "the place is free again", func() bool { return strings.HasSuffix(say(t, addr, "GET /"+request), "late") })
 }
 
 // The listener's limits are for its own clients and answers.
@@ -638,25 +612,25 @@ func TestEndpointsOutliveTheListenersLimits(t *testing.T) {
 	const limit = 400 * time.Millisecond
 	slow := func(status int) string {
 		return at(service(t, func(w http.ResponseWriter, _ *http.Request) {
-			time.Sleep(2 * limit)
+			time.Sleep(2 * limit) // longer than the listener gives
 			w.WriteHeader(status)
 			for range 6 {
 				io.WriteString(w, "part ")
 				w.(http.Flusher).Flush()
-				time.Sleep(limit / 2)
+				time.Sleep(limit / 2) // the pace of a response, less than the listener gives
 			}
-			time.Sleep(3 * limit / 2)
+			time.Sleep(3 * limit / 2) // longer than the listener gives
 		}))
 	}
 	for _, head := range []string{"GET / HTTP/1.1", "POST / HTTP/1.1\r\nContent-Length: 2"} {
 		for status, body := range map[int]string{200: strings.Repeat("part ", 6), 503: "no usable response\n"} {
 			e := serveEndpoints(t, EndpointsConfig{URLs: []string{slow(status)}},
-				ServerConfig{RequestTimeout: limit, AnswerTimeout: limit, IdleTimeout: limit})
+				ServerConfig{requestTimeout: limit, answerTimeout: limit, idleTimeout: limit})
 			content := ""
 			if strings.HasPrefix(head, "POST") {
 				content = "hi"
 			}
-			if got := e.ask(t, head, content); got.body != body {
+			if got := e.request(t, head, content); got.body != body {
 				t.Errorf("%s: answered %d %q, want %q", head, got.StatusCode, got.body, body)
 			}
 		}
@@ -678,7 +652,7 @@ func TestEndpointsRefuseUpgrade(t *testing.T) {
 	}
 	// Neither of these is a wish that must be granted.
 	for _, head := range []string{"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nConnection: Upgrade, HTTP2-Settings", "Upgrade: websocket"} {
-		if got := e.ask(t, "GET / HTTP/1.1\r\n"+head); got.StatusCode != http.StatusOK || got.body != "pong" {
+		if got := e.request(t, "GET / HTTP/1.1\r\n"+head); got.StatusCode != http.StatusOK || got.body != "pong" {
 			t.Errorf("%q: answered %d %q, want 200 pong", head, got.StatusCode, got.body)
 		}
 	}
@@ -693,15 +667,15 @@ func TestEndpointsLoop(t *testing.T) {
 	})
 	e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(port), at(saying(t, 200, "pong"))}})
 	inner = e.Endpoints
-	if got := e.ask(t, ""); got.body != "pong" || depth.Load() != 1 {
+	if got := e.request(t, ""); got.body != "pong" || depth.Load() != 1 {
 		t.Errorf("answered %q after %d rounds, want pong after one", got.body, depth.Load())
 	}
-	if !strings.Contains(e.log.String(), "[WARN]  an endpoint leads back here") {
+	if !strings.Contains(e.log.String(), "[WARN]  an endpoint leads to this process: request loop") {
 		t.Errorf("log %s, want a warning", e.log)
 	}
 	// Another one behind us is no loop.
 	next := serveEndpoints(t, EndpointsConfig{URLs: []string{"http://" + e.addr}})
-	if got := next.ask(t, ""); got.body != "pong" {
+	if got := next.request(t, ""); got.body != "pong" {
 		t.Errorf("two in a row answered %q, want pong", got.body)
 	}
 }
@@ -725,7 +699,7 @@ func TestEndpointsHTTP2(t *testing.T) {
 	settings.ServerName = "example.com" // in httptest's certificate
 	e := serveEndpoints(t, EndpointsConfig{URLs: []string{srv.URL + "/pre?k=1"}, TLS: settings})
 	for range 3 {
-		got := e.ask(t, "GET /a%2Fb?x=<> HTTP/1.1")
+		got := e.request(t, "GET /a%2Fb?x=<> HTTP/1.1")
 		if want := "HTTP/2.0 GET /pre/a%2Fb?k=1&x=<> example.com "; got.StatusCode != http.StatusOK || got.body != want || fmt.Sprint(got.Header["X-Two"]) != "[1 2]" {
 			t.Errorf("answered %d %q %v, want %q", got.StatusCode, got.body, got.Header, want)
 		}
@@ -733,7 +707,7 @@ func TestEndpointsHTTP2(t *testing.T) {
 	if n := conns.Load(); n != 1 {
 		t.Errorf("%d connections for three requests, want one", n)
 	}
-	got := e.ask(t, "POST //a HTTP/1.1\r\nContent-Length: 2", "hi")
+	got := e.request(t, "POST //a HTTP/1.1\r\nContent-Length: 2", "hi")
 	if want := "HTTP/2.0 POST /pre//a?k=1 example.com hi"; got.body != want {
 		t.Errorf("answered %d %q, want %q", got.StatusCode, got.body, want)
 	}
@@ -744,21 +718,22 @@ func TestEndpointsHTTP2(t *testing.T) {
 	t.Cleanup(srv.CloseClientConnections) // a stream may still be being tidied up when Close comes
 
 	stranger := serveEndpoints(t, EndpointsConfig{URLs: []string{srv.URL}})
-	if got := stranger.ask(t, ""); got.StatusCode != http.StatusInternalServerError || !strings.Contains(stranger.log.String(), "certificate") {
+	if got := stranger.request(t, ""); got.StatusCode != http.StatusInternalServerError || !strings.Contains(stranger.log.String(), "certificate") {
 		t.Errorf("an unknown certificate: answered %d, log %s, want 500 and the reason", got.StatusCode, stranger.log)
 	}
 }
 
 // closing is a service that keeps each connection for one answer longer than
-// it says: the next request on it meets the end of the connection.
-func closing(tb testing.TB) (port int, asked *atomic.Int32) {
+// it says: the next request on it meets the end of the connection. The answer has
+// a body, as it must not have for HEAD.
+func closing(tb testing.TB, body string) (port int, requested *atomic.Int32) {
 	tb.Helper()
-	asked = new(atomic.Int32)
+	requested = new(atomic.Int32)
 	return rawService(tb, func(c net.Conn) {
-		asked.Add(1)
-		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong")
+		requested.Add(1)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"+body)
 		c.Read(make([]byte, 64<<10)) // another request, which is not answered
-	}), asked
+	}), requested
 }
 
 // An endpoint that has closed a kept connection in this very moment is not
@@ -766,18 +741,22 @@ func closing(tb testing.TB) (port int, asked *atomic.Int32) {
 func TestEndpointsStaleConnections(t *testing.T) {
 	for _, head := range []string{"GET / HTTP/1.1", "HEAD / HTTP/1.1", "GET / HTTP/1.1\r\nContent-Length: 2", "POST / HTTP/1.1\r\nContent-Length: 2", "DELETE / HTTP/1.1"} {
 		t.Run(head, func(t *testing.T) {
-			port, asked := closing(t)
+			answer := "pong"
+			if strings.HasPrefix(head, "HEAD") {
+				answer = ""
+			}
+			port, requested := closing(t, answer)
 			e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(port)}})
 			body := ""
 			if strings.Contains(head, "Length") {
 				body = "hi"
 			}
 			for i := range 4 {
-				if got := e.ask(t, head, body); got.StatusCode != http.StatusOK {
+				if got := e.request(t, head, body); got.StatusCode != http.StatusOK {
 					t.Errorf("request %d: answered %d, want 200: %s", i, got.StatusCode, e.log)
 				}
 			}
-			if n := asked.Load(); n != 4 {
+			if n := requested.Load(); n != 4 {
 				t.Errorf("%d connections were answered, want 4", n)
 			}
 		})
@@ -786,7 +765,7 @@ func TestEndpointsStaleConnections(t *testing.T) {
 		var requests atomic.Int32
 		port := rawService(t, func(net.Conn) { requests.Add(1) })
 		e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(port)}})
-		if got := e.ask(t, "POST / HTTP/1.1\r\nContent-Length: 2", "hi"); got.StatusCode != http.StatusInternalServerError || requests.Load() != 1 {
+		if got := e.request(t, "POST / HTTP/1.1\r\nContent-Length: 2", "hi"); got.StatusCode != http.StatusInternalServerError || requests.Load() != 1 {
 			t.Errorf("answered %d after %d requests, want 500 after one", got.StatusCode, requests.Load())
 		}
 	})
@@ -805,17 +784,93 @@ func TestEndpointsKeepConnections(t *testing.T) {
 	t.Cleanup(srv.Close)
 	e := serveEndpoints(t, EndpointsConfig{URLs: []string{srv.URL}})
 	for range 5 {
-		e.ask(t, "")
+		e.request(t, "")
 	}
 	if n := conns.Load(); n != 1 {
 		t.Errorf("%d connections for five requests, want one", n)
 	}
 }
 
-// A client that goes away ends what is done for it.
-func TestEndpointsClientGone(t *testing.T) {
+// A client that half-closes after its request waits for its answer (RFC 9112
+// §9.6), from whichever endpoint it comes.
+func TestEndpointsHalfClosedClient(t *testing.T) {
 	for _, race := range []bool{false, true} {
-		t.Run(fmt.Sprintf("race=%t", race), func(t *testing.T) {
+		for _, post := range []bool{false, true} {
+			t.Run(fmt.Sprintf("race=%t,post=%t", race, post), func(t *testing.T) {
+				came, release := make(chan bool, 4), make(chan bool)
+				bad := at(service(t, func(w http.ResponseWriter, _ *http.Request) {
+					came <- true
+					<-release
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}))
+				good := at(service(t, func(w http.ResponseWriter, _ *http.Request) {
+					if race {
+						came <- true
+						<-release
+					}
+					io.WriteString(w, "here")
+				}))
+				e := serveEndpoints(t, EndpointsConfig{URLs: []string{bad, good}, Race: race, Timeout: time.Minute, Total: time.Minute})
+				conn := dialHTTP(t, e.addr)
+				request := "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+				if post {
+					request = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
+				}
+				io.WriteString(conn, request)
+				conn.CloseWrite()
+				select {
+				case <-came:
+				case <-time.After(5 * time.Second): // the client is answered nothing
+				}
+				time.Sleep(50 * time.Millisecond) // time for a mistake
+				close(release)
+				raw, err := io.ReadAll(conn)
+				if got := parseAnswer(t, string(raw), "GET"); got.StatusCode != http.StatusOK || got.body != "here" || err != nil {
+					t.Errorf("answered %d %q, %v, want 200 here and the end", got.StatusCode, got.body, err)
+				}
+			})
+		}
+	}
+}
+
+// A request in absolute form goes to the endpoints of the settings, wherever its
+// URL leads; its authority is no more than a Host.
+func TestEndpointsAbsoluteForm(t *testing.T) {
+	s, stranger := seeing(t), seeing(t)
+	for _, preserve := range []bool{false, true} {
+		e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(s.port, "/base")}, PreserveHost: preserve})
+		elsewhere := strings.TrimPrefix(at(stranger.port), "http://")
+		want := strings.TrimPrefix(at(s.port), "http://")
+		if preserve {
+			want = elsewhere
+		}
+		for _, target := range []string{"http://" + elsewhere + "/a?b=c", "HTTPS://" + elsewhere + "/a?b=c"} {
+			before := s.times()
+			got := parseAnswer(t, say(t, e.addr, "GET "+target+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), "GET")
+			if got.StatusCode != http.StatusOK || s.times() != before+1 {
+				t.Fatalf("GET %s: answered %d, the endpoint asked %d times, want 200 and once", target, got.StatusCode, s.times()-before)
+			}
+			last := s.got[before]
+			if last.RequestURI != "/base/a?b=c" || last.Host != want || last.Header.Get("X-Forwarded-Host") != elsewhere {
+				t.Errorf("GET %s: the endpoint was asked for %s of %s, forwarded for %s, want /base/a?b=c of %s for %s",
+					target, last.RequestURI, last.Host, last.Header.Get("X-Forwarded-Host"), want, elsewhere)
+			}
+		}
+		if got := parseAnswer(t, say(t, e.addr, "OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), "OPTIONS"); got.StatusCode != http.StatusOK {
+			t.Errorf("OPTIONS *: answered %d, want 200", got.StatusCode)
+		}
+	}
+	if s.times() != 4 || stranger.times() != 0 {
+		t.Errorf("the endpoint was asked %d times, the host of the URL %d times, want 4 and none", s.times(), stranger.times())
+	}
+}
+
+// A client that goes away, by a reset, ends what is done for it, also when it
+// had half-closed before. A plain end is no sign of that: see above.
+func TestEndpointsClientGone(t *testing.T) {
+	for n, race := range []bool{false, true, false, true} {
+		half := n > 1
+		t.Run(fmt.Sprintf("race=%t,half=%t", race, half), func(t *testing.T) {
 			came, gone := make(chan bool, 4), make(chan bool, 4)
 			hung := at(rawService(t, func(c net.Conn) {
 				came <- true
@@ -831,16 +886,18 @@ func TestEndpointsClientGone(t *testing.T) {
 			conn := dialHTTP(t, e.addr)
 			io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
 			<-came
-			conn.CloseWrite() // half of it is enough
-			if got, _ := io.ReadAll(conn); len(got) != 0 {
-				t.Errorf("read %q, want the end", got)
+			if half {
+				conn.CloseWrite()
+				time.Sleep(50 * time.Millisecond) // for the end to be read by itself
 			}
+			conn.SetLinger(0)
+			conn.Close()
 			select {
 			case <-gone:
-			case <-time.After(15 * time.Second):
+			case <-time.After(15 * time.Second): // a deadline
 				t.Error("the endpoint's connection is still open")
 			}
-			waitUntil(t, "the record is there", func() bool { return strings.Contains(e.log.String(), "client left") })
+			proctest.Until(t, "the record is there", func() bool { return strings.Contains(e.log.String(), "client left") })
 			if s.times() != 0 || strings.Contains(e.log.String(), "[WARN]") {
 				t.Errorf("the next endpoint was asked %d times, log %s, want none and no warning", s.times(), e.log)
 			}
@@ -904,4 +961,99 @@ func FuzzEndpointTarget(f *testing.F) {
 			t.Fatalf("%q and %q are sent as %q, want %q", raw, requested, sent, target)
 		}
 	})
+}
+
+// D-BRP1: bodies of the sizes that broke the older program, whole and in two
+// parts, and the next request is answered as well.
+func TestEndpointsBodiesOfEverySize(t *testing.T) {
+	parts := func(sizes ...int) (handler http.HandlerFunc, whole string) {
+		for i, n := range sizes {
+			whole += strings.Repeat(string(rune('a'+i)), n)
+		}
+		return func(w http.ResponseWriter, _ *http.Request) {
+			rest := whole
+			for _, n := range sizes {
+				io.WriteString(w, rest[:n])
+				w.(http.Flusher).Flush()
+				rest = rest[n:]
+			}
+		}, whole
+	}
+	for _, sizes := range [][]int{{3800}, {4200}, {5000}, {32768}, {100_000}, {2, 3}, {4096, 1}, {40_000, 40_000}} {
+		t.Run(fmt.Sprint(sizes), func(t *testing.T) {
+			handler, whole := parts(sizes...)
+			url := at(service(t, handler))
+			for _, race := range []bool{false, true} {
+				e := serveEndpoints(t, EndpointsConfig{URLs: []string{url, url}, Race: race})
+				for range 3 {
+					if got := e.request(t, ""); got.StatusCode != http.StatusOK || got.body != whole {
+						t.Errorf("race %t: answered %d with %d bytes, want 200 with %d", race, got.StatusCode, len(got.body), len(whole))
+					}
+				}
+			}
+		})
+	}
+}
+
+// BRP 20: an endpoint that cannot be asked has no response, whatever statuses
+// are usable, and BRP 23: when none has, the answer is 500.
+func TestEndpointsRefusedIsNeverUsable(t *testing.T) {
+	refused, busy := at(unreachablePort(t)), at(saying(t, 503, "busy"))
+	for _, race := range []bool{false, true} {
+		e := serveEndpoints(t, EndpointsConfig{URLs: []string{refused, busy}, Status: []string{"5xx"}, Race: race})
+		if got := e.request(t, "GET /a HTTP/1.1"); got.StatusCode != http.StatusServiceUnavailable || got.body != "busy" {
+			t.Errorf("race %t: answered %d %q, want the 503 of the one that answers", race, got.StatusCode, got.body)
+		}
+		// BRP 28: which endpoint answered, and after what time.
+		served := regexp.MustCompile(`\[DEBUG\] request served: method=GET path=/a endpoint=` + regexp.QuoteMeta(busy) + ` status=503 .*took="?[\d.]+`)
+		proctest.Until(t, "the record is there", func() bool { return served.MatchString(e.log.String()) })
+		e = serveEndpoints(t, EndpointsConfig{URLs: []string{refused, refused}, Status: []string{"5xx"}, Race: race})
+		if got := e.request(t, ""); got.StatusCode != http.StatusInternalServerError || strings.Contains(got.body, "127.0.0.1") {
+			t.Errorf("race %t: answered %d %q, want 500 without an address", race, got.StatusCode, got.body)
+		}
+	}
+}
+
+// CF 17, BRP 27, F63: a service that redirects to itself for ever is asked
+// once.
+func TestRedirectLoop(t *testing.T) {
+	var requested atomic.Int32
+	port := service(t, func(w http.ResponseWriter, r *http.Request) {
+		requested.Add(1)
+		http.Redirect(w, r, r.URL.Path+"?again", http.StatusFound)
+	})
+	if got := servePing(t, PingConfig{Ports: []int{port}}).request(t, ""); got.StatusCode != http.StatusBadGateway || requested.Load() != 1 {
+		t.Errorf("/ping answered %d and asked %d times, want 502 and once", got.StatusCode, requested.Load())
+	}
+	requested.Store(0)
+	e := serveEndpoints(t, EndpointsConfig{URLs: []string{at(port)}})
+	if got := e.request(t, "GET /loop HTTP/1.1"); got.StatusCode != http.StatusFound || got.Header.Get("Location") != "/loop?again" || requested.Load() != 1 {
+		t.Errorf("an endpoint answered %d to %q and was asked %d times, want 302, /loop?again and once", got.StatusCode, got.Header.Get("Location"), requested.Load())
+	}
+}
+
+// D-BRP11: a client that gives up is no endpoint's fault, and the endpoint is
+// asked again as before.
+func TestEndpointsClientsThatGiveUp(t *testing.T) {
+	var requested atomic.Int32
+	slow := at(service(t, func(w http.ResponseWriter, r *http.Request) {
+		if requested.Add(1) <= 10 {
+			<-r.Context().Done()
+			return
+		}
+		io.WriteString(w, "here")
+	}))
+	e := serveEndpoints(t, EndpointsConfig{URLs: []string{slow}, Timeout: time.Minute})
+	for range 10 {
+		before := requested.Load()
+		conn := dialHTTP(t, e.addr)
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		proctest.Until(t, "the endpoint is asked", func() bool { return requested.Load() > before })
+		conn.SetLinger(0)
+		conn.Close()
+	}
+	proctest.Until(t, "all are seen to be gone", func() bool { return strings.Count(e.log.String(), "client left") == 10 })
+	if got := e.request(t, ""); got.body != "here" || strings.Contains(e.log.String(), "[WARN]") || strings.Contains(e.log.String(), "[ERROR]") {
+		t.Errorf("answered %q, log %s, want the endpoint's answer and no warning", got.body, e.log)
+	}
 }

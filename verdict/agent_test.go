@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"context"
@@ -16,55 +16,15 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"understudy/internal/proctest"
 )
 
-// opinion is a verdict that a test sets.
-type opinion struct{ atomic.Pointer[string] }
-
-// be sets the verdict; "" is a good one.
-func (o *opinion) be(reason string) { o.Store(&reason) }
-
-func (o *opinion) judge(context.Context) error {
-	if s := o.Load(); s != nil && *s != "" {
-		return errors.New(*s)
-	}
-	return nil
-}
-
-// runner is what an Agent and a Lamp have in common.
+// runner is what an Agent and a TCPResponder have in common.
 type runner interface {
 	Bind() error
 	Addr() net.Addr
 	Run(ctx context.Context) error
-}
-
-// run binds r and runs it until the test ends, or stop is called.
-func run(tb testing.TB, r runner) (addr string, stop func()) {
-	tb.Helper()
-	noLeaks(tb)
-	if err := r.Run(tb.Context()); err == nil {
-		tb.Fatal("Run() before Bind = nil, want an error")
-	}
-	if err := r.Bind(); err != nil {
-		tb.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx) }()
-	stop = func() {
-		cancel()
-		select {
-		case err := <-ended:
-			ended <- err
-			if err != nil {
-				tb.Errorf("Run() = %v, want nil", err)
-			}
-		case <-time.After(15 * time.Second):
-			tb.Error("Run did not return after its context ended")
-		}
-	}
-	tb.Cleanup(stop)
-	return r.Addr().String(), stop
 }
 
 func newAgent(tb testing.TB, cfg AgentConfig) *Agent {
@@ -81,25 +41,25 @@ func TestAgent(t *testing.T) {
 	var o opinion
 	var draining atomic.Bool
 	o.be("no primary")
-	addr, stop := run(t, newAgent(t, AgentConfig{Judge: o.judge, Draining: draining.Load}))
+	addr, stop := run(t, newAgent(t, AgentConfig{Evaluate: o.evaluate, Draining: draining.Load, SendDrain: yes}))
 	if got := say(t, addr, ""); got != "down #no primary\n" {
-		t.Errorf("told %q at first, want that there is no primary", got)
+		t.Errorf("sent %q at first, want that there is no primary", got)
 	}
 	o.be("")
-	waitUntil(t, "the verdict is good", func() bool { return say(t, addr, "") == "up ready\n" })
+	proctest.Until(t, "the verdict is good", func() bool { return say(t, addr, "") == "up ready\n" })
 	draining.Store(true)
 	if got := say(t, addr, ""); got != "drain\n" {
-		t.Errorf("told %q, want drain at once", got)
+		t.Errorf("sent %q, want drain at once", got)
 	}
 	draining.Store(false)
 	if got := say(t, addr, "state\n"); got != "up ready\n" {
-		t.Errorf("told %q, want up and the drain called off", got)
+		t.Errorf("sent %q, want up and the drain called off", got)
 	}
 	o.be("bad\r\nup ready\x00é" + strings.Repeat("x", 100))
-	want := "down #bad??up ready??" + strings.Repeat("x", maxAgentWords-15) + "\n"
-	waitUntil(t, "the verdict is bad", func() bool { return strings.HasPrefix(say(t, addr, ""), "down") })
+	want := "down #bad??up ready??" + strings.Repeat("x", maxAgentReason-15) + "\n"
+	proctest.Until(t, "the verdict is bad", func() bool { return strings.HasPrefix(say(t, addr, ""), "down") })
 	if got := say(t, addr, ""); got != want {
-		t.Errorf("told %q, want %q", got, want)
+		t.Errorf("sent %q, want %q", got, want)
 	}
 	stop()
 	if _, err := net.Dial("tcp", addr); !errors.Is(err, syscall.ECONNREFUSED) {
@@ -112,63 +72,87 @@ func TestAgent(t *testing.T) {
 func TestAgentCallsDrainOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		draining := false
-		a := newAgent(t, AgentConfig{Judge: func(context.Context) error { return nil }, Draining: func() bool { return draining }})
-		told := func(want string) {
+		a := newAgent(t, AgentConfig{Evaluate: func(context.Context) error { return nil }, Draining: func() bool { return draining }, SendDrain: yes})
+		wantLine := func(want string) {
 			t.Helper()
 			if got := a.line(); got != want+"\n" {
-				t.Errorf("told %q, want %q", got, want)
+				t.Errorf("sent %q, want %q", got, want)
 			}
 		}
 		a.verdict = ErrNoPrimary
-		told("down #no primary")
-		time.Sleep(time.Hour)
+		wantLine("down #no primary")
+		time.Sleep(time.Hour) // virtual
 		a.verdict = nil
-		told("up ready")
-		time.Sleep(readyFor - 1)
-		told("up ready")
-		time.Sleep(time.Nanosecond)
-		told("up")
+		wantLine("up ready")
+		time.Sleep(readyFor - 1) // virtual
+		wantLine("up ready")
+		time.Sleep(time.Nanosecond) // virtual
+		wantLine("up")
 		a.verdict = ErrNoPrimary
-		told("down #no primary")
+		wantLine("down #no primary")
 		a.verdict = nil
-		told("up")
+		wantLine("up")
 		draining = true
-		told("drain")
+		wantLine("drain")
 		a.verdict = ErrNoPrimary
-		told("drain")
+		wantLine("drain")
 		draining = false
-		told("down #no primary")
+		wantLine("down #no primary")
 		a.verdict = nil
-		told("up ready")
+		wantLine("up ready")
 	})
+}
+
+// yes is an answer to what an agent asks.
+func yes() bool { return true }
+
+// An agent without SendDrain never sends a word that changes what an
+// operator has set in HAProxy.
+func TestAgentLeavesTheOperatorAlone(t *testing.T) {
+	draining := false
+	a := newAgent(t, AgentConfig{Evaluate: func(context.Context) error { return nil }, Draining: func() bool { return draining }})
+	wantLine := func(want string) {
+		t.Helper()
+		if got := a.line(); got != want+"\n" {
+			t.Errorf("sent %q, want %q", got, want)
+		}
+	}
+	wantLine("up")
+	a.verdict = ErrNoPrimary
+	wantLine("down #no primary")
+	a.verdict = nil
+	draining = true
+	wantLine("down #ending")
+	draining = false
+	wantLine("up")
 }
 
 // Who connects before the first verdict waits for it.
 func TestAgentWaitsForVerdict(t *testing.T) {
 	release := make(chan struct{})
-	a := newAgent(t, AgentConfig{Judge: func(context.Context) error { <-release; return nil }})
+	a := newAgent(t, AgentConfig{Evaluate: func(context.Context) error { <-release; return nil }})
 	addr, _ := run(t, a)
 	conn := dialHTTP(t, addr)
 	conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // time for a mistake
 	if n, err := conn.Read(make([]byte, 10)); !os.IsTimeout(err) {
-		t.Errorf("told %d bytes, %v before there was a verdict", n, err)
+		t.Errorf("sent %d bytes, %v before there was a verdict", n, err)
 	}
 	close(release)
 	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	if got, err := io.ReadAll(conn); string(got) != "up ready\n" || err != nil {
-		t.Errorf("told %q, %v", got, err)
+	if got, err := io.ReadAll(conn); string(got) != "up\n" || err != nil {
+		t.Errorf("sent %q, %v", got, err)
 	}
 }
 
-// A verdict under way does not keep the program from ending, nor who waits
-// for the first one from being told.
-func TestVerdictPortsEndBesideHungJudge(t *testing.T) {
+// A verdict in progress does not keep the program from ending, nor a client that waits
+// for the first one from getting it.
+func TestVerdictPortsEndBesideHungEvaluation(t *testing.T) {
 	release := make(chan struct{})
-	asked := make(chan struct{}, 2)
-	judge := func(context.Context) error { asked <- struct{}{}; <-release; return nil }
-	for _, r := range []runner{newAgent(t, AgentConfig{Judge: judge}), newLamp(t, "127.0.0.1:0", judge)} {
+	requested := make(chan struct{}, 2)
+	evaluate := func(context.Context) error { requested <- struct{}{}; <-release; return nil }
+	for _, r := range []runner{newAgent(t, AgentConfig{Evaluate: evaluate}), newTCPResponder(t, "127.0.0.1:0", evaluate)} {
 		_, stop := run(t, r)
-		<-asked
+		<-requested
 		stop() // fails the test after 15s
 	}
 	close(release)
@@ -176,12 +160,12 @@ func TestVerdictPortsEndBesideHungJudge(t *testing.T) {
 
 // What a client has sent, however much, does not cost it its line.
 func TestAgentReadsWhatIsSent(t *testing.T) {
-	addr, _ := run(t, newAgent(t, AgentConfig{Judge: func(context.Context) error { return nil }}))
+	addr, _ := run(t, newAgent(t, AgentConfig{Evaluate: func(context.Context) error { return nil }}))
 	for range 50 {
 		conn := dialHTTP(t, addr)
 		io.WriteString(conn, strings.Repeat("state\n", 1000))
-		if got, err := io.ReadAll(conn); string(got) != "up ready\n" || err != nil {
-			t.Fatalf("told %q, %v, want a line and the end", got, err)
+		if got, err := io.ReadAll(conn); string(got) != "up\n" || err != nil {
+			t.Fatalf("sent %q, %v, want a line and the end", got, err)
 		}
 	}
 }
@@ -189,7 +173,7 @@ func TestAgentReadsWhatIsSent(t *testing.T) {
 // A client that sends behind its line is not answered with a reset, for a
 // second.
 func TestAgentHearsLateWords(t *testing.T) {
-	addr, _ := run(t, newAgent(t, AgentConfig{Judge: func(context.Context) error { return nil }}))
+	addr, _ := run(t, newAgent(t, AgentConfig{Evaluate: func(context.Context) error { return nil }}))
 	var err error
 	for range 20 { // a busy machine may take longer than that second
 		conn := dialHTTP(t, addr)
@@ -207,37 +191,37 @@ func TestAgentHearsLateWords(t *testing.T) {
 
 // Clients that never leave do not keep others out, and are sent away.
 func TestAgentSlowClients(t *testing.T) {
-	addr, _ := run(t, newAgent(t, AgentConfig{Judge: func(context.Context) error { return nil }}))
+	addr, _ := run(t, newAgent(t, AgentConfig{Evaluate: func(context.Context) error { return nil }}))
 	var slow []*net.TCPConn
 	for range 10 * maxAgentClients {
 		slow = append(slow, dialHTTP(t, addr))
 	}
 	began := time.Now()
-	if got := say(t, addr, ""); got != "up ready\n" {
-		t.Errorf("told %q beside %d who stay", got, len(slow))
+	if got := say(t, addr, ""); got != "up\n" {
+		t.Errorf("sent %q beside %d who stay", got, len(slow))
 	}
-	// Whoever waits for all of them to be out of time waits 10s.
+	// To wait for the timeout of all of them takes 10s.
 	if took := time.Since(began); took > 7*time.Second {
-		t.Errorf("told after %s beside %d who stay, want no wait for them", took, len(slow))
+		t.Errorf("sent after %s beside %d who stay, want no wait for them", took, len(slow))
 	}
 	for _, conn := range slow {
-		if got, err := io.ReadAll(conn); string(got) != "up ready\n" && err == nil {
-			t.Errorf("one who stays was told %q, %v", got, err)
+		if got, err := io.ReadAll(conn); string(got) != "up\n" && err == nil {
+			t.Errorf("one who stays got %q, %v", got, err)
 		}
 	}
 	// Our side is gone too: what they send is answered with a reset.
-	waitUntil(t, "a client that stays is cut off", func() bool {
+	proctest.Until(t, "a client that stays is cut off", func() bool {
 		_, err := slow[len(slow)-1].Write([]byte("x"))
 		return err != nil && !os.IsTimeout(err)
 	})
 }
 
 func TestVerdictPortMistakes(t *testing.T) {
-	if _, err := NewAgent(AgentConfig{Listen: "9002"}); err == nil || !strings.Contains(err.Error(), `"9002"`) || !strings.Contains(err.Error(), "judge") {
+	if _, err := NewAgent(AgentConfig{Listen: "9002"}); err == nil || !strings.Contains(err.Error(), `"9002"`) || !strings.Contains(err.Error(), "evaluate") {
 		t.Errorf("NewAgent() = %v, want both mistakes", err)
 	}
-	if _, err := NewLamp(LampConfig{Listen: "9002"}); err == nil || !strings.Contains(err.Error(), `"9002"`) || !strings.Contains(err.Error(), "judge") {
-		t.Errorf("NewLamp() = %v, want both mistakes", err)
+	if _, err := NewTCPResponder(TCPResponderConfig{Listen: "9002"}); err == nil || !strings.Contains(err.Error(), `"9002"`) || !strings.Contains(err.Error(), "evaluate") {
+		t.Errorf("NewTCPResponder() = %v, want both mistakes", err)
 	}
 }
 
@@ -262,7 +246,7 @@ func TestAgentWithHAProxy(t *testing.T) {
 	}
 	var o opinion
 	var draining atomic.Bool
-	addr, _ := run(t, newAgent(t, AgentConfig{Judge: o.judge, Draining: draining.Load}))
+	addr, _ := run(t, newAgent(t, AgentConfig{Evaluate: o.evaluate, Draining: draining.Load, SendDrain: yes}))
 	_, port, _ := net.SplitHostPort(addr)
 	backend, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -328,7 +312,7 @@ backend b
 	}
 	until := func(want string) {
 		t.Helper()
-		waitUntil(t, "HAProxy shows "+want, func() bool { return strings.HasPrefix(status(), want) })
+		proctest.Until(t, "HAProxy shows "+want, func() bool { return strings.HasPrefix(status(), want) })
 	}
 	until("UP")
 	o.be("no primary")

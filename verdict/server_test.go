@@ -1,4 +1,4 @@
-package health
+package verdict
 
 import (
 	"bufio"
@@ -9,8 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,89 +21,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"go.uber.org/goleak"
+
+	"understudy/internal/proctest"
 )
-
-// watched holds the tests that noLeaks was called for.
-var watched sync.Map
-
-// noLeaks fails the test if it leaves a goroutine behind that was not there at
-// the first call.
-func noLeaks(tb testing.TB) {
-	tb.Helper()
-	if _, again := watched.LoadOrStore(tb, nil); again {
-		return
-	}
-	before := goleak.IgnoreCurrent()
-	tb.Cleanup(func() { goleak.VerifyNone(tb, before) })
-}
-
-// serveRoutes runs a Server on a free port until the test ends, and returns
-// its address.
-func serveRoutes(tb testing.TB, cfg ServerConfig) string {
-	tb.Helper()
-	return startServer(tb, cfg).Addr().String()
-}
-
-// startServer is serveRoutes, and returns the Server.
-func startServer(tb testing.TB, cfg ServerConfig) *Server {
-	tb.Helper()
-	noLeaks(tb)
-	cfg.Listen = "127.0.0.1:0"
-	s, err := NewServer(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := s.Bind(); err != nil {
-		tb.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	tb.Cleanup(func() {
-		stop()
-		select {
-		case err := <-ended:
-			if err != nil {
-				tb.Errorf("Run() = %v, want nil", err)
-			}
-		case <-time.After(15 * time.Second):
-			tb.Error("Run did not return after its context ended")
-		}
-	})
-	return s
-}
-
-// told is a handler that answers with what it was asked.
-var told = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	fmt.Fprintf(w, "%s %s %q %v", r.Method, r.RequestURI, body, err)
-})
-
-// dialHTTP connects to addr; everything on the connection fails after 20s.
-func dialHTTP(tb testing.TB, addr string) *net.TCPConn {
-	tb.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
-	return conn.(*net.TCPConn)
-}
-
-// say sends raw bytes and returns everything that comes back until the server
-// closes.
-func say(tb testing.TB, addr, raw string) string {
-	tb.Helper()
-	conn := dialHTTP(tb, addr)
-	io.WriteString(conn, raw)
-	answer, err := io.ReadAll(conn)
-	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
-		tb.Fatalf("after %.80q read %.200q, %v, want an answer and its end", raw, answer, err)
-	}
-	return string(answer)
-}
 
 func TestServerRoutes(t *testing.T) {
 	named := func(name string) http.Handler {
@@ -148,32 +71,10 @@ func TestServerRoutes(t *testing.T) {
 	}
 }
 
-// answer is a parsed response.
-type answer struct {
-	*http.Response
-	body string
-	rest string // bytes behind it
-}
-
-func parseAnswer(tb testing.TB, raw, method string) answer {
-	tb.Helper()
-	r := bufio.NewReader(strings.NewReader(raw))
-	resp, err := http.ReadResponse(r, &http.Request{Method: method})
-	if err != nil {
-		tb.Fatalf("answer %q: %v", raw, err)
-	}
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		tb.Fatalf("answer %q: body: %v", raw, err)
-	}
-	rest, _ := io.ReadAll(r)
-	return answer{resp, string(body), string(rest)}
-}
-
 // F67: every request that two servers could understand differently gets one
 // refusal and the end of the connection, whatever follows it.
 func TestServerRefusesAmbiguousRequests(t *testing.T) {
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}})
 	const smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 	for _, tt := range []struct {
 		name, raw string
@@ -191,8 +92,20 @@ func TestServerRefusesAmbiguousRequests(t *testing.T) {
 		{"two codings", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + smuggled, []int{400, 501}},
 		{"coding behind a tab", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\x0bchunked\r\n\r\n" + smuggled, []int{400, 501}},
 		{"coding in HTTP/1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n0\r\n\r\n" + smuggled, []int{400}},
-		{"absolute form", "GET http://elsewhere/ HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
-		{"asterisk", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"absolute form of another scheme", "GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"absolute form without a host", "GET http:/// HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"absolute form with a user", "GET http://ann@x/ HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"absolute form with a backslash", `GET http://x\@y/ HTTP/1.1` + "\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"absolute form with a fragment", "GET http://x/#y HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"absolute form with dot segments", "GET http://x/../y HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"absolute form without the header Host", "GET http://x/ HTTP/1.1\r\n\r\n" + smuggled, []int{400}},
+		{"absolute form with two headers Host", "GET http://x/ HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n" + smuggled, []int{400}},
+		{"fragment", "GET /a#/../b HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"fragment behind a query", "GET /a?b#c HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"encoded NUL", "GET /ping%00/x HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"NUL encoded twice", "GET /ping%2500/x HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"opaque target", "GET http:x/ HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
+		{"asterisk of another method", "GET * HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{400}},
 		{"connect", "CONNECT elsewhere:443 HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{405}},
 		{"trace", "TRACE / HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{405}},
 		{"unknown method", "BREW / HTTP/1.1\r\nHost: x\r\n\r\n" + smuggled, []int{501}},
@@ -233,10 +146,77 @@ func TestServerRefusesAmbiguousRequests(t *testing.T) {
 	}
 }
 
+// net/http accepts, without a trace in the request, what checkHead refuses, and
+// refuses by itself what checkHead passes over. When a later version is stricter,
+// checkHead can do less.
+func TestNetHTTPForgives(t *testing.T) {
+	srv := httptest.NewServer(mirror)
+	t.Cleanup(srv.Close)
+	for _, tt := range []struct {
+		name, raw string
+		want      int
+	}{
+		{"length and chunked", "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200},
+		{"the same length twice", "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", 200},
+		{"coding in HTTP/1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200},
+		{"line feeds alone", "GET / HTTP/1.1\nHost: x\nConnection: close\n\n", 200},
+		{"folded header", "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: b\r\n c\r\n\r\n", 200},
+
+		{"two lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\na", 400},
+		{"two codings", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501},
+		{"carriage return in a value", "GET / HTTP/1.1\r\nHost: x\r\nA: b\rC: d\r\n\r\n", 400},
+		{"carriage return behind a value", "GET / HTTP/1.1\r\nHost: x\r\nA: b\r\r\n\r\n", 400},
+		{"carriage return in a name", "GET / HTTP/1.1\r\nHost: x\r\nA\rB: c\r\n\r\n", 400},
+		{"carriage return in the first line", "GET /\r HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+		{"carriage return behind the first line", "GET / HTTP/1.1\r\r\nHost: x\r\n\r\n", 400},
+		{"NUL in a value", "GET / HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n", 400},
+		{"NUL in a name", "GET / HTTP/1.1\r\nHost: x\r\nA\x00: c\r\n\r\n", 400},
+		{"NUL in the first line", "GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+	} {
+		if got := parseAnswer(t, say(t, srv.Listener.Addr().String(), tt.raw), "GET"); got.StatusCode != tt.want {
+			t.Errorf("%s: net/http answers %d, want %d", tt.name, got.StatusCode, tt.want)
+		}
+	}
+}
+
+// A target in absolute form is one in origin form whose authority is the Host,
+// RFC 9112 §3.2.2. An asterisk is about the server, and reaches no route.
+func TestServerRequestTargets(t *testing.T) {
+	said := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %s %q %q", r.RequestURI, r.Host, r.URL.String(), r.URL.Path)
+	})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": said, "/ping": mirror}})
+	for _, tt := range []struct{ target, want string }{
+		{"/a?b", `/a?b x "/a?b" "/a"`},
+		{"http://elsewhere/a?b", `/a?b elsewhere "/a?b" "/a"`},
+		{"HTTP://Elsewhere:80/a%20b", `/a%20b Elsewhere:80 "/a%20b" "/a b"`},
+		{"https://[2001:db8::1]:1/", `/ [2001:db8::1]:1 "/" "/"`},
+		{"http://elsewhere", `/ elsewhere "/" "/"`},
+		{"http://elsewhere?b", `/?b elsewhere "/?b" "/"`},
+		{"http://elsewhere//other/a", `//other/a elsewhere "//other/a" "//other/a"`},
+		{"//other/a", `//other/a x "//other/a" "//other/a"`},
+		{"http://elsewhere/http://other/", `/http://other/ elsewhere "/http://other/" "/http://other/"`},
+		{"/http://other/", `/http://other/ x "/http://other/" "/http://other/"`},
+	} {
+		raw := say(t, addr, "GET "+tt.target+" HTTP/1.1\r\nHost: x\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		got := parseAnswer(t, raw, "GET")
+		if got.StatusCode != http.StatusOK || got.body != tt.want || strings.Count(raw, "HTTP/1.1 200") != 2 {
+			t.Errorf("GET %s: %d %s, with %d good answers on the connection, want 200 %s and two", tt.target, got.StatusCode, got.body, strings.Count(raw, "HTTP/1.1 200"), tt.want)
+		}
+	}
+	for _, target := range []string{"*", "http://elsewhere"} {
+		raw := say(t, addr, "OPTIONS "+target+" HTTP/1.1\r\nHost: x\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		got := parseAnswer(t, raw, "OPTIONS")
+		if got.StatusCode != http.StatusOK || got.body != "" || got.Header.Get("Allow") != methods || strings.Count(raw, "HTTP/1.1 200") != 2 {
+			t.Errorf("OPTIONS %s: answered %q, want 200 without a body, the methods, and the next answer", target, raw)
+		}
+	}
+}
+
 // Ambiguity in a later request of a connection is seen too, however the bytes
 // were cut into segments.
 func TestServerChecksEveryHead(t *testing.T) {
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}})
 	const good, folded = "GET /good HTTP/1.1\r\nHost: x\r\n\r\n", "GET /bad HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n"
 	whole := good + "POST /empty HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" + good + folded + good
 	for _, size := range []int{1, 7, 40, len(whole)} {
@@ -248,7 +228,7 @@ func TestServerChecksEveryHead(t *testing.T) {
 					if _, err := conn.Write(part); err != nil {
 						return
 					}
-					time.Sleep(50 * time.Microsecond)
+					time.Sleep(50 * time.Microsecond) // each part comes by itself
 				}
 			}()
 			raw, _ := io.ReadAll(conn)
@@ -262,10 +242,10 @@ func TestServerChecksEveryHead(t *testing.T) {
 // The time for an answer begins when the request is here as a whole.
 func TestServerAnswersASlowBody(t *testing.T) {
 	const limit = time.Second
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}, RequestTimeout: time.Minute, AnswerTimeout: limit})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}, requestTimeout: time.Minute, answerTimeout: limit})
 	conn := dialHTTP(t, addr)
 	io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nsl")
-	time.Sleep(limit + limit/4)
+	time.Sleep(limit + limit/4) // longer than there is for a response
 	io.WriteString(conn, "ow")
 	if got, err := io.ReadAll(conn); !strings.Contains(string(got), `"slow"`) || err != nil {
 		t.Errorf("answered %q, %v, want what was asked", got, err)
@@ -274,7 +254,7 @@ func TestServerAnswersASlowBody(t *testing.T) {
 
 // Whatever follows a request with a body is never taken for another.
 func TestServerEndsWithABody(t *testing.T) {
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}})
 	const second = "GET /second HTTP/1.1\r\nHost: x\r\n\r\n"
 	for _, first := range []string{
 		"POST /first HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi",
@@ -288,7 +268,7 @@ func TestServerEndsWithABody(t *testing.T) {
 }
 
 func TestServerKeepsHonestConnections(t *testing.T) {
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}})
 	conn := dialHTTP(t, addr)
 	r := bufio.NewReader(conn)
 	for i := range 5 {
@@ -305,7 +285,7 @@ func TestServerKeepsHonestConnections(t *testing.T) {
 
 // F62.
 func TestServerLimitsHeads(t *testing.T) {
-	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": told}})
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}})
 	head := func(size int) string {
 		const start, end = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: ", "\r\n\r\n"
 		return start + strings.Repeat("a", size-len(start)-len(end)) + end
@@ -336,8 +316,8 @@ func TestServerLimitsHeads(t *testing.T) {
 
 func TestServerTimeouts(t *testing.T) {
 	addr := serveRoutes(t, ServerConfig{
-		Routes:        map[string]http.Handler{"/": told},
-		HeaderTimeout: time.Second, RequestTimeout: 1500 * time.Millisecond, IdleTimeout: 1200 * time.Millisecond,
+		Routes:      map[string]http.Handler{"/": mirror},
+		headTimeout: time.Second, requestTimeout: 1500 * time.Millisecond, idleTimeout: 1200 * time.Millisecond,
 	})
 	for _, tt := range []struct{ name, raw, want string }{
 		{"silence", "", ""},
@@ -361,10 +341,10 @@ func TestServerTimeouts(t *testing.T) {
 // F60: slow clients, more than the limit admits, do not keep honest ones out.
 func TestServerSlowlorisDoesNotLockOut(t *testing.T) {
 	const limit, slow = 64, 400
-	// Whoever is locked out waits until the slow ones are out of time.
+	// A client that is locked out waits until the slow ones time out.
 	addr := serveRoutes(t, ServerConfig{
-		Routes: map[string]http.Handler{"/": told}, MaxConnections: limit,
-		HeaderTimeout: time.Minute, RequestTimeout: time.Minute, IdleTimeout: time.Minute,
+		Routes: map[string]http.Handler{"/": mirror}, MaxConnections: limit,
+		headTimeout: time.Minute, requestTimeout: time.Minute, idleTimeout: time.Minute,
 	})
 	for i := range slow {
 		conn := dialHTTP(t, addr)
@@ -392,7 +372,7 @@ func TestServerSlowlorisDoesNotLockOut(t *testing.T) {
 	}
 }
 
-// The limit holds, and who comes when everybody waits for us waits as well.
+// The limit holds, and a client that comes when all places are busy waits.
 func TestServerConnectionLimit(t *testing.T) {
 	const limit = 8
 	var mu sync.Mutex
@@ -414,7 +394,7 @@ func TestServerConnectionLimit(t *testing.T) {
 	for range 3 * limit {
 		go func() { answers <- say(t, addr, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") }()
 	}
-	waitUntil(t, "the limit is reached", func() bool { mu.Lock(); defer mu.Unlock(); return busy == limit })
+	proctest.Until(t, "the limit is reached", func() bool { mu.Lock(); defer mu.Unlock(); return busy == limit })
 	time.Sleep(50 * time.Millisecond) // time for a mistake
 	close(release)
 	for range 3 * limit {
@@ -427,16 +407,6 @@ func TestServerConnectionLimit(t *testing.T) {
 	}
 }
 
-// waitUntil waits for a condition, for as long as a slow machine may need.
-func waitUntil(tb testing.TB, what string, cond func() bool) {
-	tb.Helper()
-	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			tb.Fatalf("waited 20s in vain until %s", what)
-		}
-	}
-}
-
 // F51.
 func TestServerBindNamesBusyAddress(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -444,7 +414,7 @@ func TestServerBindNamesBusyAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	s, err := NewServer(ServerConfig{Listen: ln.Addr().String(), Routes: map[string]http.Handler{"/": told}})
+	s, err := NewServer(ServerConfig{Listen: ln.Addr().String(), Routes: map[string]http.Handler{"/": mirror}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -454,15 +424,15 @@ func TestServerBindNamesBusyAddress(t *testing.T) {
 }
 
 func TestServerStop(t *testing.T) {
-	noLeaks(t)
-	asked, release := make(chan struct{}), make(chan struct{})
+	proctest.NoLeaks(t)
+	requested, release := make(chan struct{}), make(chan struct{})
 	s, err := NewServer(ServerConfig{Listen: "127.0.0.1:0", Routes: map[string]http.Handler{
 		"/": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			close(asked)
+			close(requested)
 			<-release
 			io.WriteString(w, "in time")
 		}),
-		"/body": told,
+		"/body": mirror,
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -481,7 +451,7 @@ func TestServerStop(t *testing.T) {
 	silent, slow, honest := dialHTTP(t, addr), dialHTTP(t, addr), dialHTTP(t, addr)
 	io.WriteString(slow, "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
 	io.WriteString(honest, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	<-asked
+	<-requested
 	began := time.Now()
 	stop()
 	for _, conn := range []net.Conn{silent, slow} {
@@ -504,17 +474,17 @@ func TestServerStop(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("Run() = %v, want nil", err)
 	}
-	if took := time.Since(began); took > 9*time.Second { // AnswerTimeout is 10s
+	if took := time.Since(began); took > 9*time.Second { // answerTimeout is 10s
 		t.Errorf("stopping took %s, want as long as the request under way", took)
 	}
 }
 
 // Run does not return while a handler runs, even one that is over its time.
 func TestServerStopWaitsForHandlers(t *testing.T) {
-	noLeaks(t)
-	asked, release := make(chan struct{}), make(chan struct{})
-	s, err := NewServer(ServerConfig{Listen: "127.0.0.1:0", AnswerTimeout: 50 * time.Millisecond, Routes: map[string]http.Handler{
-		"/": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(asked); <-release }),
+	proctest.NoLeaks(t)
+	requested, release := make(chan struct{}), make(chan struct{})
+	s, err := NewServer(ServerConfig{Listen: "127.0.0.1:0", answerTimeout: 50 * time.Millisecond, Routes: map[string]http.Handler{
+		"/": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(requested); <-release }),
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -527,7 +497,7 @@ func TestServerStopWaitsForHandlers(t *testing.T) {
 	go func() { ended <- s.Run(ctx) }()
 	conn := dialHTTP(t, s.Addr().String())
 	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	<-asked
+	<-requested
 	stop()
 	io.ReadAll(conn) // the connection is cut
 	select {
@@ -543,9 +513,9 @@ func TestServerStopWaitsForHandlers(t *testing.T) {
 
 func TestNewServerNamesEveryMistake(t *testing.T) {
 	_, err := NewServer(ServerConfig{
-		Listen: "9001", Routes: map[string]http.Handler{"ping": told, "/a?b": told, "/a/../b": told}, IdleTimeout: -1, MaxConnections: -1,
+		Listen: "9001", Routes: map[string]http.Handler{"ping": mirror, "/a?b": mirror, "/a/../b": mirror},
 	})
-	for _, want := range []string{`"9001"`, `"ping"`, `"/a?b"`, `"/a/../b"`, "idle timeout", "max connections"} {
+	for _, want := range []string{`"9001"`, `"ping"`, `"/a?b"`, `"/a/../b"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("NewServer() = %v, want %s named", err, want)
 		}
@@ -560,7 +530,7 @@ func TestComplaintsAreRateLimited(t *testing.T) {
 	var out lockedBuffer
 	logger := hclog.New(&hclog.LoggerOptions{Output: &out, Level: hclog.Debug})
 	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{
-		"/": told,
+		"/": mirror,
 		"/panic": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 			panic("on purpose")
 		}),
@@ -570,42 +540,22 @@ func TestComplaintsAreRateLimited(t *testing.T) {
 		say(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n\x00garbage")
 		say(t, addr, "\x00\xff garbage\r\n\r\n")
 	}
-	complaints := &complaintLog{log: logger}
+	clientErrors := &clientErrorLog{log: logger}
 	for range 1000 {
-		io.WriteString(complaints, "http: TLS handshake error\n")
+		io.WriteString(clientErrors, "http: TLS handshake error\n")
 	}
 	most := 3 + int(time.Since(began)/time.Second) // of two logs
 	if n := strings.Count(out.String(), "http client refused"); n < 1 || n > most {
 		t.Errorf("%d records about garbage, want one a second: %s", n, out.String())
 	}
 	say(t, addr, "GET /panic HTTP/1.1\r\nHost: x\r\n\r\n")
-	waitUntil(t, "the panic is in the log", func() bool { return strings.Contains(out.String(), "[ERROR]") })
+	proctest.Until(t, "the panic is in the log", func() bool { return strings.Contains(out.String(), "[ERROR]") })
 	if got := say(t, addr, "GET / HTTP/1.0\r\n\r\n"); !strings.Contains(got, "200 OK") {
 		t.Errorf("after a panic answered %q, want 200", got)
 	}
 }
 
-// lockedBuffer is a buffer for many goroutines.
-type lockedBuffer struct {
-	mu     sync.Mutex
-	buf    bytes.Buffer
-	writes int
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.writes++
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-func FuzzClimbs(f *testing.F) {
+func FuzzHasDotSegments(f *testing.F) {
 	for _, seed := range []string{"/a", "/..", "/%2e%2e/", "/a/..;x/", `/\..\`, "/%25252e", "/a//b", "/%"} {
 		f.Add(seed)
 	}
@@ -615,8 +565,11 @@ func FuzzClimbs(f *testing.F) {
 		if !rt.takes(raw) {
 			t.Fatalf("%q is not below /ping/", raw)
 		}
-		if climbs(raw) {
+		if hasDotSegments(raw) {
 			return
+		}
+		if strings.ContainsRune(decodeOnce(raw), 0) {
+			t.Fatalf("%q has a NUL in it, where some servers end it", raw)
 		}
 		// Whatever passes stays below, for a server that decodes and cleans.
 		for _, seen := range []string{raw, decodeOnce(raw), decodeOnce(decodeOnce(raw)), strings.ReplaceAll(decodeOnce(raw), `\`, "/")} {
@@ -639,10 +592,9 @@ func FuzzClimbs(f *testing.F) {
 func decodeOnce(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
-		var c byte
 		if s[i] == '%' && i+2 < len(s) {
-			if n, err := fmt.Sscanf(s[i+1:i+3], "%02x", &c); n == 1 && err == nil {
-				b.WriteByte(c)
+			if c, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				b.WriteByte(byte(c))
 				i += 2
 				continue
 			}
@@ -666,7 +618,7 @@ func FuzzCheckHead(f *testing.F) {
 		if err != nil || refused != nil {
 			return
 		}
-		// What both accept says one thing about its length.
+		// A request that both accept has the same length for both.
 		if len(r.TransferEncoding) > 0 && bytes.Contains(bytes.ToLower(raw[:headEnd(raw)]), []byte("content-length:")) {
 			t.Fatalf("%q has two lengths", raw)
 		}
@@ -675,4 +627,128 @@ func FuzzCheckHead(f *testing.F) {
 			t.Fatalf("%q has a bare line feed", head)
 		}
 	})
+}
+
+// F67: nothing that two servers could understand differently gets to a service
+// or an endpoint.
+func TestServerAmbiguousRequestsReachNoService(t *testing.T) {
+	s := seeing(t)
+	ping, err := NewPing(complete(PingConfig{Ports: []int{s.port}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	endpoints, err := NewEndpoints(completeEndpoints(EndpointsConfig{URLs: []string{at(s.port)}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(endpoints.Close)
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/ping": ping, "/": endpoints}})
+	const smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+	for _, path := range []string{"/ping", "/any"} {
+		for _, raw := range []string{
+			"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+			"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 36\r\n\r\n",
+			"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n",
+			"GET ftp://127.0.0.1%s HTTP/1.1\r\nHost: x\r\n\r\n",
+			"GET http://ann@127.0.0.1%s HTTP/1.1\r\nHost: x\r\n\r\n",
+			"CONNECT 127.0.0.1:80%s HTTP/1.1\r\nHost: x\r\n\r\n",
+			"TRACE %s HTTP/1.1\r\nHost: x\r\n\r\n",
+			"get %s HTTP/1.1\r\nHost: x\r\n\r\n",
+			"GET %s\r\n\r\n",
+			"GET %s HTTP/1.1\nHost: x\n\n",
+			"GET %s HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n",
+			"GET %s HTTP/1.1\r\nHost : x\r\n\r\n",
+			"GET %s/../smuggled HTTP/1.1\r\nHost: x\r\n\r\n",
+			"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n%.0s",
+			"GET * HTTP/1.1\r\nHost: x\r\n\r\n%.0s",
+		} {
+			raw := fmt.Sprintf(raw, path)
+			if got := parseAnswer(t, say(t, addr, raw+smuggled), "GET"); got.StatusCode < 400 || !got.Close || got.rest != "" {
+				t.Errorf("%q: answered %d, close %t, %q behind it, want a refusal and the end", raw, got.StatusCode, got.Close, got.rest)
+			}
+		}
+	}
+	if s.times() != 0 {
+		t.Errorf("the service was asked %d times, first %s %s, want none", s.times(), s.got[0].Method, s.got[0].RequestURI)
+	}
+}
+
+// F62: a head that is as long as it may be costs 64 KiB at most while it is
+// waited for.
+func TestServerHeadsAreCheap(t *testing.T) {
+	const conns = 300
+	addr := serveRoutes(t, ServerConfig{Routes: map[string]http.Handler{"/": mirror}})
+	inUse := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	say(t, addr, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	before := inUse()
+	head := "GET /" + strings.Repeat("a", 8<<10) + " HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("b", 7<<10)
+	var open []net.Conn
+	for range conns {
+		conn := dialHTTP(t, addr)
+		if _, err := io.WriteString(conn, head); err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, conn)
+	}
+	time.Sleep(200 * time.Millisecond) // for the server to read: if it has not, it costs less
+	each := (int64(inUse()) - int64(before)) / conns
+	t.Logf("%d unfinished heads cost %d bytes each, clients included", conns, each)
+	if each > 64<<10 {
+		t.Errorf("an unfinished head costs %d bytes, want at most %d", each, 64<<10)
+	}
+	runtime.KeepAlive(open)
+}
+
+// F70: what is no HTTP at all is refused or hung up on, at most logged once a
+// second, and honest requests beside it are answered.
+func TestServerGarbage(t *testing.T) {
+	var log lockedBuffer
+	addr := serveRoutes(t, ServerConfig{
+		Routes: map[string]http.Handler{"/": mirror}, Logger: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Debug}),
+		headTimeout: time.Second,
+	})
+	garbage := []string{
+		"", "\x00", "\r\n\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("\xaa", 500),
+		"SSH-2.0-scan\r\n", "\x80\x9e\x01\x03\x01", "HELP\r\n", "EHLO x\r\n", "\xff\xfb\x1f\xff\xfb\x20", "*1\r\n$4\r\nPING\r\n",
+		strings.Repeat("\xff", 40_000), "GET " + strings.Repeat("/", 20_000), "\x03\x00\x00\x0b\x06\xe0\x00\x00\x00\x00\x00", "{}\n",
+	}
+	began := time.Now()
+	var all sync.WaitGroup
+	for i := range 20 * len(garbage) {
+		all.Go(func() {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			io.WriteString(conn, garbage[i%len(garbage)])
+			switch i % 3 {
+			case 0:
+				conn.(*net.TCPConn).SetLinger(0) // a port scan's goodbye
+			case 1:
+				conn.(*net.TCPConn).CloseWrite()
+				io.Copy(io.Discard, conn)
+			case 2:
+				answer, err := io.ReadAll(conn)
+				if bytes.Contains(answer, []byte(" 200 ")) || errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("%.20q was answered %q, %v, want a refusal or the end", garbage[i%len(garbage)], answer, err)
+				}
+			}
+		})
+	}
+	if got := say(t, addr, "GET /honest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.Contains(got, "GET /honest") {
+		t.Errorf("an honest client was answered %q", got)
+	}
+	all.Wait()
+	text, seconds := log.String(), int(time.Since(began)/time.Second)+1
+	if n := strings.Count(text, "http client refused"); n > seconds || strings.Count(text, "\n") > seconds+2 || strings.Contains(text, "panic") {
+		t.Errorf("%d complaints in %d seconds, want one in each at most:\n%.2000s", n, seconds, text)
+	}
 }
