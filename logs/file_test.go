@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"understudy/internal/proctest"
 )
 
 func readFile(t *testing.T, path string) string {
@@ -55,7 +57,7 @@ func TestReopenUnderLoadLosesAndDuplicatesNothing(t *testing.T) {
 			for i := range lines {
 				log.Logger().Info("line", "writer", w, "number", i)
 				if i%50 == 0 {
-					time.Sleep(time.Millisecond)
+					time.Sleep(time.Millisecond) // so that the file is changed under a writer
 				}
 			}
 		})
@@ -72,7 +74,7 @@ func TestReopenUnderLoadLosesAndDuplicatesNothing(t *testing.T) {
 		files = append(files, old)
 		before := readFile(t, old)
 		log.Logger().Info("turned", "turn", i)
-		eventually(t, "the new file is written to", func() bool {
+		proctest.Until(t, "the new file is written to", func() bool {
 			return strings.Contains(readFile(t, path), fmt.Sprintf("turned: turn=%d\n", i))
 		})
 		if after := readFile(t, old); after != before {
@@ -104,8 +106,8 @@ func TestReopenUnderLoadLosesAndDuplicatesNothing(t *testing.T) {
 			t.Errorf("writer %d: %d lines, want %d", w, n, lines)
 		}
 	}
-	if log.Lost() != 0 {
-		t.Errorf("%d lines lost", log.Lost())
+	if log.queue.lost.Load() != 0 {
+		t.Errorf("%d lines lost", log.queue.lost.Load())
 	}
 }
 
@@ -141,14 +143,14 @@ func TestReopenOfOtherOutputsAndOfAClosedLog(t *testing.T) {
 	}
 }
 
-// A named pipe is a file that may have no reader, or one who stops.
+// A named pipe is a file that may have no reader, or one that stops.
 func TestNamedPipe(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(Config{Output: path}); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("Open of a pipe that nobody reads: %v", err)
+	if _, err := Open(complete(Config{Output: path})); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("Open of a pipe without a reader: %v", err)
 	}
 	reader, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -158,11 +160,11 @@ func TestNamedPipe(t *testing.T) {
 	log := openLog(t, Config{Output: path})
 	flood(t, log, 30_000)
 	ran := false
-	if err := log.queue.do(func() { ran = true }, 20*time.Millisecond); !errors.Is(err, errStuck) {
-		t.Errorf("a job behind a stuck line: %v, want %v", err, errStuck)
+	if err := log.queue.do(func() { ran = true }, 20*time.Millisecond); !errors.Is(err, errBlocked) {
+		t.Errorf("a job behind a stuck line: %v, want %v", err, errBlocked)
 	}
 	log.Close(20 * time.Millisecond)
-	<-log.queue.done // a full pipe holds nobody back for good
+	<-log.queue.done // a full pipe blocks no caller for good
 	if ran {
 		t.Error("a job ran that was withdrawn")
 	}

@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	// maxDatagram is how long a datagram is at most, so that none is cut up on
-	// its way; what is longer goes in chunks.
+	// maxDatagram limits the bytes of a datagram, so that none is fragmented;
+	// longer messages are sent in chunks.
 	maxDatagram = 1420
 
 	chunkHeader = 12  // magic bytes, message id, number, count
-	maxChunks   = 128 // of one message, says GELF
+	maxChunks   = 128 // of one message, by the GELF specification
 )
 
 // gelf writes GELF 1.1 to a collector.
@@ -36,10 +36,10 @@ type gelf struct {
 
 // newGELF returns the output for a collector at address; network is "tcp" or
 // "udp".
-func newGELF(network, address string, trouble *trouble) *gelf {
+func newGELF(network, address string, trouble *failures) *gelf {
 	host, err := os.Hostname()
 	if err != nil || host == "" {
-		host = "localhost" // there must be one
+		host = "localhost" // GELF requires a host
 	}
 	dial := func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, network, address) }
 	return &gelf{link: newLink(dial, trouble), host: host, udp: network == "udp", zip: gzip.NewWriter(nil)}
@@ -75,8 +75,12 @@ func (g *gelf) write(ctx context.Context, r record) error {
 
 func (g *gelf) close() { g.link.close() }
 
-// gelfMessage makes a line that hclog wrote as JSON, without the time, into a
-// GELF message.
+// gelfMessage converts a line that hclog wrote as JSON, without the time, into a GELF
+// message.
+//
+// A sink of hclog (SinkAdapter) would get the fields as Go values, and the rules
+// by which hclog writes them (errors, formats, text marshalers, a key without a
+// value, values that cannot be encoded) would have to be written here again.
 func gelfMessage(host string, r record) ([]byte, error) {
 	decoder := json.NewDecoder(bytes.NewReader(r.line))
 	decoder.UseNumber() // a count must not become 1e+06
@@ -87,7 +91,7 @@ func gelfMessage(host string, r record) ([]byte, error) {
 	text, _ := from["@message"].(string)
 	short, _, _ := strings.Cut(text, "\n")
 	if strings.TrimSpace(short) == "" {
-		short = "-" // collectors refuse messages without one
+		short = "-" // collectors refuse messages without a short_message
 	}
 	message := map[string]any{
 		"version":       "1.1",
@@ -119,8 +123,8 @@ func gelfMessage(host string, r record) ([]byte, error) {
 	return json.Marshal(message)
 }
 
-// gelfName is a key as the name of an additional field. The letters that
-// collectors take are few, and _id belongs to them.
+// gelfName returns key as the name of an additional field. Collectors accept only a
+// few characters, and reserve _id.
 func gelfName(key string) string {
 	name := "_" + strings.Map(func(r rune) rune {
 		switch {
@@ -136,7 +140,7 @@ func gelfName(key string) string {
 	return name
 }
 
-// gelfValue is a value as GELF has them, a string or a number; ok is false for
+// gelfValue returns a value in a type of GELF, a string or a number; ok is false for
 // null.
 func gelfValue(value any) (_ any, ok bool) {
 	switch v := value.(type) {
@@ -150,7 +154,7 @@ func gelfValue(value any) (_ any, ok bool) {
 	}
 }
 
-// chunks cuts a message into datagrams.
+// chunks splits a message into datagrams.
 func chunks(message []byte) ([][]byte, error) {
 	if len(message) <= maxDatagram {
 		return [][]byte{message}, nil

@@ -24,7 +24,7 @@ import (
 )
 
 // openGELF opens a log to a collector that is tried again soon.
-func openGELF(t *testing.T, network, address string, trouble *trouble) *Log {
+func openGELF(t *testing.T, network, address string, trouble *failures) *Log {
 	t.Helper()
 	out := newGELF(network, address, trouble)
 	out.link.retry, out.link.timeout = time.Millisecond, patience
@@ -58,16 +58,6 @@ func accept(t *testing.T, listener net.Listener) (net.Conn, *bufio.Reader) {
 	conn.SetReadDeadline(time.Now().Add(patience))
 	t.Cleanup(func() { conn.Close() })
 	return conn, bufio.NewReader(conn)
-}
-
-// next reads one message from a TCP connection.
-func next(t *testing.T, reader *bufio.Reader) map[string]any {
-	t.Helper()
-	text, err := reader.ReadBytes(0)
-	if err != nil {
-		t.Fatalf("after %q: %v", text, err)
-	}
-	return decode(t, text[:len(text)-1])
 }
 
 func decode(t *testing.T, text []byte) map[string]any {
@@ -144,7 +134,7 @@ func TestGELFOverTCPSurvivesARestart(t *testing.T) {
 	address := freeAddress(t)
 	listener := collectorTCP(t, address)
 	tale := &buffer{}
-	log := openGELF(t, "tcp", address, &trouble{who: "understudy", output: "gelf", w: tale})
+	log := openGELF(t, "tcp", address, &failures{who: "understudy", output: "gelf", w: tale})
 	sent := 0
 	expect := func(reader *bufio.Reader, count int) {
 		t.Helper()
@@ -174,13 +164,13 @@ func TestGELFOverTCPSurvivesARestart(t *testing.T) {
 	conn.(*net.TCPConn).SetLinger(0)
 	conn.Close()
 	send(500)
-	eventually(t, "trouble is told", func() bool { return strings.Contains(tale.String(), "does not work") })
+	proctest.Until(t, "trouble is reported", func() bool { return strings.Contains(tale.String(), "does not work") })
 	listener = collectorTCP(t, address)
 	_, reader = accept(t, listener)
 	expect(reader, 500)
 	log.Close(patience)
-	if log.Lost() != 0 || strings.Count(tale.String(), "\n") != 2 || !strings.Contains(tale.String(), "works again") {
-		t.Errorf("%d lines lost, told %q", log.Lost(), tale.String())
+	if log.queue.lost.Load() != 0 || strings.Count(tale.String(), "\n") != 2 || !strings.Contains(tale.String(), "works again") {
+		t.Errorf("%d lines lost, reported %q", log.queue.lost.Load(), tale.String())
 	}
 }
 
@@ -219,12 +209,12 @@ func TestLineThatWasCutComesAgain(t *testing.T) {
 		}
 	}
 	log.Close(patience)
-	if broken.got.Len() == 0 || log.Lost() != 0 {
-		t.Errorf("%d bytes on the broken connection, %d lines lost", broken.got.Len(), log.Lost())
+	if broken.got.Len() == 0 || log.queue.lost.Load() != 0 {
+		t.Errorf("%d bytes on the broken connection, %d lines lost", broken.got.Len(), log.queue.lost.Load())
 	}
 }
 
-func TestStuckCollectorDelaysNobody(t *testing.T) {
+func TestStuckCollectorDelaysNoCaller(t *testing.T) {
 	listener := collectorTCP(t, "127.0.0.1:0")
 	log := openGELF(t, "tcp", listener.Addr().String(), quiet())
 	log.Logger().Info("one")
@@ -232,18 +222,18 @@ func TestStuckCollectorDelaysNobody(t *testing.T) {
 	next(t, reader)
 	const records = 100_000
 	flood(t, log, records)
-	kept, told := 0, 0
-	for kept+told < records {
+	kept, reported := 0, 0
+	for kept+reported < records {
 		message := next(t, reader)
 		switch message["short_message"] {
 		case "something happened":
 			kept++
 		case "log lines lost":
-			told += int(message["_lost"].(float64))
+			reported += int(message["_lost"].(float64))
 		}
 	}
-	if told == 0 || kept == 0 || kept+told != records || uint64(told) != log.Lost() {
-		t.Errorf("%d kept and %d told lost of %d records; Lost is %d", kept, told, records, log.Lost())
+	if reported == 0 || kept == 0 || kept+reported != records || uint64(reported) != log.queue.lost.Load() {
+		t.Errorf("%d kept and %d reported lost of %d records; Lost is %d", kept, reported, records, log.queue.lost.Load())
 	}
 }
 
@@ -263,7 +253,7 @@ func TestWriteToACollectorHasATimeout(t *testing.T) {
 		}
 	}()
 	text := strings.Repeat("x", 10_000)
-	eventually(t, "a second connection", func() bool {
+	proctest.Until(t, "a second connection", func() bool {
 		for range 100 { // much fits into a socket
 			log.Logger().Info("line", "text", text)
 		}
@@ -282,14 +272,14 @@ func TestWriteToACollectorHasATimeout(t *testing.T) {
 	}
 }
 
-func TestCollectorThatIsNotThereHoldsUpNobodysEnd(t *testing.T) {
+func TestUnreachableCollectorDoesNotDelayClose(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		log := openGELF(t, network, "no.such.name.invalid:12201", quiet())
 		log.Logger().Info("one")
 		log.Close(10 * time.Millisecond)
 		<-log.queue.done
-		if log.Lost() != 1 {
-			t.Errorf("%s: %d lines lost, want 1", network, log.Lost())
+		if log.queue.lost.Load() != 1 {
+			t.Errorf("%s: %d lines lost, want 1", network, log.queue.lost.Load())
 		}
 	}
 }
@@ -385,7 +375,7 @@ func TestGELFOverUDP(t *testing.T) {
 		t.Errorf("%d messages came in chunks, want the long ones", server.chunked)
 	}
 
-	// One that no number of chunks holds is lost, and that is told.
+	// One that no number of chunks holds is lost, and that is reported.
 	log.Logger().Info("line", "text", noise(400_000))
 	log.Logger().Info("after")
 	if got := server.next(); got["short_message"] != "after" {
@@ -431,9 +421,9 @@ func TestGELFOverUDPSurvivesARestart(t *testing.T) {
 	log.Logger().Info("one")
 	server.next()
 	server.conn.Close()
-	eventually(t, "lost lines are noticed", func() bool {
+	proctest.Until(t, "lost lines are noticed", func() bool {
 		log.Logger().Info("into the void")
-		return log.Lost() > 0
+		return log.queue.lost.Load() > 0
 	})
 	server = newCollectorUDP(t, address)
 	log.Logger().Info("two")
@@ -446,7 +436,7 @@ func TestGELFOverUDPSurvivesARestart(t *testing.T) {
 	}
 }
 
-// What a connected UDP socket says is about an earlier datagram; an error of
+// The error of a connected UDP socket is about an earlier datagram; an error of
 // another kind is about this one.
 func TestUDPSocketIsMadeAnewAfterAWhile(t *testing.T) {
 	server := newCollectorUDP(t, "127.0.0.1:0")

@@ -13,19 +13,19 @@ import (
 const (
 	dialTimeout = 5 * time.Second
 
-	// writeTimeout is how long a peer may take nothing before the connection
-	// is given up for a new one.
+	// writeTimeout is the longest time that a write may block before the connection is
+	// replaced by a new one.
 	writeTimeout = 10 * time.Second
 
 	minRetry = 100 * time.Millisecond
 	maxRetry = 5 * time.Second
 
-	// datagramAge is how long a UDP socket is used: nothing else would notice
-	// that the collector's name means another address.
+	// datagramAge is the time for which a UDP socket is used, so that a new address
+	// of the collector's name is noticed.
 	datagramAge = time.Minute
 
-	// troubleInterval is the shortest time between two tales of trouble.
-	troubleInterval = time.Minute
+	// failureInterval is the shortest time between two reports of failures.
+	failureInterval = time.Minute
 )
 
 var (
@@ -33,11 +33,11 @@ var (
 	errRefused = errors.New("connection refused")
 )
 
-// link is a connection that is made anew whenever it is lost, by name, so that
-// a collector may move.
+// link is a connection that is opened again whenever it is lost. It resolves the name
+// each time, since the address of a collector may change.
 type link struct {
 	dial    func(ctx context.Context) (net.Conn, error)
-	trouble *trouble
+	trouble *failures
 	timeout time.Duration // of one write
 	retry   time.Duration // the first wait after a failure
 
@@ -46,12 +46,11 @@ type link struct {
 	refused bool // a datagram came to a closed port
 }
 
-func newLink(dial func(ctx context.Context) (net.Conn, error), trouble *trouble) *link {
+func newLink(dial func(ctx context.Context) (net.Conn, error), trouble *failures) *link {
 	return &link{dial: dial, trouble: trouble, timeout: writeTimeout, retry: minRetry}
 }
 
-// send sends packet, over as many connections as it takes, and fails only when
-// ctx ends.
+// send sends packet, with new connections as needed, and fails only when ctx ends.
 func (l *link) send(ctx context.Context, packet []byte) error {
 	for delay := l.retry; ; delay = min(2*delay, maxRetry) {
 		err := l.try(ctx, packet)
@@ -89,15 +88,15 @@ func (l *link) try(ctx context.Context, packet []byte) error {
 	defer stop()
 	_, err := conn.Write(packet)
 	if _, udp := conn.(*net.UDPConn); udp && errors.Is(err, syscall.ECONNREFUSED) {
-		// That was the answer to an earlier datagram; this one was not sent.
+		// The error is for an earlier datagram; this one was not sent.
 		l.refused = true
 		_, err = conn.Write(packet)
 	}
 	return err
 }
 
-// worn reports whether the connection is not worth another write. The first
-// write to one that the peer has closed would seem to work, and be lost.
+// worn reports whether the connection must be replaced before the next write. The first
+// write to one that the peer has closed would succeed, and be lost.
 func (l *link) worn() bool {
 	if _, udp := l.conn.(*net.UDPConn); udp {
 		return time.Since(l.made) > datagramAge
@@ -106,8 +105,7 @@ func (l *link) worn() bool {
 	return ok && ended(conn)
 }
 
-// ended reports whether the peer has closed conn. What the peer said is of no
-// interest.
+// ended reports whether the peer has closed conn. Bytes from the peer are discarded.
 func ended(conn syscall.Conn) bool {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -118,7 +116,7 @@ func ended(conn syscall.Conn) bool {
 	var readErr error
 	err = raw.Read(func(fd uintptr) bool {
 		n, readErr = syscall.Read(int(fd), buf[:])
-		return true // whatever it said: nobody waits here
+		return true // do not wait for bytes
 	})
 	switch {
 	case err != nil:
@@ -146,28 +144,28 @@ func (l *link) close() {
 	}
 }
 
-// trouble tells people, on another stream, that the log does not get through.
-type trouble struct {
+// failures reports on another stream that the log cannot be written.
+type failures struct {
 	who, output string
 	w           io.Writer
 
-	told bool // that it began, and not yet that it ended
-	when time.Time
+	reported bool // a failure was reported, and not yet its end
+	when     time.Time
 }
 
-// began tells of a failure, if it is the first and not of our own making.
-func (t *trouble) began(ctx context.Context, err error) {
-	if t.told || ctx.Err() != nil || !t.when.IsZero() && time.Since(t.when) < troubleInterval {
+// began reports a failure, if it is the first and not caused by our own close.
+func (t *failures) began(ctx context.Context, err error) {
+	if t.reported || ctx.Err() != nil || !t.when.IsZero() && time.Since(t.when) < failureInterval {
 		return
 	}
-	t.told, t.when = true, time.Now()
+	t.reported, t.when = true, time.Now()
 	fmt.Fprintf(t.w, "%s: log output %s does not work, trying on: %v\n", t.who, t.output, err)
 }
 
-// ended tells that it works again, if began had told that it does not.
-func (t *trouble) ended() {
-	if t.told {
-		t.told = false
+// ended reports that the log is written again, if began has reported a failure.
+func (t *failures) ended() {
+	if t.reported {
+		t.reported = false
 		fmt.Fprintf(t.w, "%s: log output %s works again\n", t.who, t.output)
 	}
 }

@@ -2,16 +2,14 @@
 // operator wants them: a stream of the process, a file, the local syslog, or a
 // GELF collector over TCP or UDP.
 //
-// Every output stands behind a bounded queue, and a line that is logged is put
-// there and nothing more: a reader who stops, a disk that is full or a
-// collector that is gone delays nobody. What finds no room is dropped and
-// counted, and the log itself says how much was lost as soon as it takes lines
-// again.
+// Every output has a bounded queue, and logging only queues the line: a reader that
+// stops, a full disk or an unreachable collector delays no caller. Lines that do not
+// fit are dropped and counted, and the log reports their number as soon as it accepts
+// lines again.
 //
-// The package decides nothing about what is logged. A [Log] owns its one
-// goroutine and every descriptor that it opens; when [Log.Close] returns they
-// are gone, but for a write that hangs in the kernel: nothing can end it but
-// its reader, or the end of the process.
+// A [Log] owns its one goroutine and every descriptor that it opens. When [Log.Close]
+// returns they are closed, except for a write that hangs in the kernel: only its
+// reader or the end of the process can end it.
 package logs
 
 import (
@@ -25,9 +23,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"understudy/internal/redact"
 )
 
-// What [Config.Output] says beside a path.
+// The values of [Config.Output] that are no path.
 const (
 	Stderr  = "stderr"
 	Stdout  = "stdout"
@@ -36,32 +36,32 @@ const (
 	GELFUDP = "gelf+udp://" // followed by host:port
 )
 
-// reopenPatience is how long Reopen waits for what is queued for the old file.
-const reopenPatience = 5 * time.Second
+// reopenTimeout limits the time in which Reopen writes the queued lines to the old file.
+const reopenTimeout = 5 * time.Second
 
-// errStuck is why a file is not opened anew.
-var errStuck = errors.New("the old file takes nothing")
+// errBlocked is the error of a file that is not reopened.
+var errBlocked = errors.New("the old file accepts no writes")
 
-// Config says what is logged, how and where. Zero fields mean their defaults.
+// Config configures a [Log].
 type Config struct {
-	// Name is the name of the root logger, syslog's tag, and who speaks on
-	// Stderr.
+	// Name is the name of the root logger, syslog's tag, and the prefix of
+	// messages on Stderr.
 	Name string
 
-	// Level is trace, debug, info, warn, error or off. Defaults to info.
+	// Level is trace, debug, info, warn, error or off. Required.
 	Level string
 
 	// JSON makes every line an object. GELF is JSON in any case.
 	JSON bool
 
 	// Output is [Stderr], [Stdout], [Syslog], [GELFTCP] or [GELFUDP] with
-	// host:port behind it, or an absolute path. Defaults to [Stderr].
+	// host:port behind it, or an absolute path. Required.
 	Output string
 
-	// Stdout and Stderr are the streams of the process, and stay the
-	// caller's. Another output's trouble is told on Stderr: when it begins to
-	// fail, once a minute at most, and when it works again. Default to those
-	// of the os package.
+	// Stdout and Stderr are the streams of the process; the Log does not close
+	// them. Failures of another output are reported on Stderr: when it begins
+	// to fail, once a minute at most, and when it works again. Nil is that of
+	// the os package.
 	Stdout, Stderr io.Writer
 }
 
@@ -75,9 +75,9 @@ type Log struct {
 }
 
 // Open opens the output and starts the queue in front of it. A file that
-// cannot be opened is an error that names its path. Syslog and collectors that
-// cannot be reached are none: they are tried again until they can, and what
-// does not fit into the queue meanwhile is lost.
+// cannot be opened is an error that names its path. An unreachable syslog or collector
+// is no error: it is tried again, and lines that do not fit into the queue meanwhile
+// are lost.
 func Open(cfg Config) (*Log, error) {
 	level, err := parseLevel(cfg.Level)
 	if err != nil {
@@ -90,11 +90,11 @@ func Open(cfg Config) (*Log, error) {
 		cfg.Stderr = os.Stderr
 	}
 	options := hclog.LoggerOptions{Name: cfg.Name, Level: level, JSONFormat: cfg.JSON}
-	trouble := &trouble{who: cfg.Name, output: cfg.Output, w: cfg.Stderr}
+	trouble := &failures{who: cfg.Name, output: cfg.Output, w: cfg.Stderr}
 	l := &Log{}
 	var out output
 	switch address, network := collector(cfg.Output); {
-	case cfg.Output == "" || cfg.Output == Stderr:
+	case cfg.Output == Stderr:
 		out, trouble.w = &stream{w: cfg.Stderr}, io.Discard
 	case cfg.Output == Stdout:
 		out, trouble.w = &stream{w: cfg.Stdout}, io.Discard
@@ -102,7 +102,7 @@ func Open(cfg Config) (*Log, error) {
 		out, options.DisableTime = newSyslog(cfg.Name, cfg.JSON, syslogPaths, trouble), !cfg.JSON
 	case network != "":
 		if _, _, err := net.SplitHostPort(address); err != nil {
-			return nil, fmt.Errorf("log output %s: %w", cfg.Output, err)
+			return nil, fmt.Errorf("log output %s: the port is missing: want %sHOST:PORT or %sHOST:PORT", redact.URL(cfg.Output), GELFTCP, GELFUDP)
 		}
 		out, options.JSONFormat, options.DisableTime = newGELF(network, address, trouble), true, true
 	case filepath.IsAbs(cfg.Output):
@@ -121,7 +121,7 @@ func Open(cfg Config) (*Log, error) {
 }
 
 // open starts the queue and makes the logger that writes to it.
-func (l *Log) open(options hclog.LoggerOptions, out output, trouble *trouble) {
+func (l *Log) open(options hclog.LoggerOptions, out output, trouble *failures) {
 	l.queue = newQueue(out, trouble, options)
 	options.Output = l.queue
 	l.logger = hclog.New(&options)
@@ -140,9 +140,6 @@ func collector(output string) (address, network string) {
 }
 
 func parseLevel(name string) (hclog.Level, error) {
-	if name == "" {
-		return hclog.Info, nil
-	}
 	level := hclog.LevelFromString(name)
 	if level == hclog.NoLevel {
 		return level, fmt.Errorf("log level %q is not one of trace, debug, info, warn, error or off", name)
@@ -153,7 +150,16 @@ func parseLevel(name string) (hclog.Level, error) {
 // Logger returns the root logger.
 func (l *Log) Logger() hclog.Logger { return l.logger }
 
-// SetLevel changes the level of the root logger and of all that came from it.
+// Crowded reports whether the queue is half full. A caller that logs much, and can
+// wait, waits then: the other half is for everybody else.
+func (l *Log) Crowded() bool {
+	return len(l.queue.records) > queueLines/2 || l.queue.waiting.Load() > queueBytes/2
+}
+
+// Dropped returns how many lines did not fit into the queue, or could not be written.
+func (l *Log) Dropped() uint64 { return l.queue.lost.Load() }
+
+// SetLevel changes the level of the root logger and of all its sub-loggers.
 // An unknown name changes nothing.
 func (l *Log) SetLevel(name string) {
 	if level, err := parseLevel(name); err == nil {
@@ -161,14 +167,11 @@ func (l *Log) SetLevel(name string) {
 	}
 }
 
-// Lost returns how many lines were lost so far.
-func (l *Log) Lost() uint64 { return l.queue.lost.Load() }
-
 // Reopen opens a file anew by its path, after logrotate(8) has moved it away,
 // and does nothing for other outputs. Lines that are queued go to the old
 // file, which is closed when Reopen returns nil; later ones go to the new one.
-// If the new file cannot be opened, or the old one takes nothing for 5s, that
-// is an error and the old one stays.
+// If the new file cannot be opened, or nothing can be written to the old one for 5s,
+// Reopen returns an error and keeps the old file.
 func (l *Log) Reopen() error {
 	if l.file == nil {
 		return nil
@@ -177,14 +180,14 @@ func (l *Log) Reopen() error {
 	if err != nil {
 		return fmt.Errorf("log output: %w", err)
 	}
-	if err := l.queue.do(func() { l.file.replace(file) }, reopenPatience); err != nil {
+	if err := l.queue.do(func() { l.file.replace(file) }, reopenTimeout); err != nil {
 		file.Close()
 		return fmt.Errorf("log output: reopen %s: %w", l.path, err)
 	}
 	return nil
 }
 
-// Close waits until everything that was logged is written, and gives up when
-// nothing moves for patience: the end of the program waits for no reader. What
-// is logged later is lost.
-func (l *Log) Close(patience time.Duration) { l.queue.close(patience) }
+// Close waits until all queued lines are written, or until none was written for
+// timeout, so that a blocked reader does not delay the end of the program. Later lines
+// are lost.
+func (l *Log) Close(timeout time.Duration) { l.queue.close(timeout) }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,106 +16,15 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"go.uber.org/goleak"
+
+	"understudy/internal/proctest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is the deadline of what takes long on a busy machine only.
-const patience = 5 * time.Minute
-
-// eventually waits until cond holds, and fails the test after 5m.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	for !cond() {
-		select {
-		case <-deadline:
-			t.Fatalf("not within 5m: %s", what)
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
-}
-
-// buffer is written while it is read.
-type buffer struct {
-	mu sync.Mutex // guards b
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
-// openLog opens a log that is closed with the test.
-func openLog(t *testing.T, cfg Config) *Log {
-	t.Helper()
-	if cfg.Name == "" {
-		cfg.Name = "understudy"
-	}
-	if cfg.Stderr == nil {
-		cfg.Stderr = &buffer{}
-	}
-	log, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { log.Close(time.Millisecond) })
-	return log
-}
-
-// openOutput is openLog for an output that was made by the test.
-func openOutput(t *testing.T, out output, trouble *trouble, options hclog.LoggerOptions) *Log {
-	t.Helper()
-	log := &Log{}
-	log.open(options, out, trouble)
-	t.Cleanup(func() { log.Close(time.Millisecond) })
-	return log
-}
-
-// quiet is trouble that nobody hears of.
-func quiet() *trouble { return &trouble{w: io.Discard} }
-
-// flood logs what nobody takes. It fails the test if a call waits for a reader:
-// then the test would never get here, and a watchdog ends it.
-func flood(t *testing.T, log *Log, records int) {
-	t.Helper()
-	returned := make(chan struct{})
-	go func() {
-		defer close(returned)
-		for i := range records {
-			log.Logger().Info("something happened", "number", i, "text", strings.Repeat("x", 100))
-		}
-	}()
-	select {
-	case <-returned:
-	case <-time.After(patience):
-		t.Fatal("a caller waits for a reader that takes nothing")
-	}
-	if lost := log.Lost(); lost == 0 || lost >= uint64(records) {
-		t.Errorf("%d of %d lines lost while nobody reads, want some", lost, records)
-	}
-}
-
 var notice = regexp.MustCompile(`log lines lost.*?lost"?[=:](\d+)`)
 
-// toldLost adds up what the notices in text say.
-func toldLost(text string) (lost int) {
-	for _, m := range notice.FindAllStringSubmatch(text, -1) {
-		n, _ := strconv.Atoi(m[1])
-		lost += n
-	}
-	return lost
-}
-
-func TestStuckReaderDelaysNobodyAndIsToldWhatWasLost(t *testing.T) {
+func TestStuckReaderDelaysNoCallerAndLossIsReported(t *testing.T) {
 	for _, asJSON := range []bool{false, true} {
 		r, w, err := os.Pipe()
 		if err != nil {
@@ -142,9 +50,9 @@ func TestStuckReaderDelaysNobodyAndIsToldWhatWasLost(t *testing.T) {
 				}
 			}
 		}
-		kept, told := strings.Count(text, "something happened"), toldLost(text)
-		if kept == 0 || told == 0 || kept+told != records || uint64(told) != log.Lost() {
-			t.Errorf("json %v: %d kept and %d told lost of %d records; Lost is %d", asJSON, kept, told, records, log.Lost())
+		kept, reported := strings.Count(text, "something happened"), reportedLost(text)
+		if kept == 0 || reported == 0 || kept+reported != records || uint64(reported) != log.queue.lost.Load() {
+			t.Errorf("json %v: %d kept and %d reported lost of %d records; Lost is %d", asJSON, kept, reported, records, log.queue.lost.Load())
 		}
 	}
 }
@@ -162,8 +70,8 @@ func TestLongLinesDoNotFillTheMemory(t *testing.T) {
 			t.Fatalf("%d bytes wait, want %d at most", waiting, queueBytes)
 		}
 	}
-	if log.Lost() < 80 {
-		t.Errorf("%d long lines lost, want most of 100", log.Lost())
+	if log.queue.lost.Load() < 80 {
+		t.Errorf("%d long lines lost, want most of 100", log.queue.lost.Load())
 	}
 	log.Close(time.Millisecond)
 	w.Close()
@@ -189,19 +97,19 @@ func TestClosingAStuckLogGivesUp(t *testing.T) {
 	if took := time.Since(begin); took < 20*time.Millisecond || took > 20*time.Second {
 		t.Errorf("Close took %v, want a little over 20ms", took)
 	}
-	log.Logger().Info("two") // nobody cares, nothing breaks
+	log.Logger().Info("two") // no effect
 	close(out.let)
 	<-log.queue.done
 	log.Close(time.Minute)
-	if got := out.String(); strings.Count(got, "\n") != 1 || log.Lost() != 1 {
-		t.Errorf("written %q, %d lost, want one line each", got, log.Lost())
+	if got := out.String(); strings.Count(got, "\n") != 1 || log.queue.lost.Load() != 1 {
+		t.Errorf("written %q, %d lost, want one line each", got, log.queue.lost.Load())
 	}
 }
 
 type slowWriter struct{ buffer }
 
 func (w *slowWriter) Write(p []byte) (int, error) {
-	time.Sleep(5 * time.Millisecond)
+	time.Sleep(5 * time.Millisecond) // what makes it slow
 	return w.buffer.Write(p)
 }
 
@@ -212,8 +120,8 @@ func TestClosingALogWaitsForASlowReader(t *testing.T) {
 		log.Logger().Info("one")
 	}
 	log.Close(patience) // patience is for each line, not for all of them
-	if got := strings.Count(out.String(), "\n"); got != 20 || log.Lost() != 0 {
-		t.Errorf("%d lines written and %d lost, want 20 and 0", got, log.Lost())
+	if got := strings.Count(out.String(), "\n"); got != 20 || log.queue.lost.Load() != 0 {
+		t.Errorf("%d lines written and %d lost, want 20 and 0", got, log.queue.lost.Load())
 	}
 }
 
@@ -236,14 +144,14 @@ func (w *fullDisk) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-func TestLinesLostToAFullDiskAreTold(t *testing.T) {
+func TestLinesLostToAFullDiskAreReported(t *testing.T) {
 	disk := &fullDisk{room: 10}
 	errs := &buffer{}
-	log := openOutput(t, &stream{w: disk}, &trouble{who: "understudy", output: "/log", w: errs},
+	log := openOutput(t, &stream{w: disk}, &failures{who: "understudy", output: "/log", w: errs},
 		hclog.LoggerOptions{Name: "understudy", DisableTime: true})
 	for i, message := range []string{"one", "two"} {
 		log.Logger().Info(message)
-		eventually(t, message+" is lost", func() bool { return log.Lost() == uint64(i+1) })
+		proctest.Until(t, message+" is lost", func() bool { return log.queue.lost.Load() == uint64(i+1) })
 	}
 	disk.mu.Lock()
 	disk.room = 1 << 20
@@ -257,7 +165,7 @@ func TestLinesLostToAFullDiskAreTold(t *testing.T) {
 	const tale = "understudy: log output /log does not work, trying on: no space left on device\n" +
 		"understudy: log output /log works again\n"
 	if errs.String() != tale {
-		t.Errorf("told %q, want %q", errs.String(), tale)
+		t.Errorf("reported %q, want %q", errs.String(), tale)
 	}
 }
 
@@ -271,8 +179,8 @@ func TestFullDiskOfTheKernel(t *testing.T) {
 		log.Logger().Info("one")
 	}
 	log.Close(patience)
-	if log.Lost() != 100 || strings.Count(errs.String(), "no space left on device") != 1 {
-		t.Errorf("%d lines lost, told %q, want all 100, told once", log.Lost(), errs.String())
+	if log.queue.lost.Load() != 100 || strings.Count(errs.String(), "no space left on device") != 1 {
+		t.Errorf("%d lines lost, reported %q, want all 100, reported once", log.queue.lost.Load(), errs.String())
 	}
 }
 
@@ -282,8 +190,8 @@ func TestValueWithoutWordsIsALostLine(t *testing.T) {
 	log.Logger().Info("one", "value", math.NaN()) // hclog writes nothing at all
 	log.Logger().Info("two")
 	log.Close(patience)
-	if text := out.String(); log.Lost() != 1 || toldLost(text) != 1 {
-		t.Errorf("%d lost, written %s", log.Lost(), text)
+	if text := out.String(); log.queue.lost.Load() != 1 || reportedLost(text) != 1 {
+		t.Errorf("%d lost, written %s", log.queue.lost.Load(), text)
 	}
 }
 
@@ -292,8 +200,8 @@ func TestClosingTellsWhatWasLostAtLast(t *testing.T) {
 	log := openLog(t, Config{JSON: true, Output: Stdout, Stdout: out})
 	log.Logger().Info("one", "value", math.NaN())
 	log.Close(patience)
-	if text := out.String(); log.Lost() != 1 || toldLost(text) != 1 {
-		t.Errorf("%d lost, written %s", log.Lost(), text)
+	if text := out.String(); log.queue.lost.Load() != 1 || reportedLost(text) != 1 {
+		t.Errorf("%d lost, written %s", log.queue.lost.Load(), text)
 	}
 }
 
@@ -302,8 +210,8 @@ func TestJobThatIsWithdrawnDoesNotRun(t *testing.T) {
 	log := openLog(t, Config{Stderr: out})
 	log.Logger().Info("one")
 	ran := false
-	if err := log.queue.do(func() { ran = true }, 20*time.Millisecond); !errors.Is(err, errStuck) {
-		t.Errorf("a job behind a stuck line: %v, want %v", err, errStuck)
+	if err := log.queue.do(func() { ran = true }, 20*time.Millisecond); !errors.Is(err, errBlocked) {
+		t.Errorf("a job behind a stuck line: %v, want %v", err, errBlocked)
 	}
 	close(out.let)
 	log.Close(patience)
@@ -343,12 +251,14 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 		want string
 	}{
 		{Config{Level: "loud"}, `"loud"`},
-		{Config{Output: "somewhere"}, `"somewhere"`},
-		{Config{Output: "relative/log"}, `"relative/log"`},
-		{Config{Output: "gelf+tcp://host"}, "gelf+tcp://host: "},
-		{Config{Output: "gelf+udp://"}, "gelf+udp://: "},
-		{Config{Output: dir}, dir},
-		{Config{Output: filepath.Join(dir, "missing", "log")}, filepath.Join(dir, "missing", "log")},
+		{Config{Output: Stdout}, `log level ""`},
+		{Config{Level: "info"}, `log output ""`},
+		{Config{Level: "info", Output: "somewhere"}, `"somewhere"`},
+		{Config{Level: "info", Output: "relative/log"}, `"relative/log"`},
+		{Config{Level: "info", Output: "gelf+tcp://host"}, "gelf+tcp://host: "},
+		{Config{Level: "info", Output: "gelf+udp://"}, "gelf+udp://: "},
+		{Config{Level: "info", Output: dir}, dir},
+		{Config{Level: "info", Output: filepath.Join(dir, "missing", "log")}, filepath.Join(dir, "missing", "log")},
 	} {
 		log, err := Open(tt.cfg)
 		if err == nil {

@@ -14,8 +14,8 @@ const (
 	queueLines = 4096
 	queueBytes = 1 << 20
 
-	// abandonGrace is how long an output that was told to give up may take to
-	// do so.
+	// abandonGrace is the longest time that an output may take to return after its
+	// context was cancelled.
 	abandonGrace = 100 * time.Millisecond
 )
 
@@ -25,44 +25,43 @@ type record struct {
 	at    time.Time
 	line  []byte // with the newline
 
-	// job, if set, is run in the record's turn instead.
+	// job, if set, is run instead of writing line.
 	job *job
 }
 
-// output is where records end up. One goroutine calls it.
+// output writes records. Only one goroutine calls it.
 type output interface {
-	// write takes as long as it needs, and ends early only when ctx does. An
-	// error says that the record is lost.
+	// write blocks until the record is written or ctx ends. An error means that
+	// the record is lost.
 	write(ctx context.Context, r record) error
 	close()
 }
 
-// queue is a writer that never blocks in front of an output that may. What
-// does not fit is dropped and counted, and the count is written once there is
-// room.
+// queue is a writer that never blocks, in front of an output that may. Records that do
+// not fit are dropped and counted, and the count is written once there is room.
 type queue struct {
 	out     output
-	trouble *trouble
+	trouble *failures
 
-	// notice makes the line about lost lines into words. It cannot go through
-	// the logger, whose queue is the place that it is missing from.
-	notice hclog.Logger
-	words  bytes.Buffer
-	told   uint64 // lost lines that a notice told of
+	// notice formats the line about lost lines. It does not use the logger,
+	// which would put the line into the full queue.
+	notice   hclog.Logger
+	words    bytes.Buffer
+	reported uint64 // lost lines that were reported by a notice
 
 	records chan record
 	waiting atomic.Int64  // bytes in records
 	lost    atomic.Uint64 // lines
 
-	moved   chan struct{} // gets a token for each record; full when nobody looks
+	moved   chan struct{} // gets a token for each record; full while close and do do not read it
 	once    sync.Once
 	closing chan struct{}
-	abandon context.CancelFunc // ends what the output is at
+	abandon context.CancelFunc // cancels the write in progress
 	done    chan struct{}
 }
 
-// newQueue starts a queue of lines that are made with options.
-func newQueue(out output, trouble *trouble, options hclog.LoggerOptions) *queue {
+// newQueue starts a queue of lines that a logger with options writes.
+func newQueue(out output, trouble *failures, options hclog.LoggerOptions) *queue {
 	q := &queue{
 		out: out, trouble: trouble,
 		records: make(chan record, queueLines),
@@ -78,14 +77,14 @@ func newQueue(out output, trouble *trouble, options hclog.LoggerOptions) *queue 
 	return q
 }
 
-// Write is LevelWrite for who knows no level.
+// Write is LevelWrite without a level.
 func (q *queue) Write(line []byte) (int, error) { return q.LevelWrite(hclog.Info, line) }
 
 // LevelWrite queues a copy of line, or drops it. It never fails and never
 // waits.
 func (q *queue) LevelWrite(level hclog.Level, line []byte) (int, error) {
 	if len(line) == 0 {
-		q.lost.Add(1) // a value that hclog cannot put into words
+		q.lost.Add(1) // a value that hclog cannot format
 		return 0, nil
 	}
 	size := int64(len(line))
@@ -121,7 +120,7 @@ func (q *queue) drain(ctx context.Context) {
 		case r := <-q.records:
 			q.write(ctx, r)
 		default:
-			q.tell(ctx) // the last chance
+			q.writeNotice(ctx) // nothing is written after this
 			return
 		}
 	}
@@ -131,7 +130,7 @@ func (q *queue) write(ctx context.Context, r record) {
 	switch {
 	case r.job != nil:
 		r.job.run()
-	case ctx.Err() != nil: // given up
+	case ctx.Err() != nil: // cancelled
 		q.drop(int64(len(r.line)))
 	default:
 		q.waiting.Add(-int64(len(r.line)))
@@ -140,7 +139,7 @@ func (q *queue) write(ctx context.Context, r record) {
 			q.trouble.began(ctx, err)
 		} else {
 			q.trouble.ended()
-			q.tell(ctx)
+			q.writeNotice(ctx)
 		}
 	}
 	select {
@@ -149,22 +148,22 @@ func (q *queue) write(ctx context.Context, r record) {
 	}
 }
 
-// tell writes how many lines were lost since it was told last. If that fails,
-// as on a full disk, it is told when it works again.
-func (q *queue) tell(ctx context.Context) {
+// writeNotice writes the number of lines that were lost since the last notice. If that
+// fails, as on a full disk, the next notice includes them.
+func (q *queue) writeNotice(ctx context.Context) {
 	lost := q.lost.Load()
-	if lost == q.told || ctx.Err() != nil {
+	if lost == q.reported || ctx.Err() != nil {
 		return
 	}
 	q.words.Reset()
-	q.notice.Warn("log lines lost", "lost", lost-q.told)
+	q.notice.Warn("log lines lost", "lost", lost-q.reported)
 	if q.out.write(ctx, record{level: hclog.Warn, at: time.Now(), line: q.words.Bytes()}) == nil {
-		q.told = lost
+		q.reported = lost
 	}
 }
 
-// close waits until everything is written, or nothing has moved for patience.
-func (q *queue) close(patience time.Duration) {
+// close waits until everything is written, or nothing was written for timeout.
+func (q *queue) close(timeout time.Duration) {
 	q.once.Do(func() { close(q.closing) })
 	defer q.abandon()
 	for {
@@ -173,7 +172,7 @@ func (q *queue) close(patience time.Duration) {
 			return
 		case <-q.moved:
 			continue
-		case <-time.After(patience):
+		case <-time.After(timeout):
 		}
 		q.abandon()
 		select {
@@ -198,25 +197,25 @@ func (j *job) run() {
 	}
 }
 
-// do runs f after everything that is queued. If its turn does not come within
-// patience, or never, f does not run and that is the error.
-func (q *queue) do(f func(), patience time.Duration) error {
+// do runs f after everything that is queued. If that takes longer than timeout, or the
+// queue is closed, it does not run f and returns an error.
+func (q *queue) do(f func(), timeout time.Duration) error {
 	j := &job{f: f, ran: make(chan struct{})}
-	timeout := time.After(patience)
+	expired := time.After(timeout)
 	select {
 	case q.records <- record{job: j}:
 	case <-q.done:
 		return errClosed
-	case <-timeout:
-		return errStuck
+	case <-expired:
+		return errBlocked
 	}
-	err := errStuck
+	err := errBlocked
 	select {
 	case <-j.ran:
 		return nil
 	case <-q.done:
 		err = errClosed
-	case <-timeout:
+	case <-expired:
 	}
 	if j.taken.CompareAndSwap(false, true) {
 		return err

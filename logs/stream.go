@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// stream writes lines as they are.
+// stream writes lines unchanged.
 type stream struct {
 	w    io.Writer
-	file *os.File // w, if it is ours to close
-	torn bool     // a line's beginning is written, its end is not
+	file *os.File // w, if close has to close it
+	torn bool     // the last line is written only in part
 }
 
-// openFile opens a log file for appending. A named pipe that nobody reads is
-// an error instead of an endless wait.
+// openFile opens a log file for appending. A named pipe without a reader is an error
+// and does not block.
 func openFile(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o640) //nolint:gosec // the operator's path, and a group of the operator's may read the log
 }
@@ -37,7 +37,7 @@ func (s *stream) write(ctx context.Context, r record) error {
 	return err
 }
 
-// replace goes on with another file.
+// replace continues with another file.
 func (s *stream) replace(file *os.File) {
 	s.close()
 	s.w, s.file, s.torn = file, file, false

@@ -8,32 +8,32 @@ import (
 	"os"
 	"slices"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/hashicorp/go-hclog"
+
+	"understudy/internal/safetext"
 )
 
-// syslogPaths is where the local syslog listens: on Linux, on macOS, on the BSDs.
+// syslogPaths are the sockets of the local syslog on Linux, macOS and the BSDs.
 var syslogPaths = []string{"/dev/log", "/var/run/syslog", "/var/run/log"}
 
 const (
 	facilityDaemon = 3 << 3
 
-	// maxSyslog is how much rsyslog takes in one message by default.
+	// maxSyslog is the default limit of rsyslog for one message, in bytes.
 	maxSyslog = 8 << 10
 )
 
 // syslog writes to the local syslog in the form that the C library's syslog(3)
 // uses, which rsyslog, syslog-ng, BusyBox and systemd's journal all read. The
-// standard library's log/syslog cannot be told how long a write may take.
+// standard library's log/syslog has no write timeout.
 type syslog struct {
 	link *link
 	tag  string
 	json bool
 }
 
-func newSyslog(name string, json bool, paths []string, trouble *trouble) *syslog {
+func newSyslog(name string, json bool, paths []string, trouble *failures) *syslog {
 	return &syslog{
 		link: newLink(func(ctx context.Context) (net.Conn, error) { return dialSyslog(ctx, paths) }, trouble),
 		tag:  fmt.Sprintf("%s[%d]", name, os.Getpid()),
@@ -41,7 +41,7 @@ func newSyslog(name string, json bool, paths []string, trouble *trouble) *syslog
 	}
 }
 
-// dialSyslog connects to the first socket that takes messages.
+// dialSyslog connects to the first socket that accepts messages.
 func dialSyslog(ctx context.Context, paths []string) (net.Conn, error) {
 	var errs []error
 	for _, path := range paths {
@@ -69,13 +69,16 @@ func (c zeroEnded) Write(packet []byte) (int, error) {
 
 func (s *syslog) write(ctx context.Context, r record) error {
 	text := bytes.TrimRight(r.line, "\n ")
-	if !s.json { // the priority says what hclog put in front: "[WARN]  "
+	// The priority contains the level, so hclog's prefix, "[WARN]  ", is removed.
+	// hclog has no option to omit the level, and its sinks get fields instead of
+	// a line, which would need a second text format.
+	if !s.json {
 		if _, rest, ok := bytes.Cut(text, []byte("] ")); ok {
 			text = bytes.TrimLeft(rest, " ")
 		}
 	}
 	packet := fmt.Appendf(nil, "<%d>%s %s: ", facilityDaemon|severity(r.level), r.at.Format(time.Stamp), s.tag)
-	packet = appendEscaped(packet, text, maxSyslog)
+	packet = safetext.Append(packet, string(text), maxSyslog)
 	return s.link.send(ctx, packet)
 }
 
@@ -94,34 +97,4 @@ func severity(level hclog.Level) int {
 		return 6
 	}
 	return 6
-}
-
-// appendEscaped appends text to packet, up to a length of limit, in a form that
-// stays on one line and shows what it is: control characters, and what is not
-// UTF-8, are written as in a Go string.
-func appendEscaped(packet, text []byte, limit int) []byte {
-	const cut = "…"
-	for len(text) > 0 {
-		before := len(packet)
-		r, size := utf8.DecodeRune(text)
-		switch {
-		case r == '\n':
-			packet = append(packet, `\n`...)
-		case r == '\r':
-			packet = append(packet, `\r`...)
-		case r == '\t':
-			packet = append(packet, `\t`...)
-		case r == utf8.RuneError && size == 1, unicode.IsControl(r) && r < utf8.RuneSelf:
-			packet = fmt.Appendf(packet, `\x%02x`, text[0])
-		case unicode.IsControl(r), r == '\u2028', r == '\u2029': // those two end lines as well
-			packet = fmt.Appendf(packet, `\u%04x`, r)
-		default:
-			packet = append(packet, text[:size]...)
-		}
-		text = text[size:]
-		if len(packet) > limit-len(cut) && len(text) > 0 || len(packet) > limit {
-			return append(packet[:before], cut...)
-		}
-	}
-	return packet
 }

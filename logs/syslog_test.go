@@ -10,13 +10,14 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/hashicorp/go-hclog"
+
+	"understudy/internal/proctest"
 )
 
 // openSyslog opens a log to a socket in place of /dev/log.
-func openSyslog(t *testing.T, path string, asJSON bool, trouble *trouble) *Log {
+func openSyslog(t *testing.T, path string, asJSON bool, trouble *failures) *Log {
 	t.Helper()
 	out := newSyslog("understudy", asJSON, []string{path}, trouble)
 	out.link.retry = time.Millisecond
@@ -103,9 +104,9 @@ func TestSyslogOverAStream(t *testing.T) {
 func TestSyslogComesBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	tale := &buffer{}
-	log := openSyslog(t, path, false, &trouble{who: "understudy", output: Syslog, w: tale})
+	log := openSyslog(t, path, false, &failures{who: "understudy", output: Syslog, w: tale})
 	log.Logger().Info("one")
-	eventually(t, "trouble is told", func() bool { return strings.Contains(tale.String(), "syslog does not work") })
+	proctest.Until(t, "trouble is reported", func() bool { return strings.Contains(tale.String(), "syslog does not work") })
 	for _, message := range []string{"one", "two", "three"} {
 		if message != "one" {
 			log.Logger().Info(message)
@@ -118,60 +119,26 @@ func TestSyslogComesBack(t *testing.T) {
 		os.Remove(path)
 	}
 	log.Close(time.Millisecond)
-	if log.Lost() != 0 || !strings.Contains(tale.String(), "works again") {
-		t.Errorf("%d lines lost, told %q", log.Lost(), tale.String())
+	if log.queue.lost.Load() != 0 || !strings.Contains(tale.String(), "works again") {
+		t.Errorf("%d lines lost, reported %q", log.queue.lost.Load(), tale.String())
 	}
 }
 
-func TestStuckSyslogDelaysNobody(t *testing.T) {
+func TestStuckSyslogDelaysNoCaller(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	server := syslogd(t, path)
 	log := openSyslog(t, path, false, quiet())
 	const records = 30_000
 	flood(t, log, records)
-	kept, told := 0, 0
-	for kept+told < records {
+	kept, reported := 0, 0
+	for kept+reported < records {
 		text := receive(t, server)
 		if strings.Contains(text, "something happened") {
 			kept++
 		}
-		told += toldLost(text)
+		reported += reportedLost(text)
 	}
-	if told == 0 || kept == 0 || kept+told != records || uint64(told) != log.Lost() {
-		t.Errorf("%d kept and %d told lost of %d records; Lost is %d", kept, told, records, log.Lost())
+	if reported == 0 || kept == 0 || kept+reported != records || uint64(reported) != log.queue.lost.Load() {
+		t.Errorf("%d kept and %d reported lost of %d records; Lost is %d", kept, reported, records, log.queue.lost.Load())
 	}
-}
-
-func TestLongSyslogMessageIsCut(t *testing.T) {
-	for _, text := range []string{strings.Repeat("x", 10000), strings.Repeat("ü", 5000), strings.Repeat("\x00", 5000)} {
-		for limit := 100; limit < 110; limit++ {
-			got := appendEscaped([]byte("head "), []byte(text), limit)
-			if len(got) > limit || len(got) < limit-8 || !utf8.Valid(got) || !strings.HasSuffix(string(got), "…") {
-				t.Errorf("limit %d: %d bytes, %q", limit, len(got), got)
-			}
-		}
-	}
-}
-
-func TestEscaping(t *testing.T) {
-	for _, tt := range []struct{ in, want string }{
-		{"plain → ünïcode\ufffd", "plain → ünïcode\ufffd"},
-		{"a\nb\r\tc", `a\nb\r\tc`},
-		{"\x00\x1b[31m\x7f", `\x00\x1b[31m\x7f`},
-		{"\xff\u0085\u2028", `\xff\u0085\u2028`},
-	} {
-		if got := string(appendEscaped(nil, []byte(tt.in), 1000)); got != tt.want {
-			t.Errorf("%q became %q, want %q", tt.in, got, tt.want)
-		}
-	}
-}
-
-func FuzzEscaped(f *testing.F) {
-	f.Add("a\nb\x1b\xff…")
-	f.Fuzz(func(t *testing.T, text string) {
-		got := appendEscaped(nil, []byte(text), 64)
-		if len(got) > 64 || !utf8.Valid(got) || strings.ContainsAny(string(got), "\x00\n\r\x1b\u2028\u0085") {
-			t.Errorf("%q became %q", text, got)
-		}
-	})
 }
