@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -9,44 +10,65 @@ import (
 
 	"understudy/health"
 	"understudy/hooks"
+	"understudy/internal/role"
 	"understudy/selector"
 )
 
-// DrillReport says what would happen if a host failed now.
-type DrillReport struct {
-	Relay string    `json:"relay"`
-	At    time.Time `json:"at"`
-	Host  string    `json:"host"`             // that is thought to have failed
-	Heir  string    `json:"heir,omitempty"`   // who would take over; empty when nobody would
-	OK    bool      `json:"ok"`               // the failover would work
-	Text  string    `json:"text"`             // the verdict in one sentence
-	Steps []Step    `json:"steps,omitempty"`  // what was tried, in order
-	Heirs []Heir    `json:"others,omitempty"` // why it would not be somebody else
+// DrillRequest requests a drill.
+type DrillRequest struct {
+	// Host is the host that replaces the primary. Empty means the one that
+	// would be elected.
+	Host string
 
-	Seconds      float64 `json:"seconds"`       // that the heir's checks and the triggers took
+	// Without is the host that is assumed to have failed. Empty means the
+	// primary. It excludes Host.
+	Without string
+
+	// Triggers runs the triggers, with UNDERSTUDY_DRY_RUN=1.
+	Triggers bool
+}
+
+// DrillReport predicts what would happen if a host failed now.
+type DrillReport struct {
+	At         time.Time   `json:"at"`                  // when it began
+	Host       string      `json:"host"`                // that is assumed to have failed
+	Candidate  string      `json:"candidate,omitempty"` // the host that would be elected; empty when none would be
+	OK         bool        `json:"ok"`                  // the failover would work
+	Text       string      `json:"text"`                // the verdict in one sentence
+	Steps      []Step      `json:"steps,omitempty"`     // the checks and triggers that were run, in order
+	Candidates []Candidate `json:"others,omitempty"`    // the other hosts, and why they would not be elected
+
+	Seconds      float64 `json:"seconds"`       // duration of the candidate's checks and the triggers
 	BoundSeconds float64 `json:"bound_seconds"` // worst case for a primary that refuses, without traffic
 }
 
 // Step is one check or trigger of a drill.
 type Step struct {
-	Name    string  `json:"name"`
-	OK      bool    `json:"ok"`
-	Seconds float64 `json:"seconds"`
-	Phase   string  `json:"phase,omitempty"`
-	Detail  string  `json:"detail,omitempty"` // why it failed, or what it said
+	Host    string  `json:"host"`             // that was checked, or that the trigger ran for
+	Name    string  `json:"name"`             // of the check, or path of the trigger
+	OK      bool    `json:"ok"`               // it passed
+	Seconds float64 `json:"seconds"`          // its duration
+	Phase   string  `json:"phase,omitempty"`  // how far a check got
+	Detail  string  `json:"detail,omitempty"` // why it failed, or its output
+
+	// Refused is set when the host answered and the answer was negative.
+	// Otherwise a check that failed had no answer.
+	Refused bool `json:"-"`
+
+	// Fact is what a role check found out; nil for others.
+	Fact *role.Fact `json:"-"`
 }
 
-// Heir is a host that would not take over.
-type Heir struct {
-	Host   string `json:"host"`
-	Reason string `json:"reason"`
+// Candidate is a host that would not be elected.
+type Candidate struct {
+	Host   string `json:"host"`   // as the settings have it
+	Reason string `json:"reason"` // one line
 }
 
-// Drill rehearses the failure of host, or of the primary when it is empty:
-// everybody who could take over is checked now, and with triggers the triggers
-// run for the heir with UNDERSTUDY_DRY_RUN=1. Nothing changes for clients. There
-// is one drill at a time, and a real election ends it.
-func (c *Conductor) Drill(ctx context.Context, host string, triggers bool) (DrillReport, error) {
+// Drill rehearses a failover: every host that could be elected is checked now,
+// and with Triggers the triggers run for the candidate. Nothing changes for
+// clients. There is one drill at a time, and a real election ends it.
+func (c *Conductor) Drill(ctx context.Context, q DrillRequest) (DrillReport, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	mine := &rehearsal{end: end, over: make(chan struct{})}
@@ -56,45 +78,68 @@ func (c *Conductor) Drill(ctx context.Context, host string, triggers bool) (Dril
 	defer close(mine.over)
 	defer c.drill.Store(nil)
 	now := c.Status()
-	if triggers && now.Phase != selector.Serving {
+	if q.Triggers && now.Phase != selector.Serving {
 		return DrillReport{}, RefusedError{"an election is under way, and triggers may run"}
 	}
-	if host == "" {
-		if host = now.Elect; host == "" {
-			host = c.cfg().Hosts[0]
-		}
-	} else if !slices.Contains(c.cfg().Hosts, host) {
-		return DrillReport{}, c.unknownHost(host)
+	if q.Host != "" && q.Without != "" {
+		return DrillReport{}, RefusedError{"host and without exclude each other: give one of them"}
 	}
-	r := DrillReport{Relay: c.cfg().Name, At: time.Now(), Host: host}
-	for _, k := range c.rules.Load().prediction.Cases {
+	for _, name := range []string{q.Host, q.Without} {
+		if name != "" && !slices.Contains(c.cfg().Hosts, name) {
+			return DrillReport{}, c.unknownHost(name)
+		}
+	}
+	if q.Host != "" && q.Host == now.Elect {
+		return DrillReport{}, RefusedError{q.Host + " is primary already: a drill without it (--without " + q.Host + ") says who would take over"}
+	}
+	host := cmp.Or(q.Without, now.Elect)
+	if host == "" && q.Host == "" {
+		host = c.cfg().Hosts[0]
+	}
+	r := DrillReport{At: time.Now(), Host: host}
+	for _, k := range c.settings.Load().prediction.Cases {
 		if k.Failure == Refused && !k.Traffic {
 			r.BoundSeconds = k.TotalSeconds
 		}
 	}
 	if now.Frozen && host == now.Elect {
-		r.Text = "nobody would take over: the relay is frozen"
+		r.Text = "no host would take over: the relay is frozen"
+		if q.Host != "" {
+			r.Text = q.Host + " would not take over: the relay is frozen"
+		}
 		return r, nil
 	}
 	if now.Elect != "" && host != now.Elect {
 		return c.drillStandby(ctx, r, now)
 	}
-	c.findHeir(ctx, &r, now)
+	elected := c.findCandidate(ctx, &r, now, q.Host)
 	if ctx.Err() != nil {
 		return r, context.Cause(ctx)
 	}
-	if r.Heir == "" {
-		r.Text = "nobody would take over from " + host
-		return r, nil
+	from := ""
+	if host != "" {
+		from = " from " + host
 	}
-	r.OK, r.Text = true, r.Heir+" would take over from "+host
-	if triggers {
+	switch {
+	case r.Candidate == "" && q.Host == "":
+		r.Text = "no host would take over" + from
+		return r, nil
+	case r.Candidate == "":
+		i := slices.IndexFunc(r.Candidates, func(o Candidate) bool { return o.Host == q.Host })
+		r.Text = q.Host + " would not take over" + from + ": " + r.Candidates[i].Reason
+		return r, nil
+	case r.Candidate != elected:
+		r.OK, r.Text = true, r.Candidate+" could take over"+from+", but "+elected+" would: it comes first in order"
+	default:
+		r.OK, r.Text = true, r.Candidate+" would take over"+from
+	}
+	if q.Triggers {
 		c.rehearse(ctx, &r)
 	}
-	if r.OK {
+	if r.OK && r.Candidate == elected {
 		err := c.request(ctx, func() selector.Event {
 			c.goodDrill = r.At
-			c.remember()
+			c.save()
 			return selector.Tick{}
 		})
 		if ctx.Err() != nil {
@@ -104,26 +149,26 @@ func (c *Conductor) Drill(ctx context.Context, host string, triggers bool) (Dril
 			return r, err
 		}
 	}
-	c.log.Info("drill", "host", host, "heir", r.Heir, "good", r.OK, "reason", r.Text)
+	c.log.Info("drill", "host", host, "candidate", r.Candidate, "good", r.OK, "reason", r.Text)
 	if ctx.Err() != nil {
 		return r, context.Cause(ctx)
 	}
 	return r, nil
 }
 
-// What ends a drill.
+// The reasons for which a drill is ended.
 var (
-	errElection = RefusedError{"an election began, so the drill was given up"}
-	errSettings = RefusedError{"the settings changed, so the drill was given up"}
+	errElection = RefusedError{"an election began, the drill was stopped"}
+	errSettings = RefusedError{"the settings changed, the drill was stopped"}
 )
 
-// rehearsal is a drill that is under way.
+// rehearsal is a drill in progress.
 type rehearsal struct {
 	end  context.CancelCauseFunc
-	over chan struct{} // closed when nothing of it runs any more
+	over chan struct{} // closed when everything that it started has ended
 }
 
-// giveUpDrill has the drill under way end, which may be running a check script
+// giveUpDrill ends the drill in progress, which may be running a check script
 // that an election waits for.
 func (c *Conductor) giveUpDrill(reason error) {
 	if d := c.drill.Load(); d != nil {
@@ -131,28 +176,30 @@ func (c *Conductor) giveUpDrill(reason error) {
 	}
 }
 
-// endDrill ends the drill under way, whose triggers must not run beside real
-// ones. It returns when nothing of it is left, or when it takes too long: a real
-// failover does not wait for ever for a rehearsed one.
+// endDrill ends the drill in progress, whose triggers must not run at the same
+// time as real ones. It returns when everything that the drill started has
+// ended, or when that takes too long: a real failover does not wait forever for
+// a drill.
 func (c *Conductor) endDrill() {
 	if d := c.drill.Load(); d != nil {
 		d.end(errElection)
-		wait(d.over, goneGrace)
+		wait(d.over, exitGrace)
 	}
 }
 
-// drillStandby rehearses the failure of a host that is not primary: nobody
-// takes over, but the primary has to be well. It does not count as a good drill.
+// drillStandby rehearses the failure of a host that is not primary: no other
+// host is elected, but the primary must pass its checks. It does not count as a
+// successful drill.
 func (c *Conductor) drillStandby(ctx context.Context, r DrillReport, now Status) (DrillReport, error) {
 	var bad string
-	r.Heir = now.Elect
+	r.Candidate = now.Elect
 	r.Steps, bad = c.tryHost(ctx, now.Elect)
 	for _, s := range r.Steps {
 		r.Seconds += s.Seconds
 	}
 	r.OK, r.Text = bad == "", r.Host+" is not primary: nothing would change, "+now.Elect+" stays"
 	if !r.OK {
-		r.Text += ", and is not well: " + bad
+		r.Text += ", and is not healthy: " + bad
 	}
 	if ctx.Err() != nil {
 		return r, context.Cause(ctx)
@@ -160,22 +207,25 @@ func (c *Conductor) drillStandby(ctx context.Context, r DrillReport, now Status)
 	return r, nil
 }
 
-// findHeir asks all candidates at once and takes the first in order that
-// passes, one that the flap guard holds back last.
-func (c *Conductor) findHeir(ctx context.Context, r *DrillReport, now Status) {
+// findCandidate checks all candidates at the same time and returns the first in
+// order that passes; one that the flap guard holds back comes last. The
+// candidate of the report is host instead, if that is named, and none if host
+// does not pass.
+func (c *Conductor) findCandidate(ctx context.Context, r *DrillReport, now Status, host string) (elected string) {
 	type answer struct {
 		steps []Step
 		bad   string
 	}
-	asked := make([]chan answer, len(now.Hosts))
+	now.Hosts = inPreference(now)
+	replies := make([]chan answer, len(now.Hosts))
 	for i, h := range now.Hosts {
 		if h.Name == r.Host || h.Drained {
 			continue
 		}
-		asked[i] = make(chan answer, 1)
+		replies[i] = make(chan answer, 1)
 		go func() {
 			steps, bad := c.tryHost(ctx, h.Name)
-			asked[i] <- answer{steps, bad}
+			replies[i] <- answer{steps, bad}
 		}()
 	}
 	spare := -1
@@ -185,61 +235,70 @@ func (c *Conductor) findHeir(ctx context.Context, r *DrillReport, now Status) {
 		case h.Name == r.Host:
 			continue
 		case h.Drained:
-			r.Heirs = append(r.Heirs, Heir{h.Name, "drained"})
+			r.Candidates = append(r.Candidates, Candidate{h.Name, "drained"})
 			continue
 		}
-		answers[i] = <-asked[i]
+		answers[i] = <-replies[i]
 		switch {
 		case answers[i].bad != "":
-			r.Heirs = append(r.Heirs, Heir{h.Name, answers[i].bad})
-		case r.Heir != "":
-			r.Heirs = append(r.Heirs, Heir{h.Name, "passes too, and comes later in order"})
+			r.Candidates = append(r.Candidates, Candidate{h.Name, answers[i].bad})
+		case r.Candidate != "":
+			r.Candidates = append(r.Candidates, Candidate{h.Name, "passes too, and comes later in order"})
 		case h.Guarded && spare < 0:
 			spare = i
 		case h.Guarded:
-			r.Heirs = append(r.Heirs, Heir{h.Name, "passes, and failed too often lately"})
+			r.Candidates = append(r.Candidates, Candidate{h.Name, "passes, and failed too often lately"})
 		default:
-			r.Heir, r.Steps = h.Name, answers[i].steps
+			r.Candidate, r.Steps = h.Name, answers[i].steps
 		}
 	}
 	if spare >= 0 {
-		if r.Heir == "" {
-			r.Heir, r.Steps = now.Hosts[spare].Name, answers[spare].steps
+		if r.Candidate == "" {
+			r.Candidate, r.Steps = now.Hosts[spare].Name, answers[spare].steps
 		} else {
-			r.Heirs = append(r.Heirs, Heir{now.Hosts[spare].Name, "passes, and failed too often lately"})
+			r.Candidates = append(r.Candidates, Candidate{now.Hosts[spare].Name, "passes, and failed too often lately"})
+		}
+	}
+	elected = r.Candidate
+	if host != "" && host != elected {
+		i := slices.IndexFunc(now.Hosts, func(h selector.Host) bool { return h.Name == host })
+		r.Candidate, r.Steps = "", answers[i].steps
+		if len(answers[i].steps) > 0 && answers[i].bad == "" {
+			r.Candidate = host
+			r.Candidates = slices.DeleteFunc(r.Candidates, func(o Candidate) bool { return o.Host == host })
 		}
 	}
 	for _, s := range r.Steps {
 		r.Seconds += s.Seconds
 	}
+	return elected
 }
 
-// Try asks a host every check of cfg once, now, one after the other, until one
-// fails. It needs no relay and no conductor.
+// Try runs every check of cfg once on a host, now, one after the other, until
+// one fails. It needs no relay and no conductor.
 func Try(ctx context.Context, cfg Config, host string) []Step {
-	cfg = cfg.withDefaults()
-	return cfg.try(ctx, host, hooks.Occasion{Event: hooks.EventStart, Relay: cfg.Name, New: host, Reason: "check"})
+	return cfg.try(ctx, host, hooks.ScriptEnv{Event: hooks.EventStart, Relay: cfg.Name, New: host, Reason: "check"})
 }
 
-// inTurn runs check scripts for a drill, never one that the machine has running
+// inTurn runs check scripts for a drill, never one that the machine is running
 // for the same host.
 type inTurn struct{ *Conductor }
 
 func (t inTurn) Run(ctx context.Context, s hooks.Script) hooks.Result {
 	free, err := t.turn(ctx, s)
 	if err != nil {
-		return hooks.Result{End: hooks.Cancelled, Local: true, Err: err}
+		return hooks.Result{End: hooks.Cancelled, Unknown: true, Err: err}
 	}
 	defer free()
 	res := t.cfg().Scripts.Run(ctx, s)
-	if res.Gone != nil {
-		<-res.Gone
+	if res.Reaped != nil {
+		<-res.Reaped
 	}
 	return res
 }
 
-// turn waits until the check script runs for no other asker with the same
-// arguments.
+// turn waits until the check script is not running with the same arguments for
+// another caller.
 func (c *Conductor) turn(ctx context.Context, s hooks.Script) (free func(), err error) {
 	mine, _ := c.turns.LoadOrStore(s.Path+"\x00"+strings.Join(s.Args, "\x00"), make(chan struct{}, 1))
 	place := mine.(chan struct{})
@@ -251,39 +310,60 @@ func (c *Conductor) turn(ctx context.Context, s hooks.Script) (free func(), err 
 	}
 }
 
-// tryHost does so for a drill. Bad says which check failed and why; nothing when
-// all passed.
+// tryHost does the same for a drill. Bad is which check failed and why; empty
+// when all passed.
 func (c *Conductor) tryHost(ctx context.Context, host string) (steps []Step, bad string) {
-	rules := *c.cfg()
-	rules.Scripts = inTurn{c}
-	steps = rules.try(ctx, host, c.occasion(c.Snapshot(), host))
+	steps = c.tryAddresses(ctx, c.Status(), host)
 	if last := steps[len(steps)-1]; !last.OK {
-		bad = last.Name + ": " + last.Detail
+		return steps, last.Name + ": " + last.Detail
 	}
-	return steps, bad
+	for _, s := range steps {
+		if why := c.Status().refuses(c.cfg().roleCheck(), host, s.Fact); why != "" {
+			return steps, s.Name + ": " + why
+		}
+	}
+	return steps, ""
 }
 
-func (cfg Config) try(ctx context.Context, host string, o hooks.Occasion) (steps []Step) {
+func (cfg Config) try(ctx context.Context, host string, o hooks.ScriptEnv) (steps []Step) {
 	for _, k := range cfg.Checks {
-		res := cfg.ask(ctx, k, host, o)
-		s := Step{Name: k.Name, OK: res.OK, Seconds: res.Latency.Seconds()}
+		res := cfg.check(ctx, k, host, o)
+		s := Step{Host: host, Name: k.Name, OK: res.OK, Seconds: res.Latency.Seconds(), Fact: res.Fact}
+		if res.Fact != nil && res.OK {
+			s.Detail = res.Fact.String()
+			if k.Role != nil && !k.Role.Promote && res.Fact.Role == role.Replica {
+				s.OK, s.Refused, s.Phase = false, true, string(health.Role)
+			}
+		}
 		if !res.OK {
-			s.Phase = string(res.Phase)
+			s.Phase, s.Refused = string(res.Phase), !res.Unknown && answeredNo(res)
 			if res.Err != nil {
 				s.Detail = res.Err.Error()
 			}
 		}
 		steps = append(steps, s)
-		if !res.OK {
+		if !s.OK {
 			break
 		}
 	}
 	return steps
 }
 
-// ask asks one question of one host, outside of the machine, which hears
-// nothing of it.
-func (cfg Config) ask(ctx context.Context, k Check, host string, o hooks.Occasion) health.Result {
+// answeredNo reports whether a check that failed had a negative answer: from a
+// script that exited, or over a connection.
+func answeredNo(res health.Result) bool {
+	switch res.Phase {
+	case health.Criteria:
+		return true
+	case health.Script:
+		return hooks.IsExit(res.Err)
+	case health.Resolve, health.Connect, health.TLS, health.Write, health.Read, health.Login, health.SQL, health.Role:
+	}
+	return false
+}
+
+// check runs one check of one host without the machine, which gets no result.
+func (cfg Config) check(ctx context.Context, k Check, host string, o hooks.ScriptEnv) health.Result {
 	if k.Script == "" {
 		limited, cancel := context.WithTimeout(ctx, k.Timeout)
 		defer cancel()
@@ -292,7 +372,7 @@ func (cfg Config) ask(ctx context.Context, k Check, host string, o hooks.Occasio
 	return resultOf(cfg.Scripts.Run(ctx, k.script(cfg.Name, host, o.Env())))
 }
 
-// rehearse runs the triggers for the heir, dry.
+// rehearse runs the triggers for the candidate with UNDERSTUDY_DRY_RUN=1.
 func (c *Conductor) rehearse(ctx context.Context, r *DrillReport) {
 	if c.cfg().Triggers.Path == "" {
 		r.Text += "; there are no triggers"
@@ -300,24 +380,27 @@ func (c *Conductor) rehearse(ctx context.Context, r *DrillReport) {
 	}
 	scripts, warnings, err := hooks.List(c.cfg().Triggers.Path)
 	for _, w := range warnings {
-		r.Steps = append(r.Steps, Step{Name: "trigger", Detail: w.Error()})
+		r.Steps = append(r.Steps, Step{Host: r.Candidate, Name: "trigger", Detail: w.Error()})
 	}
 	if err != nil {
 		r.OK, r.Text = false, "the triggers cannot be run: "+err.Error()
 		return
 	}
-	o := c.occasion(c.Snapshot(), r.Heir)
+	o := c.scriptEnv(c.Snapshot(), r.Candidate, c.addressOf(r.Candidate))
 	o.Old, o.Epoch, o.Reason, o.DryRun = r.Host, o.Epoch+1, "drill", true
+	if h, ok := c.Status().host(r.Candidate); ok {
+		o.Fact, o.Lag = h.Fact, h.Lag
+	}
 	for _, script := range scripts {
 		res := c.cfg().Scripts.Run(ctx, hooks.Script{
-			Kind: hooks.Trigger, Path: script, Args: []string{r.Heir}, Env: o.Env(), Timeout: c.cfg().Triggers.Timeout,
-			Fields: []any{"relay", c.cfg().Name, "host", r.Heir, "dry-run", true},
+			Kind: hooks.Trigger, Path: script, Args: []string{r.Candidate}, Env: o.Env(), Timeout: c.cfg().Triggers.Timeout,
+			Fields: []any{"relay", c.cfg().Name, "host", r.Candidate, "dry-run", true},
 		})
-		s := Step{Name: script, OK: res.OK(), Seconds: res.Took.Seconds(), Detail: res.Output}
+		s := Step{Host: r.Candidate, Name: script, OK: res.OK(), Seconds: res.Took.Seconds(), Detail: res.Output}
 		r.Seconds += s.Seconds
 		if !s.OK {
-			s.Detail = res.Err.Error() + reasonSuffix(res.Output)
-			r.OK, r.Text = false, fmt.Sprintf("the trigger %s fails: %v", script, res.Err)
+			s.Detail = res.Reason().Error()
+			r.OK, r.Text = false, fmt.Sprintf("the trigger %s fails: %s", script, s.Detail)
 		}
 		r.Steps = append(r.Steps, s)
 	}

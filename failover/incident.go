@@ -1,6 +1,9 @@
 package failover
 
 import (
+	"context"
+	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -10,42 +13,43 @@ import (
 )
 
 const (
-	// incidentsKept is how many incidents a relay remembers.
+	// incidentsKept limits the incidents of a relay that are kept.
 	incidentsKept = 100
 
-	// triggersKept is how many triggers of one election are kept in its record.
+	// triggersKept limits the triggers of one election that are kept in its record.
 	triggersKept = 32
 
-	// firstByteWait is how long a record waits for a first byte to come through
+	// firstByteWait is the time for which a record waits for a first byte to come through
 	// the new primary before it is closed without one.
 	firstByteWait = 10 * time.Second
 )
 
-// Outcome is what became of an election.
+// Outcome is the result of an election.
 type Outcome string
 
 // The outcomes.
 const (
-	UnderWay    Outcome = "under way"
-	Open        Outcome = "open"        // clients pass to the new host
-	Aborted     Outcome = "aborted"     // a trigger failed, and the policy is abort
-	Gone        Outcome = "gone"        // the new host went down while it was switched to
-	Interrupted Outcome = "interrupted" // the program ended meanwhile
+	UnderWay      Outcome = "under way"
+	Open          Outcome = "open"        // clients are connected to the new host
+	Aborted       Outcome = "aborted"     // a trigger failed, and the policy is abort
+	HostLost      Outcome = "host lost"   // the new host went down during the switch
+	Interrupted   Outcome = "interrupted" // the program ended during the switch
+	SwitchRefused Outcome = "refused"     // a scheduled switch that was not started
 )
 
-// Incident is the record of one election: what led to it, what was done, and
-// how long that took. Times are wall-clock times, durations are measured with
-// the monotonic clock and in seconds.
+// Incident is the record of one election: its cause, the actions, and their
+// durations. Times are wall-clock times; durations are measured with the
+// monotonic clock, in seconds.
 type Incident struct {
 	ID      uint64        `json:"id"`                // grows by one, across restarts if there is a state directory
 	Relay   string        `json:"relay"`             // its name
-	Event   selector.Kind `json:"event"`             // start, failover, switchover, failback or reselect
-	Epoch   uint64        `json:"epoch"`             // that began
+	Event   selector.Kind `json:"event"`             // start, failover, switchover, failback, reselect or moved
+	Epoch   uint64        `json:"epoch"`             // of the election
 	Old     string        `json:"old,omitempty"`     // the host of the election before
 	New     string        `json:"new"`               // the host that was elected
 	Reason  string        `json:"reason"`            // one line
 	By      string        `json:"by,omitempty"`      // the operator of a switchover
-	Outcome Outcome       `json:"outcome"`           // under way, open, aborted, gone or interrupted
+	Outcome Outcome       `json:"outcome"`           // under way, open, aborted, host lost, interrupted or refused
 	Failure string        `json:"failure,omitempty"` // why it is not open
 	Done    bool          `json:"done"`              // nothing more is added
 
@@ -53,63 +57,92 @@ type Incident struct {
 	Suspected time.Time    `json:"suspected,omitzero"`        // when the host was
 	Lost      time.Time    `json:"lost,omitzero"`             // when the primary was declared down
 	Elected   time.Time    `json:"elected,omitzero"`          // when the new host was
-	Fence     *FenceRun    `json:"fence,omitempty"`           // what became of earlier connections
+	Loss      *Loss        `json:"predicted_loss,omitempty"`  // what the new host lacked of the data of the old one when it was elected; absent when that is not known
+	Fence     *FenceRun    `json:"fence,omitempty"`           // how earlier connections were ended
 	Triggers  []TriggerRun `json:"triggers,omitempty"`        // one after the other
-	Opened    time.Time    `json:"opened,omitzero"`           // when clients were let through
-	FirstByte time.Time    `json:"first_byte,omitzero"`       // the first that came through the new primary
+	Opened    time.Time    `json:"opened,omitzero"`           // when clients were connected
+	FirstByte time.Time    `json:"first_byte,omitzero"`       // the first from the new primary
 
-	ClientsHeld int    `json:"clients_held"` // waiting when it opened
-	ClientsLost uint64 `json:"clients_lost"` // that waited in vain
+	ClientsHeld int     `json:"clients_held"`     // waiting when the gate opened
+	Pacing      *Pacing `json:"pacing,omitempty"` // how they were connected; absent if they were few, or all at once
+	ClientsLost uint64  `json:"clients_lost"`     // that waited and timed out
 
-	// Seconds since the first bad check, or since the beginning of a change
-	// that was planned.
+	// Seconds since the first bad check, or since the beginning of a planned
+	// change.
 	DetectSeconds float64 `json:"detect_seconds,omitempty"` // until the primary was declared down
 	ElectSeconds  float64 `json:"elect_seconds,omitempty"`  // from there until a host was elected
 	SwitchSeconds float64 `json:"switch_seconds,omitempty"` // from there until it was open
 	ShutSeconds   float64 `json:"shut_seconds,omitempty"`   // that clients were kept out
 	TotalSeconds  float64 `json:"total_seconds,omitempty"`  // until it was open
 
-	// BoundSeconds is what predict gives for this case, zero where it gives
-	// none.
+	// BoundSeconds is the time that predict gives for this case; zero where it
+	// gives none: the same host came back, no host was usable, or the relay was
+	// frozen.
 	BoundSeconds float64 `json:"bound_seconds,omitempty"`
 	OverBound    bool    `json:"over_bound,omitempty"` // it took longer
+}
+
+// At returns the time of the election, or when the primary was declared down if it has
+// not come to one.
+func (i Incident) At() time.Time {
+	if i.Elected.IsZero() {
+		return i.Lost
+	}
+	return i.Elected
 }
 
 // BadCheck is the first check that failed.
 type BadCheck struct {
 	At    time.Time `json:"at"`              // when it ended
 	Check string    `json:"check"`           // its name
-	Phase string    `json:"phase,omitempty"` // how far it came
+	Phase string    `json:"phase,omitempty"` // how far it got
 	Error string    `json:"error,omitempty"` // why it failed
 }
 
-// FenceRun is what became of the connections of earlier epochs.
-type FenceRun struct {
-	Finished int     `json:"finished"` // ended by themselves while they were let
-	Reset    int     `json:"reset"`    // cut
-	Moved    int     `json:"moved"`    // nothing had passed yet: they wait for the new primary
-	Seconds  float64 `json:"seconds"`  // that it took
+// Pacing is how the clients that waited were connected after an opening.
+type Pacing struct {
+	Turns     int     `json:"turns"`      // connects that were begun for clients that waited, and for those who came meanwhile
+	FirstRate float64 `json:"first_rate"` // clients a second, at first
+	PeakRate  float64 `json:"peak_rate"`  // and at most
+	Slowed    int     `json:"slowed"`     // how often the rate was halved because the host was slow
+	Seconds   float64 `json:"seconds"`    // until nobody waited any more, or the relay was shut again
 }
 
-// TriggerRun is how one trigger ended.
+// Loss is how much data of the primary a host lacks, as far as its role check knows.
+type Loss struct {
+	Host    string   `json:"host"`              // the host
+	Bytes   *uint64  `json:"bytes,omitempty"`   // of the log of changes; absent when they are not known
+	Seconds *float64 `json:"seconds,omitempty"` // since it last had all of them; absent when that is not known
+}
+
+// FenceRun counts the connections of earlier epochs by how they ended.
+type FenceRun struct {
+	Finished int     `json:"finished"` // ended by themselves within the drain time
+	Reset    int     `json:"reset"`    // cut
+	Moved    int     `json:"moved"`    // had passed no byte yet: they wait for the new primary
+	Kept     int     `json:"kept"`     // still open: they lead to the host that was elected, or are kept by the policy
+	Seconds  float64 `json:"seconds"`  // its duration
+}
+
+// TriggerRun is the result of one trigger.
 type TriggerRun struct {
 	Script  string  `json:"script"`           // its path
 	Status  string  `json:"status"`           // "exit status 0"
 	Failed  bool    `json:"failed,omitempty"` // it did not exit with 0
-	Seconds float64 `json:"seconds"`          // that it took
+	Seconds float64 `json:"seconds"`          // its duration
 	Output  string  `json:"output,omitempty"` // the last KiB
 }
 
-// record is a relay's incidents, the oldest first. It is safe for concurrent
+// history holds a relay's incidents, the oldest first. It is safe for concurrent
 // use.
-type record struct {
+type history struct {
 	mu      sync.Mutex
 	list    []Incident
-	changed chan struct{} // closed when there is news
+	changed chan struct{} // closed at the next change
 }
 
 // put adds an incident, or replaces the one with its ID.
-func (r *record) put(i Incident) {
+func (r *history) put(i Incident) {
 	i.Triggers = slices.Clone(i.Triggers)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,8 +158,8 @@ func (r *record) put(i Incident) {
 	}
 }
 
-// all returns the incidents and a channel that is closed when there is news.
-func (r *record) all() ([]Incident, <-chan struct{}) {
+// all returns the incidents and a channel that is closed at the next change.
+func (r *history) all() ([]Incident, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.changed == nil {
@@ -135,16 +168,16 @@ func (r *record) all() ([]Incident, <-chan struct{}) {
 	return slices.Clone(r.list), r.changed
 }
 
-// Incidents returns the record, the oldest first, and a channel that is closed
-// when there is something new in it.
-func (c *Conductor) Incidents() ([]Incident, <-chan struct{}) { return c.record.all() }
+// Incidents returns the incidents, the oldest first, and a channel that is closed
+// at the next change.
+func (c *Conductor) Incidents() ([]Incident, <-chan struct{}) { return c.history.all() }
 
-// FirstByte tells that the first byte of an epoch came back to a client; see
+// FirstByte reports that the first byte of an epoch came back to a client; see
 // [relay.Config]. It never blocks.
 func (c *Conductor) FirstByte(epoch uint64) {
 	select {
 	case c.firstBytes <- firstByte{epoch, time.Now()}:
-	default: // the one before has not been looked at, and is as good
+	default: // an earlier one is still queued and has the same effect
 	}
 }
 
@@ -153,13 +186,22 @@ type firstByte struct {
 	at    time.Time
 }
 
-// evidence is what speaks against a host now. It is noted by the checks.
+// Paced reports how the clients that waited at the last opening were connected; see
+// [relay.Config]. It never blocks.
+func (c *Conductor) Paced(p relay.Pacing) {
+	select {
+	case c.paced <- p:
+	default: // the one that is queued was interrupted, and so was this one
+	}
+}
+
+// evidence holds the failures of hosts. The checks add to it.
 type evidence struct {
 	mu  sync.Mutex
 	bad map[string]BadCheck // by host: the first check that failed since that check last passed
 }
 
-// note takes in how a check of a host ended.
+// note records the result of a check of a host.
 func (e *evidence) note(host, check, phase string, ok bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -188,28 +230,29 @@ func (e *evidence) of(host string) *BadCheck {
 	return nil
 }
 
-// scribe writes the incidents of a conductor. It belongs to Run's goroutine.
-type scribe struct {
-	current *Incident // nil when nothing is under way
+// recorder writes the incidents of a conductor. It belongs to Run's goroutine.
+type recorder struct {
+	current *Incident // nil when none is in progress
 	nextID  uint64
-	closeAt time.Time            // when current is closed without a first byte; zero while it is not open
+	closeAt time.Time            // when current is closed without a first byte, or the end of the pacing; zero while it is not open
+	paced   bool                 // clients are being connected one after the other
 	doubted map[string]time.Time // by host: when it was suspected
 	before  relay.Stats          // when current began
-	refused uint64               // clients sent away from the kernel's queue since then
+	refused uint64               // clients refused in the kernel's queue since then
 
-	// led is what led to the election that is going on. It stays when the host
+	// led is the cause of the election in progress. It is kept when the host
 	// that was elected first does not become primary.
 	led Incident
 
-	// stayed says that a primary was down and stayed, because the relay was
-	// frozen: how long that took is nobody's bound.
-	stayed bool
+	// unbounded is set when no prediction covers this election: the primary was
+	// down and stayed, because the relay was frozen, or no host was usable.
+	unbounded bool
 }
 
 // began starts a record.
 func (c *Conductor) began(i Incident) {
 	c.finish(Interrupted, "")
-	s := &c.scribe
+	s := &c.recorder
 	i.ID, i.Relay, i.Outcome = s.nextID, c.cfg().Name, UnderWay
 	s.nextID++
 	s.current, s.closeAt, s.refused = &i, time.Time{}, 0
@@ -220,7 +263,7 @@ func (c *Conductor) began(i Incident) {
 
 // noteLost begins the record of a failover.
 func (c *Conductor) noteLost(a selector.Lost) {
-	s := &c.scribe
+	s := &c.recorder
 	s.led = Incident{
 		Event: selector.Failover, Epoch: a.Epoch + 1, Old: a.Host, Reason: a.Reason,
 		FirstBad: c.evidence.of(a.Host), Suspected: s.doubted[a.Host], Lost: time.Now(),
@@ -230,14 +273,14 @@ func (c *Conductor) noteLost(a selector.Lost) {
 	c.publishIncident()
 }
 
-// noteSwitch notes who was elected, and has the disk know.
+// noteSwitch records which host was elected, and saves the state.
 func (c *Conductor) noteSwitch(a selector.Switch) *saving {
-	s := &c.scribe
+	s := &c.recorder
 	if i := s.current; i != nil && !i.Elected.IsZero() {
 		if i.Failure != "" {
 			c.finish(Aborted, i.Failure)
 		} else {
-			c.finish(Gone, i.New+" went down while it was switched to")
+			c.finish(HostLost, i.New+" went down while it was switched to")
 		}
 	}
 	if s.current == nil {
@@ -245,16 +288,16 @@ func (c *Conductor) noteSwitch(a selector.Switch) *saving {
 	}
 	i := s.current
 	i.Event, i.Epoch, i.Old, i.New, i.Reason = a.Kind, a.Epoch, a.Old, a.Host, a.Reason
-	i.Elected = time.Now()
-	if a.Kind == selector.Switchover && c.asked != nil {
-		i.By = c.asked.By
+	i.Elected, i.Loss = time.Now(), lossOf(a.Loss)
+	if a.Kind == selector.Switchover && c.requested != nil {
+		i.By = c.requested.By
 	}
 	return c.publishIncident()
 }
 
-// noteOpen notes that clients pass since now, and how long it all took.
-func (c *Conductor) noteOpen(now time.Time, shut time.Duration, waiting relay.Waiting) {
-	s := &c.scribe
+// noteOpen records that clients are connected since now, and all durations.
+func (c *Conductor) noteOpen(ctx context.Context, now time.Time, shut time.Duration, waiting relay.Waiting) {
+	s := &c.recorder
 	i := s.current
 	if i == nil {
 		return
@@ -274,48 +317,79 @@ func (c *Conductor) noteOpen(now time.Time, shut time.Duration, waiting relay.Wa
 	i.SwitchSeconds = now.Sub(i.Elected).Seconds()
 	total := now.Sub(start)
 	i.TotalSeconds = total.Seconds()
-	if i.Event == selector.Failover || i.Event == selector.Reselect {
-		if bound, ok := c.rules.Load().prediction.boundFor(i.FirstBad); ok && !i.Lost.IsZero() && !s.stayed {
+	// A prediction covers only a failover to another usable host. If the same
+	// host came back, the time depended on it alone.
+	if i.Event == selector.Failover && !i.Lost.IsZero() && !s.unbounded {
+		if bound, ok := c.settings.Load().prediction.boundFor(i.FirstBad); ok {
 			i.BoundSeconds = bound.Seconds()
 			if i.OverBound = total > bound; i.OverBound {
 				c.log.Warn("the failover took longer than predicted", "took", total.Round(time.Millisecond), "bound", bound, "epoch", i.Epoch)
+				c.notice(ctx, EventOverBound, i.New, fmt.Sprintf("the failover took %v, and %v was predicted", total.Round(time.Millisecond), bound))
 			}
 		}
 	}
-	s.closeAt, s.led, s.stayed = now.Add(firstByteWait), Incident{}, false
+	c.measure.opened(i)
+	c.measure.election(ElectionOf{i.Event, Open})
+	s.closeAt, s.led, s.unbounded, s.paced = now.Add(firstByteWait), Incident{}, false, waiting.Paced
+	if s.paced {
+		s.closeAt = s.closeAt.Add(c.cfg().Hold)
+	}
 	c.publishIncident()
 }
 
-// noteFirstByte closes the record that waits for it.
+// noteFirstByte closes the record in progress with its first byte.
 func (c *Conductor) noteFirstByte(b firstByte) {
-	if i := c.scribe.current; i != nil && i.Epoch == b.epoch && !i.Opened.IsZero() {
+	if i := c.recorder.current; i != nil && i.Epoch == b.epoch && !i.Opened.IsZero() {
 		i.FirstByte = b.at
-		c.finish(Open, "")
+		c.finishOpen()
 	}
 }
 
-// finish closes the current record, if there is one. One that is open stays so.
+// notePacing records how the clients that waited were connected.
+func (c *Conductor) notePacing(p relay.Pacing) {
+	c.log.Info("clients that waited are connected", "epoch", p.Epoch, "waited", p.Waited, "turns", p.Turns,
+		"first-rate", math.Round(p.First), "peak-rate", math.Round(p.Peak), "slowed", p.Slowed, "took", p.For.Round(time.Millisecond))
+	s := &c.recorder
+	if i := s.current; i != nil && i.Epoch == p.Epoch && s.paced {
+		s.paced = false
+		i.Pacing = &Pacing{Turns: p.Turns, FirstRate: p.First, PeakRate: p.Peak, Slowed: p.Slowed, Seconds: p.For.Seconds()}
+		c.finishOpen()
+	}
+}
+
+// finishOpen closes the record in progress if nothing more is expected of its opening.
+func (c *Conductor) finishOpen() {
+	if i, s := c.recorder.current, &c.recorder; !s.paced && !i.FirstByte.IsZero() {
+		c.finish(Open, "")
+		return
+	}
+	c.publishIncident()
+}
+
+// finish closes the current record, if there is one. Its outcome stays open if
+// it is open.
 func (c *Conductor) finish(as Outcome, failure string) {
-	s := &c.scribe
+	s := &c.recorder
 	i := s.current
 	if i == nil {
 		return
 	}
 	if i.Outcome == UnderWay {
 		i.Outcome, i.Failure = as, failure
+		c.measure.election(ElectionOf{i.Event, as})
 	}
 	i.Done = true
 	c.publishIncident()
 	s.current, s.closeAt = nil, time.Time{}
 }
 
-// publishIncident lets everybody see the current record as it is now.
+// publishIncident publishes the current record as it is now.
 func (c *Conductor) publishIncident() *saving {
-	i := c.scribe.current
+	i := c.recorder.current
 	if c.cfg().Stats != nil {
 		now := c.cfg().Stats()
-		i.ClientsLost = now.Expired - c.scribe.before.Expired + c.scribe.refused
+		i.ClientsLost = now.Expired - c.recorder.before.Expired + c.recorder.refused
 	}
-	c.record.put(*i)
-	return c.remember()
+	c.history.put(*i)
+	return c.save()
 }

@@ -7,29 +7,30 @@ import (
 	"understudy/selector"
 )
 
-// LockKind is what an operator's lock forbids.
+// LockKind is the kind of action that an operator's lock forbids.
 type LockKind string
 
 // The kinds of lock.
 const (
 	Drain  LockKind = "drain"  // a host is not elected
-	Freeze LockKind = "freeze" // no change that nobody asked for
+	Freeze LockKind = "freeze" // no automatic change
 )
 
-// Lock is an order of an operator that stands until it is taken back or ends.
+// Lock is an order of an operator that holds until it is removed or expires.
 type Lock struct {
 	Kind   LockKind  `json:"kind"`             // drain or freeze
 	Host   string    `json:"host,omitempty"`   // of a drain
 	By     string    `json:"by,omitempty"`     // who set it
-	Reason string    `json:"reason,omitempty"` // and why
-	Since  time.Time `json:"since"`            // when
-	Until  time.Time `json:"until,omitzero"`   // zero is for ever
+	Reason string    `json:"reason,omitempty"` // why it was set
+	Since  time.Time `json:"since"`            // when it was set
+	Until  time.Time `json:"until,omitzero"`   // zero is without end
 }
 
 // locks are those of one relay.
 type locks []Lock
 
-// with returns l with one more lock, in place of the one of its kind and host.
+// with returns l with one more lock, which replaces the one of its kind and
+// host.
 func (l locks) with(k Lock) locks { return append(l.without(k.Kind, k.Host), k) }
 
 // without returns l without the lock of a kind and host.
@@ -47,8 +48,8 @@ func (l locks) find(kind LockKind, host string) *Lock {
 	return nil
 }
 
-// at returns those that have not ended at a time, and when the next one does;
-// zero when none will.
+// at returns the locks that have not expired at a time, and when the next one
+// expires; zero when none will.
 func (l locks) at(now time.Time) (left locks, next time.Time) {
 	for _, k := range l {
 		if k.Until.IsZero() {
@@ -66,20 +67,53 @@ func (l locks) at(now time.Time) (left locks, next time.Time) {
 	return left, next
 }
 
-// anchored returns locks that were read from a file so that they end as much
-// later as they say, whatever happens to the clock of the wall meanwhile.
-func (l locks) anchored() locks {
+// readAt returns the current form of locks that were read from a file, which
+// was saved at an earlier moment. They expire by the monotonic clock, even if
+// the wall clock is set meanwhile.
+func (l locks) readAt(saved, now clock) locks {
 	l = slices.Clone(l)
 	for i := range l {
 		if !l[i].Until.IsZero() {
-			l[i].Until = time.Now().Add(time.Until(l[i].Until))
+			l[i].Until = now.Wall.Add(l[i].left(saved, now))
 		}
 	}
 	return l
 }
 
-// rules is what they mean to the machine.
-func (l locks) rules() selector.Locks {
+// left returns how much longer a lock lasts that was saved at one moment and
+// read at another. Within a boot of the machine that is exact. Otherwise only
+// the wall clock is available, and it may have been set: the lock lasts no
+// longer than it would have when it was saved.
+func (k Lock) left(saved, now clock) time.Duration {
+	most := k.Until.Sub(k.Since) // for a file without a clock: its full length
+	if !saved.Wall.IsZero() {
+		most = k.Until.Sub(saved.Wall)
+	}
+	if away, ok := now.since(saved); ok {
+		return most - away
+	}
+	return min(most, k.Until.Sub(now.Wall))
+}
+
+// onWall returns the locks with the current wall-clock times at which they
+// expire. These differ from the times that were set if the wall clock was set
+// meanwhile.
+func (l locks) onWall(now time.Time) locks {
+	l = slices.Clone(l)
+	for i := range l {
+		if l[i].Until.IsZero() {
+			continue
+		}
+		until := now.Add(l[i].Until.Sub(now)) // the difference of monotonic readings
+		if off := until.Round(0).Sub(l[i].Until.Round(0)); off.Abs() >= time.Second {
+			l[i].Until = until // a clock that is only adjusted does not change the text
+		}
+	}
+	return l
+}
+
+// selection converts the locks for the machine.
+func (l locks) selection() selector.Locks {
 	var r selector.Locks
 	for _, k := range l {
 		switch k.Kind {

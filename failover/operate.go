@@ -7,65 +7,76 @@ import (
 	"slices"
 	"time"
 
+	"understudy/relay"
 	"understudy/selector"
 )
 
-// RefusedError says why the relay did not do what an operator asked for. The
-// primary from before goes on, unless the reason says otherwise.
+// RefusedError is why the relay did not carry out an operator's request. The
+// old primary continues, unless the reason says otherwise.
 type RefusedError struct{ Reason string }
 
 func (e RefusedError) Error() string { return e.Reason }
 
-// ErrOver is the answer to an operator when the conductor's Run has returned.
+// ErrOver is returned to an operator when the conductor's Run has returned.
 var ErrOver = errors.New("the program is ending")
 
-// switchGrace is what connections get to finish in when an operator switches
-// over and the fence policy is to reset them at once. Nothing is wrong with the
-// old primary then, so a request that is on its way need not be cut.
+// switchGrace is the longest time that connections may take to finish when an operator
+// switches over and the fence policy is to reset them at once. The old primary
+// still works then, so requests in progress need not be cut.
 const switchGrace = 250 * time.Millisecond
 
-// SwitchRequest asks for a planned switchover.
+// SwitchRequest requests a planned switchover.
 type SwitchRequest struct {
 	// Host becomes primary. Empty means the first other one that is not
 	// down.
 	Host string
 
-	// Drain is how long earlier connections may finish before they are reset;
-	// zero resets them at once. Negative means the fence policy, and a quarter
-	// of a second where that is to reset them at once.
-	Drain time.Duration
+	// Drain is the longest time that earlier connections may finish before they are
+	// reset; zero resets them at once. Nil means the fence policy, and a quarter of a
+	// second where that is to reset them at once.
+	Drain *time.Duration
 
-	// By and Reason say who asked and why, for the log and the record.
+	// By and Reason name the operator who requested it and the reason, for the log and
+	// the record.
 	By, Reason string
 }
 
 // Switched is a planned change that was made.
 type Switched struct {
-	Host  string `json:"host"`
-	Epoch uint64 `json:"epoch"`
+	Host    string  `json:"host"`    // that is primary now
+	Epoch   uint64  `json:"epoch"`   // of its election
+	Seconds float64 `json:"seconds"` // its duration
+	Waited  int     `json:"waited"`  // clients that waited when the gate opened
+
+	Fence    *FenceRun    `json:"fence,omitempty"`    // how earlier connections were ended
+	Triggers []TriggerRun `json:"triggers,omitempty"` // in order
 }
 
-// switchover is a SwitchRequest that is being carried out.
+// switchover is a SwitchRequest in progress.
 type switchover struct {
 	SwitchRequest
+	began  time.Time
 	epoch  uint64 // zero until its host was elected
 	failed error  // why its host did not become primary
-	then   func() // done on Run's goroutine when clients pass to its host
+	then   func() // run on Run's goroutine when clients are connected to its host
 	reply  chan switchResult
+
+	refused func(error) // called when its host does not become primary; may be nil
 }
 
-// grace is what earlier connections get: what was asked for, or the policy.
-func (s *switchover) grace(policy Fence) time.Duration {
+// fence returns how the connections of earlier epochs are ended: as requested,
+// or by the relay's policy.
+func (s *switchover) fence(policy relay.FencePolicy) relay.FencePolicy {
 	switch {
-	case s.Drain >= 0:
-		return s.Drain
-	case policy == Fence{}:
-		return switchGrace
+	case s.Drain != nil:
+		return relay.FencePolicy{Drain: *s.Drain}
+	case policy == relay.FencePolicy{}:
+		return relay.FencePolicy{Drain: switchGrace}
 	}
-	return policy.grace()
+	return policy
 }
 
-// why says why the host that was elected did not become primary.
+// why returns why the host that was elected did not become primary.
 func (s *switchover) why() string {
 	if s.failed != nil {
 		return s.failed.Error()
@@ -78,24 +89,27 @@ type switchResult struct {
 	err  error
 }
 
-// Switch makes another host primary: it is checked now, clients wait, earlier
-// connections are fenced, the triggers run, clients pass to it. It returns when
-// they do, or a [RefusedError] when the old primary goes on. When ctx ends
-// before, the switchover goes on all the same.
+// Switch makes another host primary: the host is checked now, clients wait,
+// earlier connections are fenced, the triggers run, and clients are connected
+// to the new host. It returns then, or with a [RefusedError] when the old
+// primary continues. When ctx ends before, the switchover continues all the
+// same.
 func (c *Conductor) Switch(ctx context.Context, r SwitchRequest) (Switched, error) {
 	return c.switchThen(ctx, r, func() {})
 }
 
-// switchThen has something done when it is, whether anybody still waits or not.
+// switchThen is Switch and runs then when it succeeds, even if the caller no
+// longer waits.
 func (c *Conductor) switchThen(ctx context.Context, r SwitchRequest, then func()) (Switched, error) {
 	reply := make(chan switchResult, 1)
 	err := c.request(ctx, func() selector.Event {
-		if c.asked != nil {
+		if c.requested != nil {
 			reply <- switchResult{err: RefusedError{"another switchover is under way"}}
 			return selector.Tick{}
 		}
-		c.asked = &switchover{SwitchRequest: r, then: then, reply: reply}
-		return selector.Move{Host: r.Host, Reason: orderText("switch", r.By, r.Reason), Drain: max(c.asked.grace(c.cfg().Fence), 0)}
+		c.requested = &switchover{SwitchRequest: r, began: time.Now(), then: then, reply: reply}
+		c.reach(Progress{Host: r.Host, Step: StageChecking})
+		return selector.Move{Host: r.Host, Reason: orderText("switch", r.By, r.Reason), Drain: c.requested.fence(c.cfg().Fence).Drain}
 	})
 	if err != nil {
 		return Switched{}, err
@@ -110,7 +124,7 @@ func (c *Conductor) switchThen(ctx context.Context, r SwitchRequest, then func()
 	}
 }
 
-// orderText is an operator's order in one line.
+// orderText returns an operator's order in one line.
 func orderText(order, by, reason string) string {
 	text := order
 	if by != "" {
@@ -122,36 +136,40 @@ func orderText(order, by, reason string) string {
 	return text
 }
 
-// answerSwitch answers the operator who waits for a switchover, once everybody
-// can see what came of it.
+// answerSwitch replies to the operator of a switchover, once the result is
+// published.
 func (c *Conductor) answerSwitch(done Switched, err error) {
-	if err == nil {
-		c.asked.then()
+	switch {
+	case err == nil:
+		c.requested.then()
+	case c.requested.refused != nil:
+		c.requested.refused(err)
 	}
-	reply := c.asked.reply
+	c.progress.Store(nil)
+	reply := c.requested.reply
 	c.answers = append(c.answers, func() { reply <- switchResult{done, err} })
-	c.asked = nil
+	c.requested = nil
 }
 
-// Lock sets a lock in place of one of the same kind and host. A primary that is
-// to be drained is left first, for the first other host that passes; if there is
-// none, the answer is a [RefusedError]. When it returns nil the lock is on the
-// disk, if there is a state directory.
+// Lock sets a lock, which replaces one of the same kind and host. If the
+// primary is to be drained, a switchover to the first other host that passes
+// comes first; if there is none, the error is a [RefusedError]. When it returns
+// nil the lock is on the disk, if there is a state directory.
 func (c *Conductor) Lock(ctx context.Context, k Lock) error {
 	if k.Kind == Drain {
 		if !slices.Contains(c.cfg().Hosts, k.Host) {
 			return c.unknownHost(k.Host)
 		}
 		if now := c.Snapshot(); now.Elect == k.Host && now.Phase != selector.Selecting {
-			// The lock goes with the switchover, so that an operator who does
-			// not wait for the end of it leaves no half of it behind.
+			// The lock is set as part of the switchover, so that it is not
+			// half done if the operator does not wait for the end.
 			var saved *saving
-			r := SwitchRequest{Drain: -1, By: k.By, Reason: "drain of " + k.Host + reasonSuffix(k.Reason)}
+			r := SwitchRequest{By: k.By, Reason: "drain of " + k.Host + reasonSuffix(k.Reason)}
 			_, err := c.switchThen(ctx, r, func() { saved = c.setLocks("locked", k, c.locks.with(k)) })
 			if err != nil {
 				return err
 			}
-			return saved.wait(savePatience)
+			return saved.wait(saveTimeout)
 		}
 	}
 	return c.relock(ctx, "locked", k, func(l locks) locks { return l.with(k) })
@@ -164,7 +182,7 @@ func reasonSuffix(reason string) string {
 	return ": " + reason
 }
 
-// Unlock takes a lock back. To take back one that is not there does nothing.
+// Unlock removes a lock. Removing one that does not exist does nothing.
 func (c *Conductor) Unlock(ctx context.Context, k Lock) error {
 	if k.Kind == Drain && !slices.Contains(c.cfg().Hosts, k.Host) {
 		return c.unknownHost(k.Host)
@@ -173,8 +191,8 @@ func (c *Conductor) Unlock(ctx context.Context, k Lock) error {
 }
 
 // relock changes the locks. It returns when they are on the disk, so that an
-// operator who was told so can rely on it whatever ends the program; a disk that
-// hangs is not waited for.
+// operator can rely on the success even if the program is killed. It does not
+// wait for a disk that hangs.
 func (c *Conductor) relock(ctx context.Context, did string, k Lock, change func(locks) locks) error {
 	var saved *saving
 	err := c.request(ctx, func() selector.Event {
@@ -184,11 +202,11 @@ func (c *Conductor) relock(ctx context.Context, did string, k Lock, change func(
 	if err != nil {
 		return err
 	}
-	return saved.wait(savePatience)
+	return saved.wait(saveTimeout)
 }
 
-// setLocks takes new locks in, which differ in k, on Run's goroutine, which
-// tells the machine.
+// setLocks replaces the locks with new ones, which differ in k, on Run's
+// goroutine, which passes them to the machine.
 func (c *Conductor) setLocks(did string, k Lock, to locks) *saving {
 	c.locks, c.relocked = to, true
 	fields := []any{"kind", string(k.Kind)}
@@ -201,14 +219,15 @@ func (c *Conductor) setLocks(did string, k Lock, to locks) *saving {
 		fields = append(fields, "until", k.Until.Format(time.RFC3339))
 	}
 	c.log.Info(did, fields...)
-	return c.remember()
+	return c.save()
 }
 
 func (c *Conductor) unknownHost(host string) error {
 	return RefusedError{fmt.Sprintf("relay %s has no host %q: its hosts are %v", c.cfg().Name, host, c.cfg().Hosts)}
 }
 
-// expire takes back the locks that have ended, and says when the next one does.
+// expire removes the locks that have expired, and returns when the next one
+// expires.
 func (c *Conductor) expire(now time.Time) (next time.Time) {
 	left, next := c.locks.at(now)
 	if len(left) == len(c.locks) {
@@ -220,18 +239,19 @@ func (c *Conductor) expire(now time.Time) (next time.Time) {
 		}
 	}
 	c.locks, c.relocked = left, true
-	c.remember()
+	c.save()
 	return next
 }
 
-// Alive returns nil once Run has taken note of it, so one that hangs can be
-// told from one that has nothing to do.
+// Alive returns nil once Run has processed it. So a conductor that hangs can be
+// distinguished from one that has nothing to do.
 func (c *Conductor) Alive(ctx context.Context) error {
 	return c.request(ctx, func() selector.Event { return selector.Tick{} })
 }
 
-// request has f run on Run's goroutine, between two steps of the machine, and
-// hands the machine what it returns. It returns when that is done.
+// request runs f on Run's goroutine, between two steps of the machine, and
+// passes the event that it returns to the machine. It returns when that is
+// done.
 func (c *Conductor) request(ctx context.Context, f func() selector.Event) error {
 	done := make(chan struct{})
 	select {
@@ -249,8 +269,8 @@ func (c *Conductor) request(ctx context.Context, f func() selector.Event) error 
 	}
 }
 
-// request is something to be done on Run's goroutine.
+// request is a function to be run on Run's goroutine.
 type request struct {
 	do   func() selector.Event
-	done chan struct{} // closed when the machine has taken it in; nil when nobody waits
+	done chan struct{} // closed when the machine has processed the event; nil when no caller waits
 }

@@ -6,44 +6,60 @@ import (
 	"time"
 
 	"understudy/hooks"
+	"understudy/relay"
 	"understudy/selector"
 )
 
-// performed is what was done for one election.
+// performed is the result of perform for one election.
 type performed struct {
 	epoch    uint64
 	fence    *FenceRun
 	triggers []TriggerRun
-	err      error // the host must not become primary
+	failed   []error // triggers
+	err      error   // the host must not become primary
 }
 
-// perform fences the earlier epochs, with what they get to finish in, and runs
-// the triggers of s, once its epoch has been saved. It runs beside the machine,
-// which goes on checking the hosts.
-func (c *Conductor) perform(ctx context.Context, s selector.Switch, grace time.Duration, saved *saving) (did performed) {
+// perform fences the earlier epochs and runs the triggers of s, once its epoch
+// has been saved. It runs in parallel to the
+// machine, which continues to check the hosts.
+//
+// Connections that lead to the host that was elected are not fenced, whichever
+// election they are from: the primary is the same before and after. When
+// fenceCtx ends because the host is down, connections that may still finish are
+// kept, since their own host may be elected next, and no trigger runs.
+func (c *Conductor) perform(ctx, fenceCtx context.Context, s selector.Switch, fence relay.FencePolicy, saved *saving) (did performed) {
 	did.epoch = s.Epoch
-	// Not With: it would sort the keys, and these records are read in a row
-	// with the others.
+	// With would sort the keys, but these records are read together with the
+	// others and must have the same order.
 	said := func(fields ...any) []any {
 		return append([]any{"host", s.Host, "epoch", s.Epoch}, fields...)
 	}
 	start := time.Now()
-	ended := c.cfg().Gate.Fence(ctx, s.Epoch, grace)
-	did.fence = &FenceRun{Finished: ended.Finished, Reset: ended.Reset, Moved: ended.Moved, Seconds: time.Since(start).Seconds()}
-	_ = saved.wait(savePatience) // the keeper has logged what went wrong
+	c.reach(Progress{Host: s.Host, Step: StageDraining, Until: start.Add(fence.Drain)})
+	ended := c.cfg().Gate.Fence(fenceCtx, s.Epoch, connectTo(s.Host, s.Addr), fence)
+	did.fence = &FenceRun{
+		Finished: ended.Finished, Reset: ended.Reset, Moved: ended.Moved, Kept: ended.Kept, Seconds: time.Since(start).Seconds(),
+	}
+	_ = saved.wait(saveTimeout) // the StateFile has logged an error
 	if did.err = ctx.Err(); did.err != nil {
 		return did
 	}
-	if s.Kind != selector.Start { // nobody has been there yet
-		c.log.Info("earlier connections fenced", said("finished", ended.Finished, "reset", ended.Reset, "moved", ended.Moved, "took", since(start))...)
+	if loss := lossOf(s.Loss); loss != nil {
+		c.log.Info("predicted loss of data", said("loss", loss.String())...)
+	}
+	if s.Kind != selector.Start { // there are no connections yet
+		c.log.Info("earlier connections fenced", said("finished", ended.Finished, "reset", ended.Reset, "moved", ended.Moved, "kept", ended.Kept, "took", since(start))...)
 	}
 	c.endDrill()
+	if fenceCtx.Err() != nil {
+		return did // the machine knows that the host is down
+	}
 	if c.cfg().Triggers.Path == "" {
 		return did
 	}
 	scripts, warnings, err := hooks.List(c.cfg().Triggers.Path)
 	for _, w := range warnings {
-		c.log.Warn("trigger passed over", said("error", w)...)
+		c.log.Warn("trigger skipped", said("error", w)...)
 	}
 	if err != nil {
 		c.log.Warn("triggers not found", said("error", err)...)
@@ -52,15 +68,18 @@ func (c *Conductor) perform(ctx context.Context, s selector.Switch, grace time.D
 			return did
 		}
 	}
-	env := hooks.Occasion{
+	env := hooks.ScriptEnv{
 		Event:  hooks.Event(s.Kind),
 		Relay:  c.cfg().Name,
 		Epoch:  s.Epoch,
 		Old:    s.Old,
 		New:    s.Host,
 		Reason: s.Reason,
+
+		Address: s.Addr, OldAddress: s.OldAddr, Fact: s.Fact, Lag: s.Loss.Lag,
 	}.Env()
 	for _, script := range scripts {
+		c.reach(Progress{Host: s.Host, Step: StageTrigger, Script: script})
 		res := c.cfg().Scripts.Run(ctx, hooks.Script{
 			Kind:    hooks.Trigger,
 			Path:    script,
@@ -74,25 +93,27 @@ func (c *Conductor) perform(ctx context.Context, s selector.Switch, grace time.D
 		}
 		if len(did.triggers) < triggersKept {
 			did.triggers = append(did.triggers, TriggerRun{
-				Script: script, Status: ending(res), Failed: !res.OK(), Seconds: res.Took.Seconds(), Output: res.Output,
+				Script: script, Status: endText(res), Failed: !res.OK(), Seconds: res.Took.Seconds(), Output: res.Output,
 			})
 		}
+		c.measure.trigger(script, res.OK(), res.Took)
 		took := res.Took.Round(100 * time.Microsecond)
 		if res.OK() {
 			c.log.Info("trigger ended", said("script", script, "took", took)...)
 			continue
 		}
-		c.log.Warn("trigger failed", said("script", script, "took", took, "error", res.Err)...)
+		did.failed = append(did.failed, res.Reason())
+		c.log.Warn("trigger failed", said("script", script, "took", took, "error", res.Reason())...)
 		if c.cfg().Triggers.Abort {
-			did.err = fmt.Errorf("trigger failed: %w", res.Err)
+			did.err = fmt.Errorf("trigger failed: %w", res.Reason())
 			return did
 		}
 	}
 	return did
 }
 
-// ending says in a word or two how a script ended.
-func ending(res hooks.Result) string {
+// endText describes in a word or two how a script ended.
+func endText(res hooks.Result) string {
 	switch res.End {
 	case hooks.Exited:
 		return fmt.Sprintf("exit status %d", res.Code)

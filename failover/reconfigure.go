@@ -7,26 +7,36 @@ import (
 	"understudy/selector"
 )
 
-// rules are the settings, which may be replaced, and what they promise.
-type rules struct {
+// settings are the replaceable settings of a Conductor and their prediction.
+type settings struct {
 	Config
+	keys       []string // of the checks, for the Checker
 	prediction Prediction
-	taken      chan struct{} // closed when they hold, or others hold instead
+	taken      chan struct{} // closed when they are applied, or replaced before
 }
 
-// cfg returns the settings that hold now. Nobody may change them.
-func (c *Conductor) cfg() *Config { return &c.rules.Load().Config }
+// newSettings returns cfg as settings.
+func newSettings(cfg Config) *settings {
+	r := &settings{Config: cfg, prediction: Predict(cfg)}
+	for _, k := range cfg.Checks {
+		r.keys = append(r.keys, k.Name+"\x00"+k.Spec+"\x00"+k.Timeout.String())
+	}
+	return r
+}
 
-// Reconfigure gives the conductor other settings in place of those it has, and
-// returns when they hold. The primary stays if it is among the hosts, without
-// an election or a trigger; otherwise it is lost, and the next one is elected.
-// What is known of a host stays as far as it is asked the same questions, and
-// so do locks and incidents. A switch that is under way is waited for; when ctx
-// ends before, the settings are taken all the same. Name, Gate, Scripts,
-// Keeper, Stats and Logger stay as they are, whatever cfg says.
+// cfg returns the current settings. Callers must not change them.
+func (c *Conductor) cfg() *Config { return &c.settings.Load().Config }
+
+// Reconfigure replaces the conductor's settings, and returns when the new ones
+// are applied. The primary stays if it is among the hosts, without an election
+// or a trigger; otherwise it is lost, and the next one is elected. The results
+// of a host are kept for every check that stays the same, and so are locks and
+// incidents. Reconfigure waits for a switch in progress; when ctx ends before,
+// the settings are applied all the same. Name, Gate, Scripts, Checker, Base, Names,
+// StateFile, Changed, Stats, Usual, Silence, Hang and Logger are not replaced, whatever cfg says.
 //
-// An error that is not [ErrOver] or that of ctx names every invalid field of
-// cfg, and nothing has changed.
+// An error that is neither [ErrOver] nor that of ctx names every invalid field
+// of cfg, and nothing has changed.
 func (c *Conductor) Reconfigure(ctx context.Context, cfg Config) error {
 	next, err := c.successor(cfg)
 	if err != nil {
@@ -34,7 +44,7 @@ func (c *Conductor) Reconfigure(ctx context.Context, cfg Config) error {
 	}
 	err = c.request(ctx, func() selector.Event {
 		if c.next != nil {
-			close(c.next.taken) // never held
+			close(c.next.taken) // was never applied
 		}
 		c.next = next
 		return selector.Tick{}
@@ -52,39 +62,43 @@ func (c *Conductor) Reconfigure(ctx context.Context, cfg Config) error {
 	}
 }
 
-// Accepts returns the error that [Conductor.Reconfigure] would have about cfg.
+// Accepts returns the error that [Conductor.Reconfigure] would return for cfg.
 func (c *Conductor) Accepts(cfg Config) error {
 	_, err := c.successor(cfg)
 	return err
 }
 
-// successor is cfg as the settings that follow those of c.
-func (c *Conductor) successor(cfg Config) (*rules, error) {
+// successor returns cfg as settings that replace those of c.
+func (c *Conductor) successor(cfg Config) (*settings, error) {
 	was := c.cfg()
-	cfg.Name, cfg.Gate, cfg.Scripts, cfg.Keeper = was.Name, was.Gate, was.Scripts, was.Keeper
-	cfg.Stats, cfg.Logger = was.Stats, was.Logger
+	cfg.Name, cfg.Gate, cfg.Scripts, cfg.StateFile = was.Name, was.Gate, was.Scripts, was.StateFile
+	cfg.Checker, cfg.Base = was.Checker, was.Base
+	cfg.NoticeScripts, cfg.Deliver = was.NoticeScripts, was.Deliver
+	cfg.Names, cfg.Changed, cfg.Stats, cfg.Usual, cfg.Silence, cfg.Hang, cfg.Logger = was.Names, was.Changed, was.Stats, was.Usual, was.Silence, was.Hang, was.Logger
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("failover config: %w", err)
 	}
-	cfg = cfg.withDefaults()
 	if _, err := selector.New(cfg.election()); err != nil {
 		return nil, err
 	}
-	return &rules{cfg, Predict(cfg), make(chan struct{})}, nil
+	next := newSettings(cfg)
+	next.taken = make(chan struct{})
+	return next, nil
 }
 
-// takeRules has the settings hold that somebody gave. What is done for an
-// election is done by one set of them, so a switch comes to its end first.
-func (c *Conductor) takeRules(ctx context.Context) {
+// takeSettings applies the settings of the last Reconfigure. An election must be
+// carried out with one set of settings, so a switch is completed first.
+func (c *Conductor) takeSettings(ctx context.Context) {
 	next := c.next
 	if next == nil || c.machine.Snapshot().Phase == selector.Switching {
 		return
 	}
 	c.next = nil
-	c.rules.Store(next)
+	c.settings.Store(next)
+	c.measure.keep(&next.Config)
 	c.giveUpDrill(errSettings)
-	c.step(ctx, selector.Rules(next.election()))
-	c.relocked = true // a host that is new may be locked
+	c.step(ctx, selector.Reconfigure(next.election()))
+	c.relocked = true // a new host may be locked
 	c.answers = append(c.answers, func() { close(next.taken) })
 	c.log.Info("settings changed", "hosts", next.Hosts)
 	c.logPrediction()

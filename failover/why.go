@@ -5,35 +5,62 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
+	"understudy/relay"
 	"understudy/selector"
 )
 
-// Status is what is known of a relay now.
+// Status is the current state of a relay.
 type Status struct {
 	selector.Snapshot
 
 	Relay     string
 	Reason    string    // why the host of the last election was elected
-	Event     string    // what that election was
+	Event     string    // the kind of that election
 	Elected   time.Time // when it was
 	Locks     []Lock
-	GoodDrill time.Time // when a drill last went well; zero for never
-	Kept      bool      // it is kept on disk
+	GoodDrill time.Time // when the last successful drill was; zero for never
+	Save      SaveState // whether it is kept on disk
+
+	Silence relay.Silence // of the primary towards its clients
+	Hang    relay.Hang    // of the primary
+
+	// NoStandby is since when no other host could become primary. Zero while
+	// one could, while there is no primary, and for a relay of one host.
+	NoStandby time.Time
+
+	Scheduled *Scheduled // nil when no switch is scheduled; must not be changed
 }
 
-// Status returns what is known now. Nobody may change it.
-func (c *Conductor) Status() Status { return *c.status.Load() }
+// Status returns the current state. Callers must not change it.
+func (c *Conductor) Status() Status {
+	s := *c.status.Load()
+	s.Locks = locks(s.Locks).onWall(time.Now())
+	s.Save = c.cfg().StateFile.State() // saving goes on after the status was published
+	if c.cfg().Silence != nil {
+		if now := c.cfg().Silence(); now.Epoch == s.Epoch {
+			s.Silence = now
+		}
+	}
+	s.Hang = c.hang(s.Snapshot, s.Primary)
+	return s
+}
 
-// Prediction returns what the settings promise, with warnings about what the
-// hosts have shown since.
+// Prediction returns the [Prediction] for the settings, with warnings from the
+// behaviour of the hosts so far.
 func (c *Conductor) Prediction() Prediction {
-	p := c.rules.Load().prediction
+	p := c.settings.Load().prediction
 	p.Warnings = slices.Clone(p.Warnings)
+	if usual := c.cfg().Usual; usual != nil {
+		p.Waits = c.cfg().waits(usual())
+	}
+	p.Loss = c.Status().PredictedLoss()
 	for _, k := range c.cfg().Checks {
 		for _, h := range c.Snapshot().Hosts {
 			for _, r := range h.Checks {
 				if took := r.Last.Latency; r.Name == k.Name && k.Script != "" && took > k.Interval {
-					p.Warnings = append(p.Warnings, fmt.Sprintf("check-interval %v is shorter than check %s takes for %s (%v): it runs all the time",
+					p.Warnings = append(p.Warnings, fmt.Sprintf("check-interval %v is shorter than the run time of check %s for %s (%v): it runs all the time",
 						k.Interval, k.Name, h.Name, took.Round(time.Millisecond)))
 				}
 			}
@@ -45,13 +72,13 @@ func (c *Conductor) Prediction() Prediction {
 // Name is the relay's name.
 func (c *Conductor) Name() string { return c.cfg().Name }
 
-// Rules are the thresholds that the results of checks are counted against.
-func (c *Conductor) Rules() (rise, fall int) { return c.cfg().Rise, c.cfg().Fall }
+// Thresholds returns how many results in a row change the state of a check.
+func (c *Conductor) Thresholds() (rise, fall int) { return c.cfg().Rise, c.cfg().Fall }
 
 // Lock returns the lock of a kind and host; nil when there is none.
 func (s Status) Lock(kind LockKind, host string) *Lock { return locks(s.Locks).find(kind, host) }
 
-// Why answers, in one sentence, why this host is primary, or why nobody is.
+// Why explains, in one sentence, why this host is primary, or why none is.
 func (s Status) Why(now time.Time) string {
 	frozen := s.Lock(Freeze, "")
 	switch {
@@ -61,24 +88,52 @@ func (s Status) Why(now time.Time) string {
 			text += fmt.Sprintf(" (%s: %s)", s.Event, s.Reason)
 		}
 		if h, ok := s.host(s.Primary); ok && h.State == selector.Down {
-			text += ", is down, and stays because the relay is frozen"
+			text += ", is down, and no failover happens because the relay is frozen"
 		}
-		return text + by(frozen, "; frozen")
+		if s.Silence.Remarkable() {
+			text += fmt.Sprintf("; it ended the last %d client connections at once, without a byte", s.Silence.InARow)
+		}
+		if s.Hang.Hangs() {
+			text += "; it passes its checks, " + s.Hang.String()
+		}
+		if len(s.Writers) > 0 {
+			text += "; " + writersText(s.Writers)
+		}
+		if loss := s.PredictedLoss(); loss != nil {
+			text += "; if it failed now, " + loss.String()
+		}
+		if !s.NoStandby.IsZero() {
+			text += "; for " + ago(now.Sub(s.NoStandby)) + " no other host could take over"
+		}
+		return text + s.unknown(s.Primary, "; ") + by(frozen, "; frozen")
 	case s.Phase == selector.Switching:
-		return fmt.Sprintf("%s was elected %s ago and clients wait until earlier connections are fenced and the triggers have run (%s: %s)",
-			s.Elect, ago(now.Sub(s.Since)), s.Event, s.Reason)
+		until := "earlier connections are fenced and the triggers have run"
+		if s.Verifying {
+			until = "it says that it is primary"
+		}
+		return fmt.Sprintf("%s was elected %s ago and clients wait until %s (%s: %s)", s.Elect, ago(now.Sub(s.Since)), until, s.Event, s.Reason)
 	case s.Elect != "" && s.Phase == selector.Serving:
-		return s.Elect + " is elected, and the relay does not open: see the log"
+		return s.Elect + " is elected, and the relay cannot open: see the log"
 	default:
-		text := fmt.Sprintf("there has been no primary for %s: no host is usable", ago(now.Sub(s.Since)))
+		text := fmt.Sprintf("there has been no primary for %s: ", ago(now.Sub(s.Since)))
+		if s.Awaited != "" {
+			return text + "another host is usable; waiting for the last primary, " + s.Awaited + by(frozen, "; frozen")
+		}
+		text += "no host is usable"
+		if len(s.Writers) > 0 {
+			text += "; " + writersText(s.Writers)
+		}
 		if !s.RetryAt.IsZero() && s.RetryAt.After(now) {
-			text += fmt.Sprintf("; all are asked again in %s, and at once when a port opens", ago(s.RetryAt.Sub(now)))
+			text += "; the first one that passes its checks is elected"
+		}
+		if s.Elect != "" {
+			text += "; earlier connections stay open until another host is elected"
 		}
 		return text + by(frozen, "; frozen")
 	}
 }
 
-// WhyHost answers, in one sentence, why a host is primary or is not.
+// WhyHost explains, in one sentence, why a host is primary or is not.
 func (s Status) WhyHost(name string, now time.Time) string {
 	h, ok := s.host(name)
 	if !ok {
@@ -89,8 +144,13 @@ func (s Status) WhyHost(name string, now time.Time) string {
 		return s.Why(now)
 	case h.Drained:
 		return name + " is not elected: it is drained" + by(s.Lock(Drain, name), "")
-	case h.Aside:
-		return name + " was put aside, because a trigger failed for it"
+	case h.Rejected:
+		return name + " was rejected: " + h.Rejection
+	}
+	if h.State != selector.Down {
+		if text := s.unknown(name, name+" is not elected: "); text != "" {
+			return text
+		}
 	}
 	for _, k := range h.Checks {
 		if k.State == selector.Down || !k.Last.OK && !k.Last.At.IsZero() {
@@ -111,9 +171,29 @@ func (s Status) WhyHost(name string, now time.Time) string {
 	case h.State == selector.Unknown:
 		return name + " is not known yet: too few checks have ended"
 	case s.Primary != "":
-		return fmt.Sprintf("%s is usable and stands by: %s is primary and up, and a primary stays", name, s.Primary)
+		return fmt.Sprintf("%s is a usable standby: %s is primary and up, and a primary stays", name, s.Primary)
 	}
 	return name + " is usable"
+}
+
+// unknown returns which check of a host could not determine its state, and why,
+// after prefix; empty when there is none.
+func (s Status) unknown(name, prefix string) string {
+	h, _ := s.host(name)
+	for _, k := range h.Checks {
+		if !k.Last.Unknown {
+			continue
+		}
+		text := prefix + k.Name + " is unknown"
+		if k.Last.Err != nil {
+			text += " (" + k.Last.Err.Error() + ")"
+		}
+		if name == s.Primary {
+			text += ", which never takes a primary down"
+		}
+		return text
+	}
+	return ""
 }
 
 func (s Status) host(name string) (selector.Host, bool) {
@@ -124,7 +204,7 @@ func (s Status) host(name string) (selector.Host, bool) {
 	return s.Hosts[i], true
 }
 
-// by says whose a lock is, behind prefix; nothing for none.
+// by returns who set a lock, after prefix; empty for none.
 func by(k *Lock, prefix string) string {
 	if k == nil {
 		return ""
@@ -133,9 +213,9 @@ func by(k *Lock, prefix string) string {
 	if k.By != "" {
 		text += " by " + k.By
 	}
-	text += " since " + k.Since.Format(time.DateTime)
+	text += " since " + k.Since.Local().Format(hclog.TimeFormat)
 	if !k.Until.IsZero() {
-		text += " until " + k.Until.Format(time.DateTime)
+		text += " until " + k.Until.Local().Format(hclog.TimeFormat)
 	}
 	if k.Reason != "" {
 		text += " (" + k.Reason + ")"
@@ -143,7 +223,7 @@ func by(k *Lock, prefix string) string {
 	return text
 }
 
-// ago is a duration for people.
+// ago formats a duration for people.
 func ago(d time.Duration) string {
 	switch {
 	case d < 10*time.Second:
