@@ -1,240 +1,24 @@
 package failover
 
 import (
-	"bytes"
-	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/hashicorp/go-hclog"
 	"go.uber.org/goleak"
 
-	"understudy/health"
-	"understudy/hooks"
 	"understudy/relay"
 	"understudy/selector"
 )
 
+// Times are virtual, and so is each sleep: the tests run in a bubble of
+// testing/synctest; see conduct.
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-var errRefused = errors.New("connection refused")
-
-// stage is the gate and the hosts of a test, and the record of what happened.
-type stage struct {
-	mu       sync.Mutex // guards everything below
-	begin    time.Time
-	story    []string
-	refusing map[string]bool
-	silent   map[string]bool
-	deaf     map[string]bool
-	fence    time.Duration // what a fence takes
-	openErr  error
-	asked    int
-	running  map[string]int
-	overlap  bool
-	pause    map[string]time.Duration // what a script takes
-	fails    map[string]bool          // scripts, by base name
-}
-
-func newStage() *stage {
-	return &stage{
-		begin: time.Now(), refusing: map[string]bool{}, silent: map[string]bool{}, deaf: map[string]bool{},
-		running: map[string]int{}, pause: map[string]time.Duration{}, fails: map[string]bool{},
-	}
-}
-
-func (s *stage) tell(format string, args ...any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.story = append(s.story, fmt.Sprintf("%v ", time.Since(s.begin))+fmt.Sprintf(format, args...))
-}
-
-func (s *stage) set(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f()
-}
-
-func (s *stage) told() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]string(nil), s.story...)
-}
-
-func (s *stage) checks() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.asked
-}
-
-func (s *stage) Open(epoch uint64, host string) (relay.Waiting, error) {
-	s.mu.Lock()
-	err := s.openErr
-	s.mu.Unlock()
-	if err != nil {
-		s.tell("does not open %d %s", epoch, host)
-		return relay.Waiting{}, err
-	}
-	s.tell("open %d %s", epoch, host)
-	return relay.Waiting{Queued: 3, Held: 1}, nil
-}
-
-func (s *stage) Hold() { s.tell("hold") }
-
-func (s *stage) Refuse() relay.Waiting {
-	s.tell("refuse")
-	return relay.Waiting{Queued: 3, Held: 1}
-}
-
-func (s *stage) Fence(ctx context.Context, before uint64, grace time.Duration) relay.Fenced {
-	s.tell("fence <%d grace %v", before, grace)
-	if before == 1 {
-		return relay.Fenced{} // nobody is there yet
-	}
-	s.mu.Lock()
-	d := s.fence
-	s.mu.Unlock()
-	select {
-	case <-time.After(d):
-		s.tell("fenced")
-	case <-ctx.Done():
-		s.tell("fence cut short")
-	}
-	return relay.Fenced{Reset: 2}
-}
-
-// connect is the TCP check: 1ms.
-func (s *stage) connect(ctx context.Context, host string) health.Result {
-	s.mu.Lock()
-	s.asked++
-	refusing, silent, deaf := s.refusing[host], s.silent[host], s.deaf[host]
-	s.mu.Unlock()
-	switch {
-	case deaf: // to its context
-		time.Sleep(20 * time.Second)
-		return health.Result{OK: true}
-	case silent:
-		<-ctx.Done()
-		return health.Result{Phase: health.Connect, Err: ctx.Err()}
-	}
-	time.Sleep(time.Millisecond)
-	if refusing {
-		return health.Result{Phase: health.Connect, Err: errRefused}
-	}
-	return health.Result{OK: true, Latency: time.Millisecond}
-}
-
-// Run plays a script that takes as long as its pause. A check that is
-// cancelled or out of time is gone two seconds later.
-func (s *stage) Run(ctx context.Context, script hooks.Script) hooks.Result {
-	name := filepath.Base(script.Path) + " " + script.Args[0]
-	s.mu.Lock()
-	pause, fail := s.pause[name], s.fails[name]
-	s.running[name]++
-	s.overlap = s.overlap || s.running[name] > 1
-	s.mu.Unlock()
-	if script.Kind == hooks.Trigger {
-		s.tell("%s (%s)", name, strings.Join(script.Env, " "))
-	}
-	gone := make(chan struct{})
-	end := func() {
-		s.mu.Lock()
-		s.running[name]--
-		s.mu.Unlock()
-		close(gone)
-	}
-	var err error
-	select {
-	case <-time.After(min(pause, script.Timeout)):
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	switch {
-	case err == nil && pause > script.Timeout:
-		err = errors.New("timed out")
-	case err == nil && fail:
-		err = errors.New("exit status 1")
-	}
-	if err != nil && !fail && script.Kind == hooks.Check {
-		time.AfterFunc(2*time.Second, end)
-	} else {
-		end()
-	}
-	return hooks.Result{End: hooks.Exited, Err: err, Took: pause, Gone: gone}
-}
-
-// conduct runs a conductor on s until end has returned.
-func conduct(t *testing.T, s *stage, cfg Config, play func(c *Conductor)) string {
-	t.Helper()
-	cfg.Name, cfg.Gate, cfg.Scripts = "orders", s, s
-	if cfg.Checks == nil {
-		cfg.Checks = []Check{{Name: "tcp", Run: s.connect}}
-	}
-	log := &strictLog{t: t}
-	cfg.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: log, DisableTime: true})
-	c, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
-	play(c)
-	cancel()
-	if err := <-done; err != nil {
-		t.Errorf("Run = %v, want nil", err)
-	}
-	return log.String()
-}
-
-// strictLog keeps a log, and fails the test on a key without a value.
-type strictLog struct {
-	t   *testing.T
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (l *strictLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func (l *strictLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if bytes.Contains(p, []byte("EXTRA_VALUE_AT_END")) {
-		l.t.Errorf("log record with a key without a value: %s", p)
-	}
-	return l.buf.Write(p)
-}
-
-// triggers makes a directory of triggers with these names.
-func triggers(t *testing.T, names ...string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, n := range names {
-		if err := os.WriteFile(filepath.Join(dir, n), []byte("#!/bin/sh\n"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
-func wantStory(t *testing.T, s *stage, want ...string) {
-	t.Helper()
-	if diff := cmp.Diff(want, s.told()); diff != "" {
-		t.Errorf("what happened (-want +got):\n%s", diff)
-	}
-}
 
 func TestFailoverFencesThenTriggersThenOpens(t *testing.T) {
 	dir := triggers(t, "10-dns", "20-mail", ".hidden", "30-old~")
@@ -265,24 +49,25 @@ func TestFailoverFencesThenTriggersThenOpens(t *testing.T) {
 		first := env("start", "1", "", "a", "first usable host at the start")
 		second := env("failover", "2", "a", "b", "a is down: tcp: connection refused")
 		wantStory(t, s,
-			"1ms fence <1 grace 0s",
+			"1ms fence <1 but a grace 0s",
 			"1ms 10-dns a "+first,
 			"1ms 20-mail a "+first,
 			"1ms open 1 a",
 			"701ms hold",
-			"702ms fence <2 grace 0s",
+			"702ms fence <2 but b grace 0s",
 			"752ms fenced",
 			"752ms 10-dns b "+second,
 			"1.052s 20-mail b "+second,
 			"1.052s open 2 b",
 		)
-		// It reads as a story: seen, decided and why, fenced, each trigger, open.
+		// The log has the whole sequence: seen, decided and why, fenced, each
+		// trigger, open.
 		wantInOrder(t, log,
 			`[WARN]  failover: host suspected: relay=orders host=a check=tcp error="connection refused"`,
 			`[INFO]  failover: host changed state: relay=orders host=a from=up to=down check=tcp error="connection refused"`,
 			`[WARN]  failover: primary lost: relay=orders host=a epoch=1 after=201ms reason="a is down: tcp: connection refused"`,
 			`[INFO]  failover: host elected: relay=orders host=b old=a event=failover epoch=2 reason="a is down: tcp: connection refused"`,
-			`[INFO]  failover: earlier connections fenced: relay=orders host=b epoch=2 finished=0 reset=2 moved=0 took=50ms`,
+			`[INFO]  failover: earlier connections fenced: relay=orders host=b epoch=2 finished=0 reset=2 moved=0 kept=0 took=50ms`,
 			`[INFO]  failover: trigger ended: relay=orders host=b epoch=2 script=`+dir+`/10-dns took=300ms`,
 			`[INFO]  failover: trigger ended: relay=orders host=b epoch=2 script=`+dir+`/20-mail took=0s`,
 			`[INFO]  failover: relay open: relay=orders host=b epoch=2 queued=3 held=1 shut-for=351ms`,
@@ -307,12 +92,12 @@ func wantInOrder(t *testing.T, log string, lines ...string) {
 func TestFencePolicies(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		fence Fence
+		fence relay.FencePolicy
 		want  []string
 	}{
-		{"now", Fence{}, []string{"hold", "fence <2 grace 0s", "fenced", "open 2 b"}},
-		{"drain", Fence{Drain: 30 * time.Second}, []string{"hold", "fence <2 grace 30s", "fenced", "open 2 b"}},
-		{"keep", Fence{Keep: true}, []string{"hold", "fence <2 grace -1ns", "fenced", "open 2 b"}},
+		{"now", relay.FencePolicy{}, []string{"hold", "fence <2 but b grace 0s", "fenced", "open 2 b"}},
+		{"drain", relay.FencePolicy{Drain: 30 * time.Second}, []string{"hold", "fence <2 but b grace 30s", "fenced", "open 2 b"}},
+		{"keep", relay.FencePolicy{Keep: true}, []string{"hold", "fence <2 but b grace keep", "fenced", "open 2 b"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -323,7 +108,7 @@ func TestFencePolicies(t *testing.T) {
 					time.Sleep(5 * time.Second)
 				})
 				var got []string
-				for _, line := range s.told() {
+				for _, line := range s.events() {
 					_, what, _ := strings.Cut(line, " ")
 					got = append(got, what)
 				}
@@ -339,7 +124,7 @@ func TestHostsAreCheckedDuringALongDrainAndTheElectMayDie(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage()
 		s.fence = 20 * time.Second
-		cfg := Config{Hosts: []string{"a", "b", "c"}, Fence: Fence{Drain: 20 * time.Second}}
+		cfg := Config{Hosts: []string{"a", "b", "c"}, Fence: relay.FencePolicy{Drain: 20 * time.Second}}
 		log := conduct(t, s, cfg, func(*Conductor) {
 			time.Sleep(500 * time.Millisecond)
 			s.set(func() { s.refusing["a"] = true })
@@ -353,19 +138,19 @@ func TestHostsAreCheckedDuringALongDrainAndTheElectMayDie(t *testing.T) {
 			time.Sleep(time.Minute)
 		})
 		wantStory(t, s,
-			"1ms fence <1 grace 20s",
+			"1ms fence <1 but a grace 20s",
 			"1ms open 1 a",
 			"1.201s hold",
-			"1.202s fence <2 grace 20s",
-			"11.201s refuse", // who waits waits for ten seconds, whatever goes on
-			"21.202s fenced",
-			"21.203s fence <3 grace 20s",
-			"41.203s fenced",
-			"41.203s open 3 c",
+			"1.202s fence <2 but b grace 20s",
+			"6.402s fence cut short", // there is no need to make room for a host that is down
+			"6.403s fence <3 but c grace 20s",
+			"11.201s refuse", // clients wait at most ten seconds, whatever happens
+			"26.403s fenced",
+			"26.403s open 3 c",
 		)
 		wantInOrder(t, log,
 			`[WARN]  failover: clients are refused: relay=orders queued=3 held=1 after=10s`,
-			`[INFO]  failover: relay open: relay=orders host=c epoch=3 queued=3 held=1 shut-for=40.002s`)
+			`[INFO]  failover: relay open: relay=orders host=c epoch=3 queued=3 held=1 shut-for=25.202s`)
 	})
 }
 
@@ -387,7 +172,7 @@ func TestTriggerPolicy(t *testing.T) {
 					time.Sleep(time.Minute)
 				})
 				var got []string
-				for _, line := range s.told() {
+				for _, line := range s.events() {
 					_, line, _ = strings.Cut(line, " ")
 					if line, _, _ = strings.Cut(line, " ("); !strings.HasPrefix(line, "fence") {
 						got = append(got, line)
@@ -402,7 +187,7 @@ func TestTriggerPolicy(t *testing.T) {
 	}
 }
 
-func TestNobodyIsUsable(t *testing.T) {
+func TestNoHostIsUsable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage()
 		s.refusing["a"], s.refusing["b"] = true, true
@@ -417,7 +202,7 @@ func TestNobodyIsUsable(t *testing.T) {
 			s.set(func() { s.refusing["b"] = false })
 			time.Sleep(time.Second)
 		})
-		if got := s.told(); len(got) != 2 || !strings.HasSuffix(got[1], "open 1 b") {
+		if got := s.events(); len(got) != 2 || !strings.HasSuffix(got[1], "open 1 b") {
 			t.Errorf("what happened: %q, want b opened", got)
 		}
 		if n := strings.Count(log, "[ERROR]"); n != 1 {
@@ -432,19 +217,19 @@ func TestNobodyIsUsable(t *testing.T) {
 	})
 }
 
-func TestACheckThatIgnoresItsContextHangsNobody(t *testing.T) {
+func TestACheckThatIgnoresItsContextBlocksNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage()
 		conduct(t, s, Config{Hosts: []string{"a", "b"}}, func(*Conductor) {
 			time.Sleep(500 * time.Millisecond)
-			s.set(func() { s.deaf["a"] = true })
+			s.set(func() { s.hung["a"] = true })
 			time.Sleep(5 * time.Second)
 		})
 		wantStory(t, s,
-			"1ms fence <1 grace 0s",
+			"1ms fence <1 but a grace 0s",
 			"1ms open 1 a",
-			"3.2s hold", // asked at 1s, 1.1s and 1.2s, each taken as failed a second after its timeout
-			"3.201s fence <2 grace 0s",
+			"3.2s hold", // checked at 1s, 1.1s and 1.2s, each failed a second after its timeout
+			"3.201s fence <2 but b grace 0s",
 			"3.201s fenced",
 			"3.201s open 2 b",
 		)
@@ -497,13 +282,13 @@ func TestGateThatDoesNotOpenIsTriedAgain(t *testing.T) {
 				t.Errorf("snapshot names primary %q, want a", got)
 			}
 		})
-		wantStory(t, s, "1ms fence <1 grace 0s", "1ms does not open 1 a", "1.001s does not open 1 a", "2.001s open 1 a")
+		wantStory(t, s, "1ms fence <1 but a grace 0s", "1ms does not open 1 a", "1.001s does not open 1 a", "2.001s open 1 a")
 	})
 }
 
 func TestGateIsNotOpenedToAHostThatIsLost(t *testing.T) {
-	// It was last tried at 2.001s, and the host is lost at 2.201s. It comes
-	// back before and after the next try would have been.
+	// The last check was at 2.001s, and the host is lost at 2.201s. It comes
+	// back before and after the next check would have been.
 	for _, back := range []time.Duration{2500 * time.Millisecond, 3500 * time.Millisecond} {
 		t.Run(back.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -519,7 +304,7 @@ func TestGateIsNotOpenedToAHostThatIsLost(t *testing.T) {
 					time.Sleep(150 * time.Millisecond)
 				})
 				var opened []string
-				for _, line := range s.told() {
+				for _, line := range s.events() {
 					if _, what, _ := strings.Cut(line, " "); strings.HasPrefix(what, "open") {
 						opened = append(opened, what)
 					}
@@ -541,10 +326,10 @@ func TestABlackHoleTakesOneTimeoutAndABit(t *testing.T) {
 			time.Sleep(5 * time.Second)
 		})
 		wantStory(t, s,
-			"1ms fence <1 grace 0s",
+			"1ms fence <1 but a grace 0s",
 			"1ms open 1 a",
 			"2.2s hold", // the check of 1s
-			"2.201s fence <2 grace 0s",
+			"2.201s fence <2 but b grace 0s",
 			"2.201s fenced",
 			"2.201s open 2 b",
 		)
@@ -564,12 +349,12 @@ func TestCheckScriptIsNotStartedWhileItIsBeingEnded(t *testing.T) {
 			time.Sleep(30 * time.Second)
 		})
 		wantStory(t, s,
-			"1ms fence <1 grace 0s",
+			"1ms fence <1 but a grace 0s",
 			"1ms open 1 a",
 			// It runs at 2.001s, times out a second later, is killed two
 			// seconds after that, and so on, three times.
 			"9.001s hold",
-			"9.002s fence <2 grace 0s",
+			"9.002s fence <2 but b grace 0s",
 			"9.002s fenced",
 			"9.002s open 2 b",
 		)
@@ -580,11 +365,11 @@ func TestCheckScriptIsNotStartedWhileItIsBeingEnded(t *testing.T) {
 }
 
 func TestSuspectNeverBlocks(t *testing.T) {
-	c, err := New(Config{Hosts: []string{"a"}, Gate: newStage(), Checks: []Check{{Name: "tcp", Run: newStage().connect}}})
+	c, err := idle(nil, "a")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 1000 { // nobody runs it
+	for range 1000 { // without Run
 		c.Suspect(1, errRefused)
 	}
 	if got := c.Snapshot(); got.Primary != "" || len(got.Hosts) != 1 {
@@ -596,7 +381,7 @@ func TestNewNamesEveryProblem(t *testing.T) {
 	_, err := New(Config{
 		Checks:   []Check{{Name: "nothing"}, {Name: "both", Run: newStage().connect, Script: "/x"}},
 		Triggers: Triggers{Timeout: -1},
-		Fence:    Fence{Keep: true, Drain: time.Second},
+		Fence:    relay.FencePolicy{Keep: true, Drain: time.Second},
 	})
 	if err == nil {
 		t.Fatal("New accepted it")
@@ -606,4 +391,60 @@ func TestNewNamesEveryProblem(t *testing.T) {
 			t.Errorf("error %q does not name %q", err, want)
 		}
 	}
+}
+
+// No setting has a default here: a missing one is named in the error, and zero
+// is a value where it means something.
+func TestZeroIsNoDefault(t *testing.T) {
+	s := newStage()
+	for name, forget := range map[string]func(*Config){
+		"rise: 0":                func(c *Config) { c.Rise = 0 },
+		"fall: 0":                func(c *Config) { c.Fall = 0 },
+		"fast-interval: 0s":      func(c *Config) { c.FastInterval = 0 },
+		"max-backoff: 0s":        func(c *Config) { c.MaxBackoff = 0 },
+		"checks[0].interval: 0s": func(c *Config) { c.Checks[0].Interval = 0 },
+		"checks[0].timeout: 0s":  func(c *Config) { c.Checks[0].Timeout = 0 },
+		"trigger-timeout: 0s":    func(c *Config) { c.Triggers = Triggers{Path: "/x"} },
+		"hold: -1ns":             func(c *Config) { c.Hold = -1 },
+		"stay: -1ns":             func(c *Config) { c.Stay = -1 },
+		"dns-hold: -1ns":         func(c *Config) { c.DNSHold = -1 },
+	} {
+		cfg := complete(Config{Hosts: []string{"a"}, Gate: s, Scripts: s, Checks: []Check{{Name: "tcp", Run: s.connect}}})
+		cfg.Hold, cfg.Stay, cfg.DNSHold, cfg.Failback, cfg.Triggers = 0, 0, 0, 0, Triggers{}
+		if _, err := New(cfg); err != nil {
+			t.Fatalf("%s: zeros that mean something: %v", name, err)
+		}
+		forget(&cfg)
+		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("New = %v, want an error with %q", err, name)
+		}
+	}
+}
+
+// Changed is called when a host or the primary changes, and when a host passes
+// again, but not for every check.
+func TestChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage()
+		var calls atomic.Int32
+		conduct(t, s, Config{Hosts: []string{"a", "b"}, Changed: func() { calls.Add(1) }}, func(c *Conductor) {
+			time.Sleep(10 * time.Second)
+			quiet := calls.Load()
+			time.Sleep(time.Minute)
+			if n := calls.Load(); quiet == 0 || n != quiet {
+				t.Errorf("called %d times at the start and %d times in a minute without a change", quiet, n-quiet)
+			}
+			s.set(func() { s.refusing["b"] = true })
+			time.Sleep(10 * time.Second)
+			down := calls.Load()
+			if h := c.Status().Hosts[1]; down == quiet || h.State != selector.Down || time.Since(h.Checks[0].Failing) < 8*time.Second {
+				t.Errorf("called %d times when b went down: %+v", down-quiet, h)
+			}
+			s.set(func() { s.refusing["b"] = false })
+			time.Sleep(10 * time.Second)
+			if h := c.Status().Hosts[1]; calls.Load() == down || h.State != selector.Up || !h.Checks[0].Failing.IsZero() {
+				t.Errorf("called %d times when b came back: %+v", calls.Load()-down, h)
+			}
+		})
+	})
 }

@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,10 +13,16 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"understudy/health"
+	"understudy/internal/proctest"
 	"understudy/relay"
 	"understudy/selector"
 )
+
+// Times are virtual, and so is each sleep: the tests run in a bubble of
+// testing/synctest; see conduct.
 
 // refused returns the reason of a RefusedError.
 func refused(t *testing.T, err error) string {
@@ -31,15 +38,15 @@ func TestSwitchover(t *testing.T) {
 	dir := triggers(t, "10-dns")
 	for _, tt := range []struct {
 		name  string
-		fence Fence
-		drain time.Duration
+		fence relay.FencePolicy
+		drain *time.Duration
 		grace string
 	}{
-		{"the policy is to reset at once, so requests under way may finish", Fence{}, -1, "250ms"},
-		{"asked to reset at once", Fence{Drain: time.Minute}, 0, "0s"},
-		{"asked to drain", Fence{}, 2 * time.Second, "2s"},
-		{"the policy is to drain", Fence{Drain: 5 * time.Second}, -1, "5s"},
-		{"the policy is to keep", Fence{Keep: true}, -1, "-1ns"},
+		{"the policy is to reset at once, so requests under way may finish", relay.FencePolicy{}, nil, "250ms"},
+		{"asked to reset at once", relay.FencePolicy{Drain: time.Minute}, new(time.Duration(0)), "0s"},
+		{"asked to drain", relay.FencePolicy{}, new(2 * time.Second), "2s"},
+		{"the policy is to drain", relay.FencePolicy{Drain: 5 * time.Second}, nil, "5s"},
+		{"the policy is to keep", relay.FencePolicy{Keep: true}, nil, "keep"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -47,19 +54,22 @@ func TestSwitchover(t *testing.T) {
 				conduct(t, s, Config{Hosts: []string{"a", "b"}, Fence: tt.fence, Triggers: Triggers{Path: dir}}, func(c *Conductor) {
 					time.Sleep(500 * time.Millisecond)
 					done, err := c.Switch(t.Context(), SwitchRequest{Host: "b", Drain: tt.drain, By: "ann", Reason: "new disk"})
-					if err != nil || done != (Switched{"b", 2}) {
-						t.Errorf("Switch = %+v, %v, want b in epoch 2", done, err)
+					if err != nil || done.Host != "b" || done.Epoch != 2 || done.Fence == nil || done.Fence.Reset != 2 || len(done.Triggers) != 1 {
+						t.Errorf("Switch = %+v, %v, want b in epoch 2, 2 reset and a trigger", done, err)
+					}
+					if p := c.Progress(); p != nil {
+						t.Errorf("afterwards the progress is %+v", p)
 					}
 					if now := c.Status(); now.Primary != "b" || now.Event != "switchover" || now.Reason != "switch by ann: new disk" {
 						t.Errorf("status = %+v, want b as primary by ann's order", now)
 					}
 				})
 				wantStory(t, s,
-					"1ms fence <1 grace "+firstGrace(tt.fence),
+					"1ms fence <1 but a grace "+firstGrace(tt.fence),
 					"1ms 10-dns a (UNDERSTUDY_EVENT=start UNDERSTUDY_RELAY=orders UNDERSTUDY_EPOCH=1 UNDERSTUDY_OLD= UNDERSTUDY_NEW=a UNDERSTUDY_REASON=first usable host at the start)",
 					"1ms open 1 a",
 					"501ms hold",
-					"501ms fence <2 grace "+tt.grace,
+					"501ms fence <2 but b grace "+tt.grace,
 					"501ms fenced",
 					"501ms 10-dns b (UNDERSTUDY_EVENT=switchover UNDERSTUDY_RELAY=orders UNDERSTUDY_EPOCH=2 UNDERSTUDY_OLD=a UNDERSTUDY_NEW=b UNDERSTUDY_REASON=switch by ann: new disk)",
 					"501ms open 2 b",
@@ -69,10 +79,69 @@ func TestSwitchover(t *testing.T) {
 	}
 }
 
-// firstGrace is what a policy gives at the start.
-func firstGrace(f Fence) string {
+// Each step of a switchover is shown while it lasts.
+func TestProgress(t *testing.T) {
+	dir := triggers(t, "10-dns")
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage()
+		connect := func(ctx context.Context, host string) health.Result {
+			time.Sleep(200 * time.Millisecond)
+			return s.connect(ctx, host)
+		}
+		cfg := Config{Hosts: []string{"a", "b"}, Checks: []Check{{Name: "tcp", Run: connect}}, Triggers: Triggers{Path: dir}}
+		conduct(t, s, cfg, func(c *Conductor) {
+			time.Sleep(10 * time.Second)
+			s.set(func() { s.fence, s.pause["10-dns b"], s.openErr = 2*time.Second, 3*time.Second, errors.New("busy") })
+			begin := time.Now()
+			time.AfterFunc(7*time.Second, func() { s.set(func() { s.openErr = nil }) })
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				if _, err := c.Switch(t.Context(), SwitchRequest{Host: "b", Drain: new(5 * time.Second)}); err != nil {
+					t.Error(err)
+				}
+			}()
+			var got []string
+			for running := true; running; {
+				synctest.Wait()
+				select {
+				case <-over:
+					running = false
+				default:
+					time.Sleep(10 * time.Millisecond)
+				}
+				text := "none"
+				if p := c.Progress(); p != nil {
+					text = fmt.Sprintf("%s of %s since %v", p.Step, p.Host, p.Since.Sub(begin).Round(100*time.Millisecond))
+					if !p.Until.IsZero() {
+						text += fmt.Sprintf(" until %v", p.Until.Sub(begin).Round(100*time.Millisecond))
+					}
+					if p.Script != "" {
+						text += " by " + filepath.Base(p.Script)
+					}
+				}
+				if len(got) == 0 || got[len(got)-1] != text {
+					got = append(got, text)
+				}
+			}
+			want := []string{
+				"checking of b since 0s",
+				"draining of b since 200ms until 5.2s",
+				"trigger of b since 2.2s by 10-dns",
+				"opening of b since 5.2s",
+				"none",
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("progress (-want +got):\n%s", diff)
+			}
+		})
+	})
+}
+
+// firstGrace returns the grace time of a policy at the start.
+func firstGrace(f relay.FencePolicy) string {
 	if f.Keep {
-		return "-1ns"
+		return "keep"
 	}
 	return f.Drain.String()
 }
@@ -83,16 +152,16 @@ func TestSwitchoverIsRefused(t *testing.T) {
 		s.refusing["b"] = true
 		conduct(t, s, Config{Hosts: []string{"a", "b"}}, func(c *Conductor) {
 			time.Sleep(500 * time.Millisecond)
-			_, err := c.Switch(t.Context(), SwitchRequest{Host: "b", Drain: -1})
+			_, err := c.Switch(t.Context(), SwitchRequest{Host: "b"})
 			if got := refused(t, err); got != "b: tcp: connection refused" {
 				t.Errorf("refused because %q, want the reason of the check", got)
 			}
-			_, err = c.Switch(t.Context(), SwitchRequest{Host: "z", Drain: -1})
+			_, err = c.Switch(t.Context(), SwitchRequest{Host: "z"})
 			if got := refused(t, err); got != "z: there is no such host" {
 				t.Errorf("refused because %q", got)
 			}
 		})
-		wantStory(t, s, "1ms fence <1 grace 0s", "1ms open 1 a") // and no hold
+		wantStory(t, s, "1ms fence <1 but a grace 0s", "1ms open 1 a") // and no hold
 	})
 }
 
@@ -103,10 +172,10 @@ func TestSwitchoverWhoseTriggerFailsGoesBack(t *testing.T) {
 		s.fails["10-dns c"] = true
 		conduct(t, s, Config{Hosts: []string{"a", "b", "c"}, Triggers: Triggers{Path: dir, Abort: true}}, func(c *Conductor) {
 			time.Sleep(500 * time.Millisecond)
-			if _, err := c.Switch(t.Context(), SwitchRequest{Host: "b", Drain: -1}); err != nil {
+			if _, err := c.Switch(t.Context(), SwitchRequest{Host: "b"}); err != nil {
 				t.Fatal(err)
 			}
-			_, err := c.Switch(t.Context(), SwitchRequest{Host: "c", Drain: -1})
+			_, err := c.Switch(t.Context(), SwitchRequest{Host: "c"})
 			if got := refused(t, err); got != "trigger failed: exit status 1; b goes on" {
 				t.Errorf("refused because %q, want the trigger and who goes on", got)
 			}
@@ -129,11 +198,11 @@ func TestOneSwitchoverAtATime(t *testing.T) {
 			time.Sleep(500 * time.Millisecond)
 			first := make(chan error, 1)
 			go func() {
-				_, err := c.Switch(t.Context(), SwitchRequest{Host: "b", Drain: -1})
+				_, err := c.Switch(t.Context(), SwitchRequest{Host: "b"})
 				first <- err
 			}()
 			synctest.Wait()
-			_, err := c.Switch(t.Context(), SwitchRequest{Host: "c", Drain: -1})
+			_, err := c.Switch(t.Context(), SwitchRequest{Host: "c"})
 			if got := refused(t, err); got != "another switchover is under way" {
 				t.Errorf("refused because %q", got)
 			}
@@ -161,7 +230,7 @@ func TestLocks(t *testing.T) {
 				t.Errorf("b drained %v, why: %s", now.Hosts[1].Drained, now.WhyHost("b", time.Now()))
 			}
 
-			// A primary is left before it is drained.
+			// A switchover comes before the primary is drained.
 			set(Lock{Kind: Drain, Host: "a", By: "ann"})
 			if now := c.Snapshot(); now.Primary != "c" || !now.Hosts[0].Drained {
 				t.Errorf("primary %s, a drained %v, want c, because b is drained too", now.Primary, now.Hosts[0].Drained)
@@ -185,7 +254,7 @@ func TestLocks(t *testing.T) {
 			s.set(func() { s.refusing["c"] = true })
 			time.Sleep(5 * time.Second)
 			now := c.Status()
-			if why := now.Why(time.Now()); now.Primary != "c" || !strings.Contains(why, "is down, and stays because the relay is frozen") || !strings.Contains(why, "by bob") || !strings.Contains(why, "(audit)") {
+			if why := now.Why(time.Now()); now.Primary != "c" || !strings.Contains(why, "is down, and no failover happens because the relay is frozen") || !strings.Contains(why, "by bob") || !strings.Contains(why, "(audit)") {
 				t.Errorf("primary %s, why: %s", now.Primary, why)
 			}
 			if err := c.Unlock(t.Context(), Lock{Kind: Freeze}); err != nil {
@@ -277,11 +346,77 @@ func TestIncidentOfAFailover(t *testing.T) {
 	})
 }
 
+// A record is complete when the first byte has passed and the clients that waited are
+// connected.
+func TestIncidentWithPacing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage()
+		s.paced = true
+		conduct(t, s, Config{Hosts: []string{"a", "b"}, Hold: 10 * time.Second}, func(c *Conductor) {
+			last := func() Incident {
+				synctest.Wait()
+				list, _ := c.Incidents()
+				return list[len(list)-1]
+			}
+			pacing := func(epoch uint64) relay.Pacing {
+				return relay.Pacing{Epoch: epoch, Waited: 5000, Turns: 5002, First: 50, Peak: 400, Slowed: 1, For: 17 * time.Second}
+			}
+			time.Sleep(500 * time.Millisecond)
+			c.FirstByte(1)
+			c.Paced(pacing(1))
+			s.set(func() { s.refusing["a"] = true })
+			time.Sleep(2 * time.Second)
+			c.Paced(pacing(1)) // it comes late
+			c.FirstByte(2)
+			if i := last(); i.Epoch != 2 || i.FirstByte.IsZero() || i.Pacing != nil || i.Done {
+				t.Errorf("after the first byte: %+v", i)
+			}
+			time.Sleep(14 * time.Second)
+			c.Paced(pacing(2))
+			want := &Pacing{Turns: 5002, FirstRate: 50, PeakRate: 400, Slowed: 1, Seconds: 17}
+			if i := last(); !i.Done || !cmp.Equal(i.Pacing, want) {
+				t.Errorf("after the pacing: %+v, want it complete, with %+v", i, want)
+			}
+			s.set(func() { s.refusing["a"], s.refusing["b"] = false, true })
+			time.Sleep(2 * time.Second)
+			c.FirstByte(3)
+			time.Sleep(firstByteWait + 10*time.Second)
+			if i := last(); i.Epoch != 3 || !i.Done || i.Pacing != nil {
+				t.Errorf("after a pacing that lasts longer than hold: %+v, want it closed", i)
+			}
+		})
+	})
+}
+
+// The prediction says how long clients wait for their turn.
+func TestPredictWaits(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		rate  relay.OpenRate
+		hold  time.Duration
+		usual float64
+		want  []Wait // seconds rounded to tenths
+	}{
+		{"off", relay.OpenAll, 10 * time.Second, 0, nil},
+		{"no hold", relay.OpenAuto, 0, 0, nil},
+		{"auto", relay.OpenAuto, 10 * time.Second, 0, []Wait{{100, 50, 1.3}, {1000, 133.3, 3.1}, {5000, 666.7, 3.1}}},
+		{"auto, long hold", relay.OpenAuto, 10 * time.Minute, 0, []Wait{{100, 50, 1.3}, {1000, 50, 4.3}, {5000, 50, 6.6}}},
+		{"busy", relay.OpenAuto, 10 * time.Minute, 500, []Wait{{100, 1000, 0}, {1000, 1000, 1}, {5000, 1000, 2.5}}},
+		{"fixed", 1000, 10 * time.Second, 0, []Wait{{100, 1000, 0.1}, {1000, 1000, 1}, {5000, 1000, 5}}},
+	} {
+		got := Config{OpenRate: tt.rate, Hold: tt.hold}.waits(tt.usual)
+		if diff := cmp.Diff(tt.want, got, cmpopts.EquateApprox(0, 0.11)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
 // A failover that takes longer than predicted is a warning.
 func TestIncidentOverItsBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage()
-		s.fence = 5 * time.Second // the policy asks for none
+		s.fence = 5 * time.Second // the policy allows for none
 		log := conduct(t, s, Config{Hosts: []string{"a", "b"}}, func(c *Conductor) {
 			time.Sleep(500 * time.Millisecond)
 			s.set(func() { s.refusing["a"] = true })
@@ -297,7 +432,7 @@ func TestIncidentOverItsBound(t *testing.T) {
 	})
 }
 
-// Who is sent away from the kernel's queue is lost, too.
+// Clients that are refused in the kernel's queue count as lost, too.
 func TestIncidentCountsTheRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage()
@@ -315,30 +450,21 @@ func TestIncidentCountsTheRefused(t *testing.T) {
 	})
 }
 
-// A lock that was read from a file ends by the clock that nobody can set.
-func TestLocksFromAFileAreAnchored(t *testing.T) {
-	read := locks{{Kind: Freeze, Until: time.Now().Add(time.Hour).Round(0)}, {Kind: Drain}}
-	got := read.anchored()
-	if !strings.Contains(got[0].Until.String(), " m=") || !got[1].Until.IsZero() {
-		t.Errorf("anchored locks end at %v and %v, want a monotonic reading, and never", got[0].Until, got[1].Until)
-	}
-}
-
-// What an earlier process left under way is interrupted.
+// An incident that an earlier process left in progress is interrupted.
 func TestIncidentOfAProcessThatWasKilled(t *testing.T) {
-	k := &Keeper{loaded: memory{Epoch: 7, Incidents: []Incident{{ID: 4, Outcome: UnderWay}, {ID: 5, Outcome: Open}}}}
-	c, err := New(Config{Hosts: []string{"a"}, Gate: newStage(), Checks: []Check{{Name: "tcp", Run: newStage().connect}}, Keeper: k})
+	k := &StateFile{loaded: state{Epoch: 7, Incidents: []Incident{{ID: 4, Outcome: UnderWay}, {ID: 5, Outcome: Open}}}}
+	c, err := idle(k, "a")
 	if err != nil {
 		t.Fatal(err)
 	}
 	list, _ := c.Incidents()
-	if !list[0].Done || list[0].Outcome != Interrupted || !list[1].Done || list[1].Outcome != Open || c.scribe.nextID != 6 {
-		t.Errorf("incidents %+v, next %d, want the first interrupted, both done, and 6", list, c.scribe.nextID)
+	if !list[0].Done || list[0].Outcome != Interrupted || !list[1].Done || list[1].Outcome != Open || c.recorder.nextID != 6 {
+		t.Errorf("incidents %+v, next %d, want the first interrupted, both done, and 6", list, c.recorder.nextID)
 	}
 }
 
 func TestIncidentsAreBounded(t *testing.T) {
-	var r record
+	var r history
 	for i := range uint64(3 * incidentsKept) {
 		r.put(Incident{ID: i})
 		r.put(Incident{ID: i, Done: true})
@@ -352,44 +478,61 @@ func TestIncidentsAreBounded(t *testing.T) {
 func TestDrill(t *testing.T) {
 	dir := triggers(t, "10-dns")
 	for _, tt := range []struct {
-		name     string
-		host     string
-		triggers bool
-		set      func(ctx context.Context, s *stage, c *Conductor)
-		counts   bool // it is a good drill
-		heir     string
-		text     string
-		steps    string
+		name      string
+		request   DrillRequest
+		set       func(ctx context.Context, s *stage, c *Conductor)
+		ok        bool
+		counts    bool // it is saved as the last successful drill
+		candidate string
+		text      string
+		steps     string
 	}{
-		{"the primary, whose heir passes", "", false, nil, true, "b", "b would take over from a", "tcp"},
-		{"a standby", "b", false, nil, false, "a", "b is not primary: nothing would change, a stays", "tcp"},
-		{"with triggers, dry", "", true, nil, true, "b", "b would take over from a", "tcp 10-dns"},
+		{"the primary, whose candidate passes", DrillRequest{}, nil, true, true, "b", "b would take over from a", "tcp"},
+		{"without a standby", DrillRequest{Without: "b"}, nil, true, false, "a", "b is not primary: nothing would change, a stays", "tcp"},
+		{"with triggers, dry", DrillRequest{Triggers: true}, nil, true, true, "b", "b would take over from a", "tcp 10-dns"},
+		{"a host that is named", DrillRequest{Host: "b"}, nil, true, true, "b", "b would take over from a", "tcp"},
+		{"with its triggers", DrillRequest{Host: "c", Triggers: true}, nil, true, false, "c", "c could take over from a, but b would: it comes first in order", "tcp 10-dns"},
 		{
-			"the first heir is dead and nobody has noticed", "", false,
+			"a host that is named and down", DrillRequest{Host: "b"},
 			func(_ context.Context, s *stage, _ *Conductor) { s.set(func() { s.refusing["b"] = true }) },
-			true, "c", "c would take over from a", "tcp",
+			false, false, "", "refused", "tcp",
 		},
 		{
-			"nobody is there", "", false,
+			"a host that is named and drained", DrillRequest{Host: "b"},
+			func(ctx context.Context, _ *stage, c *Conductor) { _ = c.Lock(ctx, Lock{Kind: Drain, Host: "b"}) },
+			false, false, "", "b would not take over from a: drained", "",
+		},
+		{
+			"without a host that is down", DrillRequest{Without: "b"},
+			func(_ context.Context, s *stage, _ *Conductor) { s.set(func() { s.refusing["b"] = true }) },
+			true, false, "a", "b is not primary: nothing would change, a stays", "tcp",
+		},
+		{
+			"the first candidate is dead and no check has noticed", DrillRequest{},
+			func(_ context.Context, s *stage, _ *Conductor) { s.set(func() { s.refusing["b"] = true }) },
+			true, true, "c", "c would take over from a", "tcp",
+		},
+		{
+			"no host is up", DrillRequest{},
 			func(_ context.Context, s *stage, _ *Conductor) {
 				s.set(func() { s.refusing["b"], s.refusing["c"] = true, true })
 			},
-			false, "", "nobody would take over from a", "",
+			false, false, "", "no host would take over from a", "",
 		},
 		{
-			"a drained heir is none", "", false,
+			"a drained candidate is none", DrillRequest{},
 			func(ctx context.Context, _ *stage, c *Conductor) { _ = c.Lock(ctx, Lock{Kind: Drain, Host: "b"}) },
-			true, "c", "c would take over from a", "tcp",
+			true, true, "c", "c would take over from a", "tcp",
 		},
 		{
-			"a trigger fails", "", true,
+			"a trigger fails", DrillRequest{Triggers: true},
 			func(_ context.Context, s *stage, _ *Conductor) { s.set(func() { s.fails["10-dns b"] = true }) },
-			false, "b", "fails: exit status 1", "tcp 10-dns",
+			false, false, "b", "fails: exit status 1", "tcp 10-dns",
 		},
 		{
-			"frozen", "", false,
+			"frozen", DrillRequest{},
 			func(ctx context.Context, _ *stage, c *Conductor) { _ = c.Lock(ctx, Lock{Kind: Freeze}) },
-			false, "", "nobody would take over: the relay is frozen", "",
+			false, false, "", "no host would take over: the relay is frozen", "",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -400,22 +543,25 @@ func TestDrill(t *testing.T) {
 					if tt.set != nil {
 						tt.set(t.Context(), s, c)
 					}
-					before := len(s.told())
-					r, err := c.Drill(t.Context(), tt.host, tt.triggers)
+					before := len(s.events())
+					r, err := c.Drill(t.Context(), tt.request)
 					if err != nil {
 						t.Fatal(err)
 					}
 					var steps []string
 					for _, step := range r.Steps {
 						steps = append(steps, filepath.Base(step.Name))
+						if step.Host != tt.candidate && step.Host != tt.request.Host {
+							t.Errorf("step %s is of host %q, want %q", step.Name, step.Host, tt.candidate+tt.request.Host)
+						}
 					}
-					if r.OK != (tt.counts || tt.host == "b") || r.Heir != tt.heir || !strings.HasSuffix(r.Text, tt.text) || strings.Join(steps, " ") != tt.steps {
-						t.Errorf("drill = %+v\nwant ok %v, heir %q, text %q, steps %q", r, tt.counts, tt.heir, tt.text, tt.steps)
+					if r.OK != tt.ok || r.Candidate != tt.candidate || !strings.HasSuffix(r.Text, tt.text) || strings.Join(steps, " ") != tt.steps {
+						t.Errorf("drill = %+v\nwant ok %v, candidate %q, text %q, steps %q", r, tt.ok, tt.candidate, tt.text, tt.steps)
 					}
 					if got := c.Status().GoodDrill; !got.IsZero() != tt.counts {
 						t.Errorf("last good drill at %v, want one: %v", got, tt.counts)
 					}
-					for _, what := range s.told()[before:] {
+					for _, what := range s.events()[before:] {
 						if !strings.Contains(what, "UNDERSTUDY_DRY_RUN=1") {
 							t.Errorf("the drill did something real: %s", what)
 						}
@@ -426,12 +572,25 @@ func TestDrill(t *testing.T) {
 	}
 }
 
-// An operator who does not wait for the end of a drain leaves no half of it.
-func TestDrainThatNobodyWaitsFor(t *testing.T) {
+// A request that makes no sense is refused.
+func TestDrillThatIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conduct(t, newStage(), Config{Hosts: []string{"a", "b"}}, func(c *Conductor) {
+			time.Sleep(500 * time.Millisecond)
+			for _, q := range []DrillRequest{{Host: "a"}, {Host: "b", Without: "a"}, {Host: "x"}, {Without: "x"}} {
+				_, err := c.Drill(t.Context(), q)
+				refused(t, err)
+			}
+		})
+	})
+}
+
+// A drain is complete even if the operator does not wait for its end.
+func TestDrainWithoutAWaitingCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage()
 		s.fence = 5 * time.Second
-		conduct(t, s, Config{Hosts: []string{"a", "b"}, Fence: Fence{Drain: 5 * time.Second}}, func(c *Conductor) {
+		conduct(t, s, Config{Hosts: []string{"a", "b"}, Fence: relay.FencePolicy{Drain: 5 * time.Second}}, func(c *Conductor) {
 			time.Sleep(500 * time.Millisecond)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
@@ -446,7 +605,7 @@ func TestDrainThatNobodyWaitsFor(t *testing.T) {
 	})
 }
 
-// A drill is never in the way of what is real.
+// A drill never delays a real election.
 func TestDrillGivesWay(t *testing.T) {
 	dir := triggers(t, "10-dns")
 	synctest.Test(t, func(t *testing.T) {
@@ -456,7 +615,7 @@ func TestDrillGivesWay(t *testing.T) {
 		conduct(t, s, Config{Hosts: []string{"a", "b"}, Checks: checks, Triggers: Triggers{Path: dir}}, func(c *Conductor) {
 			time.Sleep(5500 * time.Millisecond)
 			for range 3 {
-				if _, err := c.Drill(t.Context(), "", false); err != nil {
+				if _, err := c.Drill(t.Context(), DrillRequest{}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -467,18 +626,18 @@ func TestDrillGivesWay(t *testing.T) {
 			})
 			drilled := make(chan error, 1)
 			go func() {
-				_, err := c.Drill(t.Context(), "", true)
+				_, err := c.Drill(t.Context(), DrillRequest{Triggers: true})
 				drilled <- err
 			}()
 			time.Sleep(1500 * time.Millisecond)
-			if _, err := c.Drill(t.Context(), "", false); refused(t, err) != "another drill is under way" {
+			if _, err := c.Drill(t.Context(), DrillRequest{}); refused(t, err) != "another drill is under way" {
 				t.Errorf("a second drill: %v", err)
 			}
 			s.set(func() { s.refusing["a"] = true })
-			if err := <-drilled; refused(t, err) != "an election began, so the drill was given up" {
+			if err := <-drilled; refused(t, err) != "an election began, the drill was stopped" {
 				t.Errorf("the drill: %v", err)
 			}
-			_, err := c.Drill(t.Context(), "", true)
+			_, err := c.Drill(t.Context(), DrillRequest{Triggers: true})
 			if refused(t, err) != "an election is under way, and triggers may run" {
 				t.Errorf("a drill with triggers during an election: %v", err)
 			}
@@ -492,7 +651,8 @@ func TestDrillGivesWay(t *testing.T) {
 	})
 }
 
-// How long a primary was down because the relay was frozen is nobody's bound.
+// The time for which a frozen primary was down is not compared with a
+// prediction.
 func TestAFreezeIsNotOverTheBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage()
@@ -515,22 +675,22 @@ func TestAFreezeIsNotOverTheBound(t *testing.T) {
 	})
 }
 
-// Nobody is told "done" when a restart would not know of it.
+// A lock is not reported as set when it would be lost at a restart.
 func TestLockOnADiskThatIsGone(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
-	k, err := OpenKeeper(dir, "orders", nil)
+	k, err := OpenStateFile(dir, "orders", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer k.Close()
 	synctest.Test(t, func(t *testing.T) {
-		conduct(t, newStage(), Config{Hosts: []string{"a", "b"}, Keeper: k}, func(c *Conductor) {
+		defer k.Close() // here, since its timer is of this bubble
+		conduct(t, newStage(), Config{Hosts: []string{"a", "b"}, StateFile: k}, func(c *Conductor) {
 			time.Sleep(500 * time.Millisecond)
 			if err := os.RemoveAll(dir); err != nil {
 				t.Fatal(err)
 			}
 			err := c.Lock(t.Context(), Lock{Kind: Freeze})
-			if err == nil || !strings.Contains(err.Error(), "a restart will not know of it") || !c.Snapshot().Frozen {
+			if err == nil || !strings.Contains(err.Error(), "a restart will lose it") || !c.Snapshot().Frozen {
 				t.Errorf("Lock = %v, frozen %v, want it done and not saved", err, c.Snapshot().Frozen)
 			}
 		})
@@ -550,7 +710,7 @@ func TestPredict(t *testing.T) {
 				all = append(all, string(k.Failure)+" never")
 				continue
 			}
-			all = append(all, string(k.Failure)+" "+k.Total().String())
+			all = append(all, string(k.Failure)+" "+k.total.String())
 		}
 		return strings.Join(all, ", ")
 	}
@@ -559,10 +719,23 @@ func TestPredict(t *testing.T) {
 		cfg      Config
 		want     string // with and without traffic
 		warnings []string
+		notes    []string // the beginning of each of them; nil is not compared
 	}{
 		{
-			name: "defaults", cfg: Config{Checks: []Check{tcp}},
+			name: "usual settings", cfg: Config{Checks: []Check{tcp}},
+			notes: []string{
+				"a lost SYN is repeated after 1s (RFC 6298), so with timeout 1s a check that loses one fails, and a primary that loses fall 3 in a row is down",
+				"a primary that is silent for less than 1.2s stays (timeout 1s + 2 × fast-interval 100ms); one that is silent for 1.1s longer is down",
+			},
 			want: "refused 1.8s, refused 2.8s, silent 2.9s, silent 3.8s, hung never, hung never",
+		},
+		{
+			name: "a timeout beyond the second SYN", cfg: Config{Checks: []Check{{Name: "tcp", Run: s.connect, Timeout: 1500 * time.Millisecond}}, Fall: 1},
+			want: "refused 2.1s, refused 3.1s, silent 3.7s, silent 4.6s, hung never, hung never",
+			notes: []string{
+				"a lost SYN is repeated after 1s (RFC 6298), so with timeout 1.5s a check that loses one is late, and passes",
+				"a primary that is silent for less than 1.5s stays",
+			},
 		},
 		{
 			name: "a pong port finds out who is hung", cfg: Config{Checks: []Check{tcp, pong}},
@@ -577,7 +750,7 @@ func TestPredict(t *testing.T) {
 		},
 		{
 			name: "triggers and fence take their time",
-			cfg:  Config{Checks: []Check{tcp}, Fence: Fence{Drain: 20 * time.Second}, Triggers: Triggers{Path: dir, Timeout: 4 * time.Second}},
+			cfg:  Config{Checks: []Check{tcp}, Fence: relay.FencePolicy{Drain: 20 * time.Second}, Triggers: Triggers{Path: dir, Timeout: 4 * time.Second}},
 			want: "refused 29.8s, refused 30.8s, silent 30.9s, silent 31.8s, hung never, hung never",
 			warnings: []string{
 				"fence drain=20s is longer than hold 10s: clients are refused while earlier connections finish",
@@ -585,18 +758,21 @@ func TestPredict(t *testing.T) {
 		},
 		{
 			name:     "what contradicts itself",
-			cfg:      Config{Checks: []Check{{Name: "tcp", Run: s.connect, Timeout: time.Minute}}, Fall: 1, Hold: 45 * time.Second, FastInterval: 2 * time.Second, Fence: Fence{Keep: true}, Hosts: []string{"a"}},
-			warnings: []string{"timeout 1m0s of check tcp", "fence keep", "hold 45s is longer than many clients wait", "fast-interval 2s", "there is only one host"},
+			cfg:      Config{Checks: []Check{{Name: "tcp", Run: s.connect, Timeout: time.Minute}}, Fall: 1, Hold: 45 * time.Second, FastInterval: 2 * time.Second, Fence: relay.FencePolicy{Keep: true}, Hosts: []string{"a"}},
+			warnings: []string{"timeout 1m0s of check tcp", "fence keep", "hold 45s is longer than the connect timeout of many clients", "fast-interval 2s", "only one host"},
 			want:     "refused 1m2.5s, refused 1m3.5s, silent 2m0.7s, silent 2m3.5s, hung never, hung never",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := Predict(tt.cfg)
+			p := Predict(complete(tt.cfg))
 			if got := totals(p); got != tt.want {
 				t.Errorf("predicted %s\nwant %s", got, tt.want)
 			}
 			if !slices.EqualFunc(p.Warnings, tt.warnings, strings.HasPrefix) {
 				t.Errorf("warnings %q, want %q", p.Warnings, tt.warnings)
+			}
+			if tt.notes != nil && !slices.EqualFunc(p.Notes, tt.notes, strings.HasPrefix) {
+				t.Errorf("notes %q, want %q", p.Notes, tt.notes)
 			}
 			for _, k := range p.Cases {
 				if k.Formula == "" {
@@ -616,7 +792,7 @@ func TestPredictionKnowsHowLongScriptsTake(t *testing.T) {
 			before := len(c.Prediction().Warnings)
 			time.Sleep(10 * time.Second)
 			p := c.Prediction()
-			if len(p.Warnings) != before+1 || p.Warnings[before] != "check-interval 2s is shorter than check check-host takes for b (3s): it runs all the time" {
+			if len(p.Warnings) != before+1 || p.Warnings[before] != "check-interval 2s is shorter than the run time of check check-host for b (3s): it runs all the time" {
 				t.Errorf("warnings %q, want one more, about b", p.Warnings)
 			}
 		})
@@ -625,26 +801,26 @@ func TestPredictionKnowsHowLongScriptsTake(t *testing.T) {
 
 func TestMemory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
-	keep := func() *Keeper {
+	keep := func() *StateFile {
 		t.Helper()
-		k, err := OpenKeeper(dir, "orders", nil)
+		k, err := OpenStateFile(dir, "orders", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return k
 	}
 	k := keep()
-	if _, err := OpenKeeper(dir, "orders", nil); err == nil || !strings.Contains(err.Error(), "another process keeps it") {
-		t.Errorf("a second keeper of the same state: %v, want an error that says so", err)
+	if _, err := OpenStateFile(dir, "orders", nil); err == nil || !strings.Contains(err.Error(), "another process keeps it") {
+		t.Errorf("a second StateFile for the same state: %v, want an error that says so", err)
 	}
 	s := newStage()
-	cfg := Config{Hosts: []string{"a", "b"}, Keeper: k}
+	cfg := Config{Hosts: []string{"a", "b"}, StateFile: k}
 	conduct(t, s, cfg, func(c *Conductor) {
-		eventually(t, "a is primary", func() bool { return c.Snapshot().Primary == "a" })
-		if _, err := c.Switch(t.Context(), SwitchRequest{Host: "b", Drain: 0, By: "ann"}); err != nil {
+		proctest.Until(t, "a is primary", func() bool { return c.Snapshot().Primary == "a" })
+		if _, err := c.Switch(t.Context(), SwitchRequest{Host: "b", Drain: new(time.Duration(0)), By: "ann"}); err != nil {
 			t.Fatal(err)
 		}
-		if r, err := c.Drill(t.Context(), "", false); err != nil || !r.OK {
+		if r, err := c.Drill(t.Context(), DrillRequest{}); err != nil || !r.OK {
 			t.Fatal(r, err)
 		}
 		for _, l := range []Lock{
@@ -662,11 +838,11 @@ func TestMemory(t *testing.T) {
 	}
 
 	k = keep()
-	cfg.Keeper = k
+	cfg.StateFile = k
 	conduct(t, newStage(), cfg, func(c *Conductor) {
-		eventually(t, "b is primary", func() bool { return c.Snapshot().Primary == "b" })
+		proctest.Until(t, "b is primary", func() bool { return c.Snapshot().Primary == "b" })
 		now := c.Status()
-		if now.Epoch != 3 || len(now.Locks) != 1 || now.Locks[0].Reason != "disk" || !now.Hosts[0].Drained || now.GoodDrill.IsZero() || !now.Kept {
+		if now.Epoch != 3 || len(now.Locks) != 1 || now.Locks[0].Reason != "disk" || !now.Hosts[0].Drained || now.GoodDrill.IsZero() || !now.Save.Kept {
 			t.Errorf("after the restart: %+v, want epoch 3 and the lock that has not ended", now)
 		}
 		list, _ := c.Incidents()
@@ -686,7 +862,7 @@ func TestMemory(t *testing.T) {
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			k, err := OpenKeeper(dir, "orders", nil)
+			k, err := OpenStateFile(dir, "orders", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -711,22 +887,38 @@ func TestMemory(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenKeeper(file, "orders", nil); err == nil {
+	if _, err := OpenStateFile(file, "orders", nil); err == nil {
 		t.Error("a file as state directory is no error")
 	}
 }
 
 func FuzzMemory(f *testing.F) {
 	f.Add([]byte(`{"version": 1, "relay": "main", "primary": "a", "epoch": 3, "locks": [{"kind": "drain", "host": "a"}], "incidents": [{"id": 1}]}`))
+	f.Add([]byte(`{"version": 1, "clock": {"wall": "0001-01-02T00:00:00Z", "boot": "x", "seconds": -1e308}, "locks": [{"kind": "freeze", "until": "9999-01-01T00:00:00Z"}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		m, err := parseMemory(text)
+		m, err := parseState(text)
 		if err != nil {
 			return
 		}
-		// Whatever is in it, a conductor can start from it.
-		k := &Keeper{loaded: m}
-		if _, err := New(Config{Hosts: []string{"a", "b"}, Gate: newStage(), Checks: []Check{{Name: "tcp", Run: newStage().connect}}, Keeper: k}); err != nil {
+		// A conductor can start from it, whatever it contains.
+		k := &StateFile{loaded: m}
+		if _, err := idle(k, "a", "b"); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// why says what the trigger of a rejected host said last.
+func TestRejectedHostHasTheLastWords(t *testing.T) {
+	dir := triggers(t, "10-dns")
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage()
+		s.fails["10-dns a"], s.fails["10-dns b"] = true, true
+		conduct(t, s, Config{Hosts: []string{"a", "b"}, Triggers: Triggers{Path: dir, Abort: true}}, func(c *Conductor) {
+			time.Sleep(500 * time.Millisecond)
+			if got, want := c.Status().WhyHost("a", time.Now()), "a was rejected: trigger failed: exit status 1"; got != want {
+				t.Errorf("why = %q, want %q", got, want)
+			}
+		})
 	})
 }

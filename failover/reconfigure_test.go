@@ -7,7 +7,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"understudy/relay"
 )
+
+// Times are virtual, and so is each sleep: the tests run in a bubble of
+// testing/synctest; see conduct.
 
 func TestReconfigure(t *testing.T) {
 	dir := triggers(t, "10-dns")
@@ -19,7 +24,7 @@ func TestReconfigure(t *testing.T) {
 				t.Fatal(err)
 			}
 			next := *c.cfg()
-			next.Hosts, next.Fence, next.Triggers = []string{"c", "b", "a"}, Fence{Drain: time.Second}, Triggers{Path: dir}
+			next.Hosts, next.Fence, next.Triggers.Path = []string{"c", "b", "a"}, relay.FencePolicy{Drain: time.Second}, dir
 			next.Rise, next.Name = 7, "impostor"
 			if err := c.Reconfigure(t.Context(), next); err != nil {
 				t.Fatal(err)
@@ -28,11 +33,11 @@ func TestReconfigure(t *testing.T) {
 			if now.Primary != "a" || now.Epoch != 1 || len(now.Hosts) != 3 || now.Lock(Drain, "b") == nil || !now.Hosts[1].Drained {
 				t.Errorf("status = %+v, want a as primary of epoch 1, three hosts and b drained", now)
 			}
-			if rise, _ := c.Rules(); rise != 7 || c.Name() != "orders" {
+			if rise, _ := c.Thresholds(); rise != 7 || c.Name() != "orders" {
 				t.Errorf("rise %d, name %s, want the new rise and the old name", rise, c.Name())
 			}
 
-			// A lock outlives its host.
+			// A lock is kept when its host is removed.
 			for _, hosts := range [][]string{{"a"}, {"a", "b"}} {
 				next.Hosts = hosts
 				if err := c.Reconfigure(t.Context(), next); err != nil {
@@ -43,7 +48,8 @@ func TestReconfigure(t *testing.T) {
 				t.Errorf("status = %+v, want b still drained", now)
 			}
 
-			// The primary is no host any more, with the new fence and triggers.
+			// The primary is no longer a host; the fence and triggers are the
+			// new ones.
 			next.Hosts = []string{"c"}
 			if err := c.Reconfigure(t.Context(), next); err != nil {
 				t.Fatal(err)
@@ -54,10 +60,10 @@ func TestReconfigure(t *testing.T) {
 			}
 		})
 		wantStory(t, s,
-			"1ms fence <1 grace 0s",
+			"1ms fence <1 but a grace 0s",
 			"1ms open 1 a",
 			"500ms hold",
-			"501ms fence <2 grace 1s",
+			"501ms fence <2 but c grace 1s",
 			"501ms fenced",
 			"501ms 10-dns c (UNDERSTUDY_EVENT=failover UNDERSTUDY_RELAY=orders UNDERSTUDY_EPOCH=2 UNDERSTUDY_OLD=a UNDERSTUDY_NEW=c UNDERSTUDY_REASON=a is no host any more)",
 			"501ms open 2 c",
@@ -75,7 +81,7 @@ func TestReconfigureThatIsWrongChangesNothing(t *testing.T) {
 				want   string
 			}{
 				{func(n *Config) { n.Hosts = nil }, "hosts: at least one is required"},
-				{func(n *Config) { n.Fence = Fence{Keep: true, Drain: 1} }, "fence: keep and drain exclude each other"},
+				{func(n *Config) { n.Fence = relay.FencePolicy{Keep: true, Drain: 1} }, "fence: keep and drain exclude each other"},
 			} {
 				next := *c.cfg()
 				tt.change(&next)
@@ -94,7 +100,7 @@ func TestReconfigureThatIsWrongChangesNothing(t *testing.T) {
 	})
 }
 
-// What is done for one election is done by one set of settings.
+// An election is carried out with one set of settings.
 func TestReconfigureWaitsForTheSwitch(t *testing.T) {
 	dir := triggers(t, "10-dns")
 	synctest.Test(t, func(t *testing.T) {
@@ -102,7 +108,7 @@ func TestReconfigureWaitsForTheSwitch(t *testing.T) {
 		s.pause["10-dns b"] = 3 * time.Second
 		conduct(t, s, Config{Hosts: []string{"a", "b"}, Triggers: Triggers{Path: dir}}, func(c *Conductor) {
 			time.Sleep(500 * time.Millisecond)
-			go c.Switch(t.Context(), SwitchRequest{Host: "b", Drain: 0})
+			go c.Switch(t.Context(), SwitchRequest{Host: "b", Drain: new(time.Duration(0))})
 			time.Sleep(500 * time.Millisecond) // the trigger runs
 			next := *c.cfg()
 			next.Hosts = []string{"a", "b", "c"}

@@ -14,28 +14,8 @@ import (
 
 	"understudy/health"
 	"understudy/hooks"
+	"understudy/internal/proctest"
 )
-
-// script writes a shell script and returns its path.
-func script(t *testing.T, dir, name, body string) string {
-	t.Helper()
-	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// eventually waits until cond holds, or fails the test.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if cond() {
-			return
-		}
-	}
-	t.Fatalf("%s: not within 30s", what)
-}
 
 // Real scripts, for the check and for the triggers, from the election at the
 // start over a failover to the end of Run.
@@ -49,7 +29,7 @@ func TestRealScripts(t *testing.T) {
 	if err := os.Mkdir(triggers, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// Every trigger says when it begins and ends, so an overlap would show.
+	// Every trigger records its begin and end, so an overlap would be visible.
 	note := `echo "$(basename $0) $1 $UNDERSTUDY_EVENT $UNDERSTUDY_RELAY $UNDERSTUDY_EPOCH [$UNDERSTUDY_OLD] $UNDERSTUDY_NEW" >>` + seen + `; sleep 0.1; echo end >>` + seen
 	script(t, triggers, "20-second", note)
 	script(t, triggers, "10-first", note+"; exit 3")
@@ -58,7 +38,7 @@ func TestRealScripts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(triggers, "30-not-executable"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// A host is usable while there is a file of its name.
+	// A host is usable while a file of its name exists.
 	check := script(t, dir, "check", `test -e "`+dir+`/ok-$1" && test -n "$UNDERSTUDY_EVENT" && test "$UNDERSTUDY_NEW" = "$1"`)
 	for _, host := range []string{"a", "b"} {
 		if err := os.WriteFile(filepath.Join(dir, "ok-"+host), nil, 0o600); err != nil {
@@ -71,14 +51,14 @@ func TestRealScripts(t *testing.T) {
 	runner := hooks.New(hooks.Config{Logger: logger})
 	defer runner.Close()
 	s := newStage()
-	c, err := New(Config{
+	c, err := New(complete(Config{
 		Name: "orders", Hosts: []string{"a", "b"}, Gate: s, Scripts: runner, Logger: logger,
 		Checks: []Check{
 			{Name: "tcp", Run: func(context.Context, string) health.Result { return health.Result{OK: true} }},
 			{Name: "check", Script: check, Interval: 50 * time.Millisecond, Timeout: 20 * time.Second},
 		},
 		Triggers: Triggers{Path: triggers},
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,18 +67,18 @@ func TestRealScripts(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
 
-	eventually(t, "a is primary", func() bool { return c.Snapshot().Primary == "a" })
+	proctest.Until(t, "a is primary", func() bool { return c.Snapshot().Primary == "a" })
 	if err := os.Remove(filepath.Join(dir, "ok-a")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "b is primary", func() bool { return c.Snapshot().Primary == "b" })
+	proctest.Until(t, "b is primary", func() bool { return c.Snapshot().Primary == "b" })
 
 	// A trigger that hangs is ended with Run.
 	script(t, triggers, "10-first", "echo $$ >"+dir+"/pid; sleep 1000")
 	if err := os.Rename(filepath.Join(dir, "ok-b"), filepath.Join(dir, "ok-a")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the last trigger runs", func() bool {
+	proctest.Until(t, "the last trigger runs", func() bool {
 		pid, err := os.ReadFile(filepath.Join(dir, "pid"))
 		return err == nil && strings.HasSuffix(string(pid), "\n")
 	})
@@ -124,7 +104,7 @@ func TestRealScripts(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("triggers did\n%s\nwant\n%s", got, want)
 	}
-	for _, text := range []string{"trigger passed over: relay=orders host=b epoch=2", "trigger failed: relay=orders host=b epoch=2 script=" + triggers + "/10-first", "exit status 3"} {
+	for _, text := range []string{"trigger skipped: relay=orders host=b epoch=2", "trigger failed: relay=orders host=b epoch=2 script=" + triggers + "/10-first", "exit status 3"} {
 		if !strings.Contains(log.String(), text) {
 			t.Errorf("the log misses %q:\n%s", text, log.String())
 		}

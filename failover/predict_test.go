@@ -1,0 +1,36 @@
+package failover
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Settings that make a failover impossible, or lose clients in each, are warned
+// of in the log. Settings that may be intended are not, and neither are the
+// defaults.
+func TestSettingsThatConflictAreWarnings(t *testing.T) {
+	two := []string{"a:1", "b:1"}
+	for _, tt := range []struct {
+		name string
+		cfg  Config
+		want string // empty for no warning
+	}{
+		{"defaults", Config{Hosts: two, Hold: 10 * time.Second}, ""},
+		{"one host", Config{Hosts: two[:1], Hold: 10 * time.Second}, "only one host: failover is impossible"},
+		{"hold", Config{Hosts: two, Hold: 2 * time.Second}, "hold 2s is shorter than a failover can take"},
+		{"triggers", Config{Hosts: two, Hold: 10 * time.Second, Triggers: Triggers{Path: "/bin/true", Timeout: 30 * time.Second}},
+			"1 × trigger-timeout 30s is longer than hold 10s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := conduct(t, newStage(), tt.cfg, func(*Conductor) { time.Sleep(time.Millisecond) })
+				warned := strings.Count(log, "[WARN]  failover: settings conflict")
+				if tt.want == "" && warned != 0 || tt.want != "" && (warned != 1 || !strings.Contains(log, tt.want)) {
+					t.Errorf("log:\n%s\nwant one warning that has %q, or none", log, tt.want)
+				}
+			})
+		})
+	}
+}
