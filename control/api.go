@@ -1,53 +1,79 @@
 package control
 
 import (
+	"slices"
 	"time"
 
+	"understudy/correlate"
 	"understudy/failover"
+	"understudy/internal/role"
 	"understudy/relay"
 	"understudy/selector"
 )
 
-// The JSON of the API. docs/control.md describes it; a test compares the two.
+// The JSON of the API, of the flag --json of the commands, and of other outputs that
+// show the same. docs/control.md describes it; tests compare the two.
+
+// Schema is the version of this JSON, as in the path /v1. Keys are added without a new
+// version. It grows when a key is removed or changes its meaning.
+const Schema = 1
 
 // Status is the answer to GET /v1/status.
 type Status struct {
+	Schema  int           `json:"schema"`  // version of this JSON: 1
 	Version string        `json:"version"` // of the program
 	PID     int           `json:"pid"`     // of the process
 	Started time.Time     `json:"started"` // when the process did
 	Now     time.Time     `json:"now"`     // the process's clock
 	Relays  []RelayStatus `json:"relays"`  // all of them
 
+	Unlogged uint64 `json:"connections_unlogged"` // connections that have no line in the log, because there were more than it takes; see docs/logs.md
+
+	Outage        *correlate.Outage        `json:"outage,omitempty"`        // all hosts of all relays stopped answering at the same time
+	Disagreements []correlate.Disagreement `json:"disagreements,omitempty"` // relays with the same machines that have different primaries
+
 	Probes []Probe `json:"probes,omitempty"` // all of them
 	Reload *Reload `json:"reload,omitempty"` // the last time that the configuration was read again
 }
 
-// Probe is what is known of one probe.
+// Event is one entry of the answer to GET /v1/events.
+type Event struct {
+	Schema int `json:"schema"` // version of this JSON: 1
+	failover.Incident
+}
+
+// PredictAnswer is the answer to GET /v1/predict.
+type PredictAnswer struct {
+	Schema int `json:"schema"` // version of this JSON: 1
+	failover.Prediction
+}
+
+// Probe is the state of one probe.
 type Probe struct {
-	Name  string    `json:"name"`            // as the configuration has it
+	Name  string    `json:"name"`            // as in the configuration
 	State string    `json:"state"`           // up, down or unknown
 	Since time.Time `json:"since,omitzero"`  // when it came into that state
-	Stale bool      `json:"stale,omitempty"` // down because results do not come any more
+	Stale bool      `json:"stale,omitempty"` // down because no results arrive any more
 	Why   string    `json:"why,omitempty"`   // why it is not up
 	Last  *Result   `json:"last,omitempty"`  // the last answer
 }
 
-// Reload is what came of reading the configuration again.
+// Reload is the result of the last reload of the configuration.
 type Reload struct {
 	At    time.Time `json:"at"`              // when that was
-	By    string    `json:"by,omitempty"`    // who wanted it; absent for a signal
-	OK    bool      `json:"ok"`              // the configuration holds
-	Error string    `json:"error,omitempty"` // why it does not: what held before goes on
+	By    string    `json:"by,omitempty"`    // who ordered it; absent for a signal
+	OK    bool      `json:"ok"`              // the configuration is in effect
+	Error string    `json:"error,omitempty"` // why it does not: the previous one stays in effect
 	Changes
 }
 
-// Changes are what was different in a configuration that was read again.
+// Changes are the differences to the configuration before a reload.
 type Changes struct {
 	Changed []string `json:"changed,omitempty"` // parts that have changed, and how
-	Restart []string `json:"restart,omitempty"` // settings that take a restart, and are as before
+	Restart []string `json:"restart,omitempty"` // settings that need a restart, and are as before
 }
 
-// RelayStatus is what is known of one relay.
+// RelayStatus is the state of one relay.
 type RelayStatus struct {
 	Name    string    `json:"name"`              // of the relay
 	Listen  []string  `json:"listen"`            // addresses that clients connect to
@@ -61,122 +87,305 @@ type RelayStatus struct {
 	Reason  string    `json:"reason,omitempty"`  // and why
 	Why     string    `json:"why"`               // one sentence
 
-	Frozen    *failover.Lock `json:"frozen,omitempty"`    // the lock, if there is one
-	Planned   string         `json:"planned,omitempty"`   // the host that a planned change asks at present
-	RetryAt   time.Time      `json:"retry_at,omitzero"`   // when all hosts are asked again; absent unless nobody was usable
-	GoodDrill time.Time      `json:"good_drill,omitzero"` // when a drill last went well
-	Kept      bool           `json:"kept"`                // it is remembered across restarts
-	Rise      int            `json:"rise"`                // results in a row until a check is up
-	Fall      int            `json:"fall"`                // and until it is down
+	NoStandby time.Time           `json:"no_standby_since,omitzero"`   // since when no other host could take over from the primary; absent while one could, without a primary, and of a relay of one host
+	Warnings  []string            `json:"warnings,omitempty"`          // the outage and the disagreement that this relay is part of, and two writers, a sentence each
+	Writers   []string            `json:"writers,omitempty"`           // hosts that say that they are primary, if several do
+	Loss      *failover.Loss      `json:"predicted_loss,omitempty"`    // what the best candidate lacks now of the data of the primary; absent without a role check
+	Frozen    *failover.Lock      `json:"frozen,omitempty"`            // the lock, if there is one
+	Scheduled *failover.Scheduled `json:"scheduled,omitempty"`         // the switch that is scheduled, if there is one
+	Planned   string              `json:"planned,omitempty"`           // the host that a planned change checks at present
+	Progress  *failover.Progress  `json:"progress,omitempty"`          // of a change of primary that is under way
+	RetryAt   time.Time           `json:"retry_at,omitzero"`           // when hosts whose triggers failed are tried again; absent unless no host was usable
+	GoodDrill time.Time           `json:"good_drill,omitzero"`         // when a drill last went well
+	Kept      bool                `json:"kept"`                        // it is on the disk, and remembered across restarts; false while saving fails
+	SaveError string              `json:"save_error,omitempty"`        // why the last save failed; absent when it went well
+	SaveFails time.Time           `json:"save_failing_since,omitzero"` // since when no save went well; absent when the last one did
+	Rise      int                 `json:"rise"`                        // results in a row until a check is up
+	Fall      int                 `json:"fall"`                        // and until it is down
 
-	Clients Clients `json:"clients"` // counted since the start of the process
-	Hosts   []Host  `json:"hosts"`   // in order of preference
+	Clients Clients         `json:"clients"`          // counted since the start of the process
+	Pacing  *PacingProgress `json:"pacing,omitempty"` // of clients that wait although there is a primary; absent when they are connected at once
+	Hosts   []Host          `json:"hosts"`            // in order of preference
+}
+
+// PacingProgress is how the clients that waited for the relay to open are being connected.
+type PacingProgress struct {
+	Waited  int     `json:"waited"`  // when the relay opened
+	Turns   int     `json:"turns"`   // connects that have begun since then
+	Rate    float64 `json:"rate"`    // clients a second, now
+	Seconds float64 `json:"seconds"` // since the relay opened
 }
 
 // Clients counts a relay's clients since the start of the process.
 type Clients struct {
-	Queued   int    `json:"queued"`         // wait to be accepted
-	Held     int    `json:"held"`           // were accepted, and wait because a connect failed
-	Live     uint64 `json:"live"`           // open now, those held included
-	Accepted uint64 `json:"accepted"`       // let in
-	Finished uint64 `json:"finished"`       // both directions ended cleanly
-	Reset    uint64 `json:"reset"`          // either side failed
-	Fenced   uint64 `json:"fenced"`         // cut because their epoch was over, or at shutdown
-	Expired  uint64 `json:"expired"`        // waited longer than hold
-	Gone     uint64 `json:"gone"`           // left while they waited
-	Denied   uint64 `json:"denied"`         // not let in; not in accepted
-	Sent     uint64 `json:"sent_bytes"`     // from clients to hosts
-	Received uint64 `json:"received_bytes"` // from hosts to clients
+	Queued   int    `json:"queued"`   // wait to be accepted
+	Held     int    `json:"held"`     // were accepted, and wait because a connect failed
+	Live     uint64 `json:"live"`     // open now, those held included
+	Accepted uint64 `json:"accepted"` // let in
+	Finished uint64 `json:"finished"` // both directions ended cleanly
+	Reset    uint64 `json:"reset"`    // either side failed
+	Fenced   uint64 `json:"fenced"`   // cut because their epoch was over, or at shutdown
+	Expired  uint64 `json:"expired"`  // waited longer than the hold time
+	Replayed uint64 `json:"replayed"` // how often a client's first bytes were sent again to another host
+
+	// Unanswered counts clients that were reset before a host had answered what they
+	// had sent. They are in Reset, Fenced or Expired, too.
+	Unanswered uint64 `json:"unanswered"`
+
+	Aborted  uint64 `json:"aborted"`         // left while they waited
+	Denied   uint64 `json:"denied"`          // not let in; not in accepted
+	Silent   uint64 `json:"silent"`          // ended by the host within a second, without a byte to the client; in finished or reset, too
+	InARow   int    `json:"silent_in_a_row"` // of those, since a client last got a byte, or since the last election
+	Sent     uint64 `json:"sent_bytes"`      // from clients to hosts
+	Received uint64 `json:"received_bytes"`  // from hosts to clients
 }
 
-// Host is what is known of one host.
+// Host is the state of one host.
 type Host struct {
-	Name    string         `json:"name"`              // as the settings have it
-	State   string         `json:"state"`             // up, down or unknown
-	Since   time.Time      `json:"since,omitzero"`    // when it came into that state
-	Primary bool           `json:"primary"`           // clients pass to it
-	Why     string         `json:"why"`               // one sentence
-	Drained *failover.Lock `json:"drained,omitempty"` // the lock, if there is one
-	Aside   bool           `json:"aside,omitempty"`   // a trigger failed for it in this election
+	Name     string         `json:"name"`               // as the settings have it
+	State    string         `json:"state"`              // up, down or unknown
+	Since    time.Time      `json:"since,omitzero"`     // when it came into that state
+	Primary  bool           `json:"primary"`            // clients pass to it
+	Why      string         `json:"why"`                // one sentence
+	Drained  *failover.Lock `json:"drained,omitempty"`  // the lock, if there is one
+	Rejected bool           `json:"rejected,omitempty"` // a trigger failed for it in this election
+	Address  *Address       `json:"address,omitempty"`  // to which its name resolves; absent if it is not a name
+	Role     *Role          `json:"role,omitempty"`     // what it says of itself; absent without a role check
+
+	Sessions uint64 `json:"sessions"`       // clients that got a byte from it, since the start of the process
+	Live     uint64 `json:"live"`           // of those, open now
+	Sent     uint64 `json:"sent_bytes"`     // from clients to it
+	Received uint64 `json:"received_bytes"` // from it to clients
 
 	Failures       int     `json:"failures"`                  // in ten minutes
 	PenaltySeconds float64 `json:"penalty_seconds,omitempty"` // how long it must have been up because of those
 	Guarded        bool    `json:"guarded,omitempty"`         // the flap guard holds it back
 
-	Checks []Check `json:"checks"` // in the order they are asked
+	Checks []Check `json:"checks"` // in the order in which they run
 }
 
-// Check is what is known of one check of one host.
+// Role is what a host says of itself to its role check.
+type Role struct {
+	Role     string    `json:"role"`                  // now: primary, replica, starting or unknown
+	At       time.Time `json:"at,omitzero"`           // when it was asked for what follows, which may be older
+	Term     uint64    `json:"term,omitempty"`        // grows with each promotion; absent where the protocol has none
+	Identity string    `json:"identity,omitempty"`    // of its cluster; absent where it is not known
+	Position uint64    `json:"position,omitempty"`    // how far its data goes; absent where it is not known
+	Bytes    *uint64   `json:"lag_bytes,omitempty"`   // of a replica: how much it is behind the primary; absent where it is not known
+	Seconds  *float64  `json:"lag_seconds,omitempty"` // of a replica: since when it has been behind the primary; absent where it is not known
+	Detail   string    `json:"detail,omitempty"`      // in words
+}
+
+// Address is the address to which the name of a host resolves.
+type Address struct {
+	Address   string    `json:"address,omitempty"`  // where its checks are run, and clients go while it is primary; absent before one passed
+	Confirmed time.Time `json:"confirmed,omitzero"` // when an answer of the name servers last contained it; absent if none did in ten minutes of answers
+	Source    string    `json:"source,omitempty"`   // source of the last good answer: a name server, or the hosts file
+	Others    []string  `json:"others,omitempty"`   // the other addresses of that answer
+	Error     string    `json:"error,omitempty"`    // why the last query had no good answer
+}
+
+// Check is the state of one check of one host.
 type Check struct {
 	Name      string  `json:"name"`                // tcp, http:PORT or check-host
 	State     string  `json:"state"`               // up, down or unknown, by rise and fall
 	Streak    int     `json:"streak"`              // successes in a row, or failures as a negative number
-	Suspected bool    `json:"suspected,omitempty"` // asked at the fast interval
-	InFlight  int     `json:"in_flight,omitempty"` // asked, and not answered yet
-	Last      *Result `json:"last,omitempty"`      // the last answer
+	Suspected bool    `json:"suspected,omitempty"` // run at the fast interval
+	InFlight  int     `json:"in_flight,omitempty"` // number that are running
+	Last      *Result `json:"last,omitempty"`      // the last result
 }
 
-// Result is how one check ended.
+// Result is the result of one check.
 type Result struct {
-	At      time.Time `json:"at"`              // when it ended
-	OK      bool      `json:"ok"`              // it passed
-	Local   bool      `json:"local,omitempty"` // failed, and the host was not to blame
-	Phase   string    `json:"phase,omitempty"` // resolve, connect, tls, write, read, criteria or script
-	Error   string    `json:"error,omitempty"` // why it did not
-	Seconds float64   `json:"seconds"`         // how long it took
+	At      time.Time `json:"at"`                // when it ended
+	OK      bool      `json:"ok"`                // it passed
+	Unknown bool      `json:"unknown,omitempty"` // failed without a result: it does not count
+	Phase   string    `json:"phase,omitempty"`   // resolve, connect, tls, write, read, criteria, script, login or role
+	Error   string    `json:"error,omitempty"`   // why it did not
+	Seconds float64   `json:"seconds"`           // how long it took
 }
 
 // Order is the body of a POST.
 type Order struct {
-	// Relay is the relay's name; it may be left out where there is one only.
+	// Relay is the relay's name; it may be left out if there is only one.
 	Relay string `json:"relay,omitempty"`
 
-	// Host is meant by switch, drain, ready and drill.
+	// Host is the host of switch, drain, ready and drill.
 	Host string `json:"host,omitempty"`
+
+	// Without is the host that a drill takes for failed; the primary if it is
+	// left out. A drill with Host checks whether that host could take over.
+	Without string `json:"without,omitempty"`
 
 	// Reason is kept and shown.
 	Reason string `json:"reason,omitempty"`
 
-	// By says on whose behalf root asks. Of others the user who is connected
-	// counts.
+	// By is the name of the user for whom root gives the order. For any other
+	// caller it is the connected user.
 	By string `json:"by,omitempty"`
 
-	// DrainSeconds is how long earlier connections may finish in a switch; the
-	// fence policy where it is left out.
+	// DrainSeconds is the longest time that earlier connections may finish in a
+	// switch; the fence policy if it is left out.
 	DrainSeconds *float64 `json:"drain_seconds,omitempty"`
 
-	// ForSeconds is how long a lock holds; for ever where it is left out.
+	// ForSeconds is the time for which a lock holds; without limit if it is left out.
 	ForSeconds float64 `json:"for_seconds,omitempty"`
 
-	// Triggers has a drill run the triggers, dry.
+	// At schedules a switch for that time. The answer is a Scheduled.
+	At time.Time `json:"at,omitzero"`
+
+	// Cancel cancels a scheduled switch. The answer is that Scheduled.
+	Cancel bool `json:"cancel,omitempty"`
+
+	// Triggers makes a drill run the triggers, with UNDERSTUDY_DRY_RUN=1.
 	Triggers bool `json:"triggers,omitempty"`
 }
+
+// Answered names the relay that carried out an order, and its process. The
+// answer to each order begins with it.
+type Answered struct {
+	Relay  string   `json:"relay"`  // its name
+	Listen []string `json:"listen"` // addresses that its clients connect to
+	PID    int      `json:"pid"`    // of the process
+}
+
+// The answers to orders.
+type (
+	SwitchAnswer struct {
+		Answered
+		failover.Switched
+	}
+	ScheduleAnswer struct {
+		Answered
+		failover.Scheduled
+	}
+	LockAnswer struct {
+		Answered
+		failover.Lock
+	}
+	DrillAnswer struct {
+		Answered
+		failover.DrillReport
+	}
+	ReloadAnswer struct {
+		PID int `json:"pid"` // of the process
+		Changes
+	}
+)
 
 // failure is the body of every answer that is not a success.
 type failure struct {
 	Error string `json:"error"`
 }
 
-// describe makes the status of one relay.
+// warnings returns the texts of the outage and the disagreements that concern relay.
+func (s Status) warnings(relay string) (all []string) {
+	if s.Outage != nil {
+		all = append(all, s.Outage.Text)
+	}
+	for _, d := range s.Disagreements {
+		if slices.ContainsFunc(d.Primaries, func(p correlate.PrimaryOfRelay) bool { return p.Relay == relay }) {
+			all = append(all, d.Text)
+		}
+	}
+	return all
+}
+
+// describe returns the status of one relay.
 func describe(r Relay, now time.Time) RelayStatus {
 	s := r.Conductor.Status()
 	out := RelayStatus{
 		Name: s.Relay, State: s.Phase.String(), Since: s.Since, Primary: s.Primary, Elect: s.Elect, Elected: s.Elected,
 		Epoch: s.Epoch, Event: s.Event, Reason: s.Reason, Why: s.Why(now), Frozen: s.Lock(failover.Freeze, ""),
-		Planned: s.Planned, RetryAt: s.RetryAt, GoodDrill: s.GoodDrill, Kept: s.Kept,
-		Clients: count(r.Relay.Stats(), r.Relay.Waiting()),
+		Planned: s.Planned, RetryAt: s.RetryAt, GoodDrill: s.GoodDrill, Kept: s.Save.Kept, SaveFails: s.Save.Since,
+		NoStandby: s.NoStandby, Scheduled: s.Scheduled, Writers: s.Writers, Loss: s.PredictedLoss(),
+		Clients: count(r.Relay.Stats(), r.Relay.Waiting(), s.Silence),
 	}
-	out.Rise, out.Fall = r.Conductor.Rules()
-	for _, a := range r.Relay.Addrs() {
-		out.Listen = append(out.Listen, a.String())
+	if text := s.WritersText(); text != "" {
+		out.Warnings = []string{text}
+	}
+	if err := s.Save.Error; err != nil {
+		out.SaveError = err.Error()
+	}
+	if p := r.Conductor.Progress(); p != nil {
+		now := *p
+		if now.Step == failover.StageDraining {
+			now.Connections = out.Clients.Live - min(out.Clients.Live, uint64(max(out.Clients.Held, 0)))
+		}
+		out.Progress = &now
+	}
+	if p, ok := r.Relay.Pacing(); ok && !p.Over {
+		out.Pacing = &PacingProgress{Waited: p.Waited, Turns: p.Turns, Rate: p.Rate, Seconds: p.For.Seconds()}
+	}
+	out.Rise, out.Fall = r.Conductor.Thresholds()
+	out.Listen = r.listen()
+	passed := map[string]relay.HostStats{}
+	for at, n := range r.Relay.HostStats() {
+		sum := passed[r.Conductor.HostAt(at)]
+		sum.Sessions, sum.Live, sum.Sent, sum.Received = sum.Sessions+n.Sessions, sum.Live+n.Live, sum.Sent+n.Sent, sum.Received+n.Received
+		passed[r.Conductor.HostAt(at)] = sum
 	}
 	for _, h := range s.Hosts {
+		n := passed[h.Name]
 		out.Hosts = append(out.Hosts, Host{
-			Name: h.Name, State: h.State.String(), Since: h.Since, Primary: h.Name == s.Primary, Why: s.WhyHost(h.Name, now),
-			Drained: s.Lock(failover.Drain, h.Name), Aside: h.Aside,
+			Sessions: n.Sessions, Live: n.Live, Sent: n.Sent, Received: n.Received,
+			Name: h.Name, State: stateOf(h), Since: h.Since, Primary: h.Name == s.Primary, Why: s.WhyHost(h.Name, now),
+			Drained: s.Lock(failover.Drain, h.Name), Rejected: h.Rejected,
 			Failures: h.Failures, PenaltySeconds: h.Penalty.Seconds(), Guarded: h.Guarded,
-			Checks: checksOf(h),
+			Address: addressOf(r.Conductor, h.Name), Role: roleOf(h), Checks: checksOf(h),
 		})
+	}
+	return out
+}
+
+// listen returns the addresses that clients connect to.
+func (r Relay) listen() (all []string) {
+	for _, a := range r.Relay.Addrs() {
+		all = append(all, a.String())
+	}
+	return all
+}
+
+// stateOf returns the state of a host to show: unknown while it is up and the last
+// result of one of its checks is unknown.
+func stateOf(h selector.Host) string {
+	if h.State == selector.Up && slices.ContainsFunc(h.Checks, func(k selector.Record) bool { return k.Last.Unknown }) {
+		return selector.Unknown.String()
+	}
+	return h.State.String()
+}
+
+func addressOf(c *failover.Conductor, host string) *Address {
+	a, ok := c.Address(host)
+	if !ok {
+		return nil
+	}
+	out := &Address{Confirmed: a.Confirmed, Source: a.Source}
+	if a.Addr.IsValid() {
+		out.Address = a.Addr.String()
+	}
+	for _, o := range a.Others {
+		out.Others = append(out.Others, o.String())
+	}
+	if a.Err != nil {
+		out.Error = a.Err.Error()
+	}
+	return out
+}
+
+// roleOf returns what h says of itself; nil without a role check.
+func roleOf(h selector.Host) *Role {
+	f := h.Fact
+	if f == nil {
+		return nil
+	}
+	out := &Role{Role: h.Says.String(), At: h.At, Term: f.Term, Identity: f.Identity, Position: f.Position, Detail: f.Detail}
+	if h.Says == role.Replica && h.Lag.BytesKnown {
+		out.Bytes = &h.Lag.Bytes
+	}
+	if h.Says == role.Replica && h.Lag.TimeKnown {
+		seconds := h.Lag.Time.Seconds()
+		out.Seconds = &seconds
 	}
 	return out
 }
@@ -186,7 +395,7 @@ func checksOf(h selector.Host) []Check {
 	for _, k := range h.Checks {
 		c := Check{Name: k.Name, State: k.State.String(), Streak: k.Streak, Suspected: k.Suspected, InFlight: k.InFlight}
 		if last := k.Last; !last.At.IsZero() {
-			c.Last = &Result{At: last.At, OK: last.OK, Local: last.Local, Phase: last.Phase, Seconds: last.Latency.Seconds()}
+			c.Last = &Result{At: last.At, OK: last.OK, Unknown: last.Unknown, Phase: last.Phase, Seconds: last.Latency.Seconds()}
 			if last.Err != nil {
 				c.Last.Error = last.Err.Error()
 			}
@@ -196,9 +405,10 @@ func checksOf(h selector.Host) []Check {
 	return all
 }
 
-func count(s relay.Stats, w relay.Waiting) Clients {
+func count(s relay.Stats, w relay.Waiting, q relay.Silence) Clients {
 	return Clients{
 		Queued: w.Queued, Held: w.Held, Live: s.Live, Accepted: s.Accepted, Finished: s.Finished, Reset: s.Reset,
-		Fenced: s.Fenced, Expired: s.Expired, Gone: s.Gone, Denied: s.Denied, Sent: s.Sent, Received: s.Received,
+		Fenced: s.Fenced, Expired: s.Expired, Aborted: s.Aborted, Denied: s.Denied, Replayed: s.Replayed, Unanswered: s.Unanswered, Sent: s.Sent, Received: s.Received,
+		Silent: s.Silent, InARow: q.InARow,
 	}
 }

@@ -14,18 +14,18 @@ type caller struct {
 	uid   uint32
 }
 
-// name is what the log and the record call the caller. Root may act for
-// somebody else, as sudo does, and says for whom.
-func (c caller) name(claimed string) string {
+// name returns the caller's name for the log and the record. Root may give orders
+// for another user, as sudo does; onBehalfOf is that user's name.
+func (c caller) name(onBehalfOf string) string {
 	if !c.known {
-		return claimed
+		return onBehalfOf
 	}
 	name := "uid " + strconv.FormatUint(uint64(c.uid), 10)
 	if u, err := user.LookupId(strconv.FormatUint(uint64(c.uid), 10)); err == nil {
 		name = u.Username
 	}
-	if c.uid == 0 && claimed != "" && claimed != name {
-		return claimed + " as " + name
+	if c.uid == 0 && onBehalfOf != "" && onBehalfOf != name {
+		return onBehalfOf + " as " + name
 	}
 	return name
 }

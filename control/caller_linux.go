@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// callerOf asks the kernel who is connected; see SO_PEERCRED in unix(7).
+// callerOf returns the user at the other end of c; see SO_PEERCRED in unix(7).
 func callerOf(c net.Conn) caller {
 	conn, ok := c.(*net.UnixConn)
 	if !ok {

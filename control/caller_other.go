@@ -4,6 +4,6 @@ package control
 
 import "net"
 
-// callerOf does not know who is connected here: only the socket's own user and
-// root can be.
+// callerOf returns an unknown caller on these systems: it can only be the socket's
+// owner or root.
 func callerOf(net.Conn) caller { return caller{} }

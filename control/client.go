@@ -11,13 +11,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"syscall"
-
-	"understudy/failover"
 )
 
-// Client asks a running process.
+// ErrNone is wrapped by the error of a request when no process serves the socket.
+var ErrNone = errors.New("no understudy is running here")
+
+// Client sends requests to a running process.
 type Client struct {
 	path string
 	http http.Client
@@ -27,40 +27,36 @@ type Client struct {
 func NewClient(path string) *Client {
 	return &Client{path: path, http: http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			// Where nobody chose a place, somebody else must not have been there
-			// first.
-			if path == DefaultPath() {
-				if err := trusted(filepath.Dir(path)); err != nil {
-					return nil, err
-				}
-			}
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		},
 		DisableKeepAlives: true,
 	}}}
 }
 
-// Status asks for everything that is known.
+// Path returns the path of the socket.
+func (c *Client) Path() string { return c.path }
+
+// Status returns the status of the process.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	err = c.get(ctx, "status", nil, &s)
 	return s, err
 }
 
-// Prediction asks what a relay's settings promise.
-func (c *Client) Prediction(ctx context.Context, relay string) (p failover.Prediction, err error) {
+// Prediction returns the times that follow from a relay's settings.
+func (c *Client) Prediction(ctx context.Context, relay string) (p PredictAnswer, err error) {
 	err = c.get(ctx, "predict", url.Values{"relay": {relay}}, &p)
 	return p, err
 }
 
-// Events asks for a relay's incidents, the oldest first.
-func (c *Client) Events(ctx context.Context, relay string) (list []failover.Incident, err error) {
+// Events returns the records of a relay's elections, the oldest first.
+func (c *Client) Events(ctx context.Context, relay string) (list []Event, err error) {
 	err = c.get(ctx, "events", url.Values{"relay": {relay}}, &list)
 	return list, err
 }
 
-// Follow hands each incident of a relay to tell, those before and those to
-// come, until ctx ends, the process does, or tell fails.
-func (c *Client) Follow(ctx context.Context, relay string, tell func(failover.Incident) error) error {
+// Follow passes the record of each election of a relay to report, past and future ones, until ctx
+// ends, the process ends, or report fails.
+func (c *Client) Follow(ctx context.Context, relay string, report func(Event) error) error {
 	body, err := c.do(ctx, http.MethodGet, "events", url.Values{"relay": {relay}, "follow": {"1"}}, nil)
 	if err != nil {
 		return err
@@ -68,8 +64,8 @@ func (c *Client) Follow(ctx context.Context, relay string, tell func(failover.In
 	defer func() { _ = body.Close() }()
 	in := json.NewDecoder(body)
 	for {
-		var i failover.Incident
-		switch err := in.Decode(&i); {
+		var e Event
+		switch err := in.Decode(&e); {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
@@ -77,7 +73,7 @@ func (c *Client) Follow(ctx context.Context, relay string, tell func(failover.In
 		case err != nil:
 			return err
 		}
-		if err := tell(i); err != nil {
+		if err := report(e); err != nil {
 			return err
 		}
 	}
@@ -90,20 +86,20 @@ func (c *Client) Order(ctx context.Context, verb string, o Order, out any) error
 	if err != nil {
 		return err
 	}
-	return c.ask(ctx, http.MethodPost, verb, nil, text, out)
+	return c.send(ctx, http.MethodPost, verb, nil, text, out)
 }
 
-// Reload has the process read its configuration again.
+// Reload makes the process read its configuration again.
 func (c *Client) Reload(ctx context.Context, o Order) (did Changes, err error) {
 	err = c.Order(ctx, "reload", o, &did)
 	return did, err
 }
 
 func (c *Client) get(ctx context.Context, what string, query url.Values, out any) error {
-	return c.ask(ctx, http.MethodGet, what, query, nil, out)
+	return c.send(ctx, http.MethodGet, what, query, nil, out)
 }
 
-func (c *Client) ask(ctx context.Context, method, what string, query url.Values, body []byte, out any) error {
+func (c *Client) send(ctx context.Context, method, what string, query url.Values, body []byte, out any) error {
 	answer, err := c.do(ctx, method, what, query, body)
 	if err != nil {
 		return err
@@ -115,7 +111,7 @@ func (c *Client) ask(ctx context.Context, method, what string, query url.Values,
 	return nil
 }
 
-// do asks and returns the body of a good answer.
+// do sends a request and returns the body of a successful answer.
 func (c *Client) do(ctx context.Context, method, what string, query url.Values, body []byte) (io.ReadCloser, error) {
 	target := url.URL{Scheme: "http", Host: "understudy", Path: "/v1/" + what, RawQuery: query.Encode()}
 	r, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
@@ -137,13 +133,13 @@ func (c *Client) do(ctx context.Context, method, what string, query url.Values, 
 	return nil, errors.New(f.Error)
 }
 
-// explain says what an operator can do about a process that does not answer.
+// explain adds to an error what an operator can do about it.
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no understudy is running here: nobody serves %s (--control or CONTROL chooses another socket)", c.path)
+		return fmt.Errorf("%w: no process serves %s (--control or CONTROL chooses another socket)", ErrNone, c.path)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("not allowed to open %s: ask as the user that understudy runs as, or as root", c.path)
+		return fmt.Errorf("not allowed to open %s: run this as the user of understudy, or as root", c.path)
 	}
 	if failed, ok := errors.AsType[*url.Error](err); ok {
 		err = failed.Err

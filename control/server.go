@@ -14,23 +14,27 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"understudy/correlate"
 	"understudy/failover"
+	"understudy/internal/accept"
+	"understudy/internal/safetext"
 	"understudy/relay"
 )
 
 const (
-	// orderLimit is the most that the body of an order may have.
+	// orderLimit limits the bytes of the body of an order.
 	orderLimit = 64 << 10
 
 	headerTimeout = 5 * time.Second
 	idleTimeout   = time.Minute
 
-	// shutdownTime is how long the end of the process waits for answers.
+	// shutdownTime is the time for which Run waits for answers in progress when it ends.
 	shutdownTime = time.Second
 )
 
@@ -40,26 +44,37 @@ type Relay struct {
 	Relay     *relay.Relay
 }
 
-// Config says what a [Server] serves. Zero fields mean their defaults.
+// Config configures a [Server].
 type Config struct {
-	// Path is the socket's. Required; see [DefaultPath].
+	// Path is the path of the socket. Empty creates one for this process in
+	// [DefaultDir].
 	Path string
 
-	// Version is the program's.
+	// Version is the version of the program.
 	Version string
 
-	// Relays returns those of the process. It is asked for every request, and
-	// Probes is too, which may be nil.
+	// Relays and Probes return those of the process. They are called for every
+	// request. Probes may be nil.
 	Relays func() []Relay
 	Probes func() []Probe
 
-	// Reload reads the configuration again, for somebody; a
-	// [failover.RefusedError] says why nothing has changed. LastReload says what
-	// came of the last time; nil when there was none. Both may be nil.
+	// Reload reads the configuration again, ordered by the user by; it returns a
+	// [failover.RefusedError] when nothing has changed. LastReload returns the
+	// result of the last reload; nil when there was none. Both may be nil.
 	Reload     func(ctx context.Context, by string) (Changes, error)
 	LastReload func() *Reload
 
-	// Logger defaults to one that discards.
+	// Metrics answers GET /metrics. May be nil.
+	Metrics http.Handler
+
+	// Unlogged returns how many connections the log of connections has dropped. May be
+	// nil.
+	Unlogged func() uint64
+
+	// Findings returns the outage and the disagreements of all relays. May be nil.
+	Findings func() correlate.Findings
+
+	// Logger gets the server's log. Nil discards it.
 	Logger hclog.Logger
 }
 
@@ -68,6 +83,7 @@ type Server struct {
 	cfg     Config
 	log     hclog.Logger
 	started time.Time
+	path    string // set by Bind
 	socket  *socket
 }
 
@@ -79,16 +95,23 @@ func NewServer(cfg Config) *Server {
 	return &Server{cfg: cfg, log: cfg.Logger.Named("control"), started: time.Now()}
 }
 
-// Bind claims the socket. A file that a process left behind is replaced; one
-// that a living process serves is not. The error says which, and wraps
-// [ErrTaken] in the latter case.
+// Bind opens the socket. It replaces the socket of a process that has ended, but not
+// one that a running process serves: then the error wraps [ErrTaken].
 func (s *Server) Bind() error {
 	var err error
-	s.socket, err = claim(s.cfg.Path)
+	if s.cfg.Path == "" {
+		s.socket, s.path, err = bindIn(DefaultDir())
+		return err
+	}
+	s.path = s.cfg.Path
+	s.socket, err = bindAt(s.path)
 	return err
 }
 
-// Close gives up what Bind claimed, for a Server that is never run.
+// Path returns the path of the socket that Bind opened.
+func (s *Server) Path() string { return s.path }
+
+// Close releases the socket of a Server that was bound and never ran.
 func (s *Server) Close() {
 	if s.socket != nil {
 		s.socket.close()
@@ -96,15 +119,17 @@ func (s *Server) Close() {
 	}
 }
 
-// Run answers until ctx ends. When it returns, the socket and everything that
-// it started are gone; orders under way go on without their clients.
+// Run answers until ctx ends and returns nil. When it returns, the socket is closed
+// and everything that it started has ended; orders in progress continue without
+// their clients. Temporary accept errors are retried. Any other error is returned:
+// the socket can accept nothing any more, and Bind and Run may be called again.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	server := http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
-		// Clients are operators, few and friendly: what is said here is about us.
+		// Clients are a few trusted operators: an error here is this program's.
 		ErrorLog:    s.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn}),
 		BaseContext: func(net.Listener) context.Context { return ctx }, // follow ends with it
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
@@ -112,45 +137,77 @@ func (s *Server) Run(ctx context.Context) error {
 		},
 	}
 	stopped := make(chan struct{})
-	context.AfterFunc(ctx, func() { //nolint:contextcheck // it runs when ctx has ended
+	stop := context.AfterFunc(ctx, func() { //nolint:contextcheck // it runs when ctx has ended
 		defer close(stopped)
-		// What is under way ends with ctx, all but a client that reads nothing.
+		// Requests in progress end with ctx, except for clients that do not read.
 		brief, cancel := context.WithTimeout(context.Background(), shutdownTime)
 		defer cancel()
 		_ = server.Shutdown(brief)
 		_ = server.Close()
 	})
-	err := server.Serve(s.socket.listener)
-	if ctx.Err() != nil {
+	err := server.Serve(accept.Retry(s.socket.listener, s.log))
+	if !stop() {
 		<-stopped
 		return nil
 	}
-	// Without it the operator is blind; the clients of the relay must not be
-	// the worse for it.
-	s.log.Error("control socket gone", "path", s.cfg.Path, "error", err)
-	<-stopped
-	return nil
+	_ = server.Close() // closes the remaining connections
+	return fmt.Errorf("control socket %s: %w", s.path, err)
+}
+
+// Reading answers the requests below /v1 that give no order, for another listener: the
+// events without those that are to come.
+func (s *Server) Reading() http.Handler {
+	mux := s.reading()
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("follow") {
+			answer(w, http.StatusBadRequest, failure{"follow: only on the control socket; GET /v1/stream is for this"})
+			return
+		}
+		s.events(w, r)
+	})
+	return mux
 }
 
 func (s *Server) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", s.status)
-	mux.HandleFunc("GET /v1/predict", s.predict)
+	mux := s.reading()
 	mux.HandleFunc("GET /v1/events", s.events)
 	for path, order := range orders {
 		mux.HandleFunc("POST /v1/"+path, func(w http.ResponseWriter, r *http.Request) { s.order(w, r, order) })
 	}
 	mux.HandleFunc("POST /v1/reload", s.reload)
+	if s.cfg.Metrics != nil {
+		mux.Handle("GET /metrics", s.cfg.Metrics)
+	}
+	return mux
+}
+
+// reading returns the requests that every listener answers.
+func (s *Server) reading() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", s.status)
+	mux.HandleFunc("GET /v1/predict", s.predict)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, failure{fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)})
 	})
 	return mux
 }
 
-func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
-	out := Status{Version: s.cfg.Version, PID: os.Getpid(), Started: s.started, Now: time.Now()}
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.Status()) }
+
+// Status returns what GET /v1/status answers.
+func (s *Server) Status() Status {
+	out := Status{Schema: Schema, Version: s.cfg.Version, PID: os.Getpid(), Started: s.started, Now: time.Now()}
+	if s.cfg.Unlogged != nil {
+		out.Unlogged = s.cfg.Unlogged()
+	}
+	if s.cfg.Findings != nil {
+		f := s.cfg.Findings()
+		out.Outage, out.Disagreements = f.Outage, f.Disagreements
+	}
 	for _, r := range s.cfg.Relays() {
-		out.Relays = append(out.Relays, describe(r, out.Now))
+		d := describe(r, out.Now)
+		d.Warnings = append(d.Warnings, out.warnings(d.Name)...)
+		out.Relays = append(out.Relays, d)
 	}
 	if s.cfg.Probes != nil {
 		out.Probes = s.cfg.Probes()
@@ -158,42 +215,72 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	if s.cfg.LastReload != nil {
 		out.Reload = s.cfg.LastReload()
 	}
-	answer(w, http.StatusOK, out)
+	return out
+}
+
+// Elections returns the records of the last elections of all relays, the newest first
+// and at most most.
+func (s *Server) Elections(most int) []Event {
+	var all []Event
+	for _, r := range s.cfg.Relays() {
+		list, _ := r.Conductor.Incidents()
+		for _, i := range list[max(0, len(list)-most):] {
+			all = append(all, Event{Schema, i})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Event) int { return b.At().Compare(a.At()) })
+	return all[:min(len(all), most)]
+}
+
+// Carry carries out an order; what is the name of its path below /v1. The result is the
+// body of the answer. The error is a [failover.RefusedError] when nothing has changed.
+func (s *Server) Carry(ctx context.Context, what string, o Order) (any, error) {
+	do, ok := orders[what]
+	if !ok {
+		return nil, failover.RefusedError{Reason: fmt.Sprintf("there is no order %q", what)}
+	}
+	for _, r := range s.cfg.Relays() {
+		if r.Conductor.Name() == o.Relay {
+			return do(ctx, r.Conductor, Answered{Relay: o.Relay, Listen: r.listen(), PID: os.Getpid()}, o)
+		}
+	}
+	return nil, failover.RefusedError{Reason: fmt.Sprintf("there is no relay %q", o.Relay)}
 }
 
 func (s *Server) predict(w http.ResponseWriter, r *http.Request) {
-	if c, ok := s.conductor(w, r.URL.Query().Get("relay")); ok {
-		answer(w, http.StatusOK, c.Prediction())
+	if of, ok := s.relay(w, r.URL.Query().Get("relay")); ok {
+		answer(w, http.StatusOK, PredictAnswer{Schema, of.Conductor.Prediction()})
 	}
 }
 
-// events answers with the record; with follow=1 it goes on, one incident a
-// line, as each of them is done.
+// events answers with the records of elections. With follow=1 it continues and sends
+// each record as a line when it is done.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
-	c, ok := s.conductor(w, r.URL.Query().Get("relay"))
+	of, ok := s.relay(w, r.URL.Query().Get("relay"))
 	if !ok {
 		return
 	}
-	list, changed := c.Incidents()
+	list, changed := of.Conductor.Incidents()
 	if r.URL.Query().Get("follow") != "1" {
-		if list == nil {
-			list = []failover.Incident{}
+		all := make([]Event, len(list))
+		for n, i := range list {
+			all[n] = Event{Schema, i}
 		}
-		answer(w, http.StatusOK, list)
+		answer(w, http.StatusOK, all)
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := json.NewEncoder(w)
-	var told uint64
+	var reported uint64
 	for {
 		for _, i := range list {
-			if !i.Done || i.ID <= told {
+			if !i.Done || i.ID <= reported {
 				continue
 			}
-			if out.Encode(i) != nil {
+			if out.Encode(Event{Schema, i}) != nil {
 				return
 			}
-			told = i.ID
+			reported = i.ID
 		}
 		if http.NewResponseController(w).Flush() != nil {
 			return
@@ -203,52 +290,66 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		}
-		list, changed = c.Incidents()
+		list, changed = of.Conductor.Incidents()
 	}
 }
 
-// orderFunc carries an order out and returns the body of the answer.
-type orderFunc func(ctx context.Context, c *failover.Conductor, o Order) (any, error)
+// orderFunc executes an order and returns the body of the answer, which begins
+// with at.
+type orderFunc func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error)
 
 var orders = map[string]orderFunc{
-	"switch": func(ctx context.Context, c *failover.Conductor, o Order) (any, error) {
-		drain := time.Duration(-1)
-		if o.DrainSeconds != nil {
-			drain = seconds(*o.DrainSeconds)
-		}
-		if o.Host == "" {
-			return nil, failover.RefusedError{Reason: "host: needed to say who becomes primary"}
-		}
-		return c.Switch(ctx, failover.SwitchRequest{Host: o.Host, Drain: drain, By: o.By, Reason: o.Reason})
+	"switch": switchTo,
+	"drain": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
+		return lock(ctx, c, failover.Drain, at, o)
 	},
-	"drain": func(ctx context.Context, c *failover.Conductor, o Order) (any, error) {
-		return lock(ctx, c, failover.Drain, o)
+	"freeze": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
+		return lock(ctx, c, failover.Freeze, at, o)
 	},
-	"freeze": func(ctx context.Context, c *failover.Conductor, o Order) (any, error) {
-		return lock(ctx, c, failover.Freeze, o)
+	"ready": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
+		return unlock(ctx, c, failover.Drain, at, o)
 	},
-	"ready": func(ctx context.Context, c *failover.Conductor, o Order) (any, error) {
-		return unlock(ctx, c, failover.Drain, o)
+	"unfreeze": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
+		return unlock(ctx, c, failover.Freeze, at, o)
 	},
-	"unfreeze": func(ctx context.Context, c *failover.Conductor, o Order) (any, error) {
-		return unlock(ctx, c, failover.Freeze, o)
-	},
-	"drill": func(ctx context.Context, c *failover.Conductor, o Order) (any, error) {
-		return c.Drill(ctx, o.Host, o.Triggers)
+	"drill": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
+		r, err := c.Drill(ctx, failover.DrillRequest{Host: o.Host, Without: o.Without, Triggers: o.Triggers})
+		return DrillAnswer{at, r}, err
 	},
 }
 
-func lock(ctx context.Context, c *failover.Conductor, kind failover.LockKind, o Order) (any, error) {
+// switchTo switches now or later, or cancels a scheduled switch.
+func switchTo(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
+	if o.Cancel {
+		was, err := c.CancelScheduled(ctx, o.By)
+		return ScheduleAnswer{at, was}, err
+	}
+	var drain *time.Duration
+	if o.DrainSeconds != nil {
+		drain = new(seconds(*o.DrainSeconds))
+	}
+	if o.Host == "" {
+		return nil, failover.RefusedError{Reason: "host: missing: the host that is to become primary"}
+	}
+	if !o.At.IsZero() {
+		planned, err := c.Schedule(ctx, failover.Scheduled{Host: o.Host, At: o.At, By: o.By, Reason: o.Reason, DrainSeconds: o.DrainSeconds})
+		return ScheduleAnswer{at, planned}, err
+	}
+	done, err := c.Switch(ctx, failover.SwitchRequest{Host: o.Host, Drain: drain, By: o.By, Reason: o.Reason})
+	return SwitchAnswer{at, done}, err
+}
+
+func lock(ctx context.Context, c *failover.Conductor, kind failover.LockKind, at Answered, o Order) (any, error) {
 	k := lockOf(kind, o)
 	if o.ForSeconds > 0 {
 		k.Until = k.Since.Add(seconds(o.ForSeconds))
 	}
-	return k, c.Lock(ctx, k)
+	return LockAnswer{at, k}, c.Lock(ctx, k)
 }
 
-func unlock(ctx context.Context, c *failover.Conductor, kind failover.LockKind, o Order) (any, error) {
+func unlock(ctx context.Context, c *failover.Conductor, kind failover.LockKind, at Answered, o Order) (any, error) {
 	k := lockOf(kind, o)
-	return k, c.Unlock(ctx, k)
+	return LockAnswer{at, k}, c.Unlock(ctx, k)
 }
 
 func lockOf(kind failover.LockKind, o Order) failover.Lock {
@@ -259,21 +360,22 @@ func lockOf(kind failover.LockKind, o Order) failover.Lock {
 	return k
 }
 
-// order reads an order and has it carried out.
+// order reads an order and executes it.
 func (s *Server) order(w http.ResponseWriter, r *http.Request, do orderFunc) {
 	o, ok := s.readOrder(w, r)
 	if !ok {
 		return
 	}
-	c, ok := s.conductor(w, o.Relay)
+	to, ok := s.relay(w, o.Relay)
 	if !ok {
 		return
 	}
-	out, err := do(r.Context(), c, o)
+	at := Answered{Relay: to.Conductor.Name(), Listen: to.listen(), PID: os.Getpid()}
+	out, err := do(r.Context(), to.Conductor, at, o)
 	answerOrder(w, out, err)
 }
 
-// reload has the configuration read again.
+// reload reads an order and reloads the configuration.
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 	o, ok := s.readOrder(w, r)
 	if !ok {
@@ -283,12 +385,12 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusConflict, failure{"this process cannot reload"})
 		return
 	}
-	out, err := s.cfg.Reload(r.Context(), o.By)
-	answerOrder(w, out, err)
+	did, err := s.cfg.Reload(r.Context(), o.By)
+	answerOrder(w, ReloadAnswer{os.Getpid(), did}, err)
 }
 
-// readOrder reads an order and who gives it. It answers itself when that cannot
-// be understood.
+// readOrder reads an order and sets By to its caller. It answers the request and
+// returns false when the order is invalid.
 func (s *Server) readOrder(w http.ResponseWriter, r *http.Request) (Order, bool) {
 	o, err := decodeOrder(http.MaxBytesReader(w, r.Body, orderLimit))
 	if err != nil {
@@ -300,7 +402,7 @@ func (s *Server) readOrder(w http.ResponseWriter, r *http.Request) (Order, bool)
 	return o, true
 }
 
-// answerOrder answers with what came of an order.
+// answerOrder answers with the result of an order.
 func answerOrder(w http.ResponseWriter, out any, err error) {
 	var refused failover.RefusedError
 	switch {
@@ -313,7 +415,7 @@ func answerOrder(w http.ResponseWriter, out any, err error) {
 	}
 }
 
-// decodeOrder understands the body of an order. No body is an empty order.
+// decodeOrder parses the body of an order. No body is an empty order.
 func decodeOrder(body io.Reader) (Order, error) {
 	var o Order
 	in := json.NewDecoder(body)
@@ -325,54 +427,54 @@ func decodeOrder(body io.Reader) (Order, error) {
 		return Order{}, fmt.Errorf("the order cannot be understood: %w", err)
 	}
 	if _, err := in.Token(); !errors.Is(err, io.EOF) {
-		return Order{}, errors.New("the order cannot be understood: something stands behind it")
+		return Order{}, errors.New("the request is invalid: data follows the JSON value")
 	}
-	if o.ForSeconds < 0 || o.ForSeconds > mostSeconds {
-		return Order{}, fmt.Errorf("for_seconds: %v is not from 0 to %d", o.ForSeconds, mostSeconds)
+	if o.ForSeconds < 0 || o.ForSeconds > maxSeconds {
+		return Order{}, fmt.Errorf("for_seconds: %v is not from 0 to %d", o.ForSeconds, maxSeconds)
 	}
-	if d := o.DrainSeconds; d != nil && (*d < 0 || *d > mostSeconds) {
-		return Order{}, fmt.Errorf("drain_seconds: %v is not from 0 to %d", *d, mostSeconds)
+	if d := o.DrainSeconds; d != nil && (*d < 0 || *d > maxSeconds) {
+		return Order{}, fmt.Errorf("drain_seconds: %v is not from 0 to %d", *d, maxSeconds)
 	}
 	o.Reason, o.By = oneLine(o.Reason), oneLine(o.By)
 	return o, nil
 }
 
-// mostSeconds is ten years.
-const mostSeconds = 10 * 366 * 24 * 3600
+// maxSeconds is ten years.
+const maxSeconds = 10 * 366 * 24 * 3600
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// oneLine takes line breaks and length out of what people write.
+// oneLine returns text without line breaks, cut at 500 bytes.
 func oneLine(text string) string {
-	text = strings.Join(strings.Fields(text), " ")
+	text = safetext.Line(text)
 	if len(text) > 500 {
 		text = strings.ToValidUTF8(text[:500], "")
 	}
 	return text
 }
 
-// conductor finds a relay by name, or the only one when there is no name. It
-// answers itself when there is none.
-func (s *Server) conductor(w http.ResponseWriter, name string) (*failover.Conductor, bool) {
+// relay returns the relay with this name, or the only one when name is empty. It
+// answers the request and returns false when there is none.
+func (s *Server) relay(w http.ResponseWriter, name string) (Relay, bool) {
 	var names []string
 	relays := s.cfg.Relays()
 	for _, r := range relays {
 		if r.Conductor.Name() == name {
-			return r.Conductor, true
+			return r, true
 		}
 		names = append(names, r.Conductor.Name())
 	}
 	switch {
 	case name == "" && len(names) == 1:
-		return relays[0].Conductor, true
+		return relays[0], true
 	case len(names) == 0:
 		answer(w, http.StatusNotFound, failure{"this process has no relay"})
 	case name == "":
-		answer(w, http.StatusBadRequest, failure{"relay: needed to say which is meant: " + strings.Join(names, ", ")})
+		answer(w, http.StatusBadRequest, failure{"relay: needed, because there are several: " + strings.Join(names, ", ")})
 	default:
 		answer(w, http.StatusNotFound, failure{fmt.Sprintf("there is no relay %q: there is %s", name, strings.Join(names, ", "))})
 	}
-	return nil, false
+	return Relay{}, false
 }
 
 // answer writes a body as JSON that people can read too.
@@ -382,5 +484,5 @@ func answer(w http.ResponseWriter, status int, body any) {
 	w.WriteHeader(status)
 	out := json.NewEncoder(w)
 	out.SetIndent("", "  ")
-	_ = out.Encode(body) // a client that left hears nothing
+	_ = out.Encode(body) // fails if the client has disconnected
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -19,17 +20,19 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
 	"understudy/failover"
 	"understudy/health"
+	"understudy/internal/proctest"
 	"understudy/relay"
 	"understudy/selector"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// host is a listener that takes connections and says its name.
+// host is a listener that accepts connections and sends its name.
 func host(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -55,16 +58,28 @@ func host(t *testing.T) string {
 // process runs relays of those names, with two hosts each and a control socket.
 func process(t *testing.T, names ...string) (*Client, string, [2]string) {
 	t.Helper()
+	_, c, path, hosts := serve(t, names...)
+	return c, path, hosts
+}
+
+// serve is process and returns the server, too.
+func serve(t *testing.T, names ...string) (*Server, *Client, string, [2]string) {
+	t.Helper()
 	hosts := [2]string{host(t), host(t)}
 	ctx, cancel := context.WithCancel(t.Context())
 	path := filepath.Join(t.TempDir(), "control.sock")
 	cfg := Config{Path: path, Version: "test"}
 	var parts []func(context.Context) error
 	var relays []Relay
+	connect, err := health.TCPExchange(health.TCPConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range names {
 		var c *failover.Conductor
 		r, err := relay.New(relay.Config{
-			Name: name, Listen: []string{"127.0.0.1:0"}, Loops: 1,
+			Name: name, Listen: []string{"127.0.0.1:0"},
+			Hold: 10 * time.Second, ConnectTimeout: 3 * time.Second, DrainTimeout: 30 * time.Second,
 			FirstByte: func(epoch uint64) { c.FirstByte(epoch) },
 		})
 		if err != nil {
@@ -72,7 +87,8 @@ func process(t *testing.T, names ...string) (*Client, string, [2]string) {
 		}
 		c, err = failover.New(failover.Config{
 			Name: name, Hosts: hosts[:], Gate: r, Stats: r.Stats,
-			Checks: []failover.Check{{Name: "tcp", Run: health.TCP(nil), Interval: 50 * time.Millisecond}},
+			Checks: []failover.Check{{Name: "tcp", Run: connect, Interval: 50 * time.Millisecond, Timeout: time.Second}},
+			Rise:   2, Fall: 3, FastInterval: 100 * time.Millisecond, Hold: 10 * time.Second, MaxBackoff: time.Minute, Stay: 3 * time.Second,
 		})
 		if err == nil {
 			err = r.Bind()
@@ -105,7 +121,7 @@ func process(t *testing.T, names ...string) (*Client, string, [2]string) {
 		}
 	})
 	c := NewClient(path)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	proctest.Until(t, "the relays are ready", func() bool {
 		s, err := c.Status(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -114,13 +130,9 @@ func process(t *testing.T, names ...string) (*Client, string, [2]string) {
 		for _, r := range s.Relays {
 			ready = ready && r.Primary != "" && r.Hosts[1].State == "up"
 		}
-		if ready {
-			return c, path, hosts
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the relays are not ready: %+v", s)
-		}
-	}
+		return ready
+	})
+	return s, c, path, hosts
 }
 
 func TestOrders(t *testing.T) {
@@ -141,7 +153,7 @@ func TestOrders(t *testing.T) {
 	if err := c.Order(t.Context(), "switch", Order{Host: hosts[1], Reason: "a\nb", By: "ann"}, &done); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(failover.Switched{Host: hosts[1], Epoch: 2}, done); diff != "" {
+	if diff := cmp.Diff(failover.Switched{Host: hosts[1], Epoch: 2}, done, cmpopts.IgnoreFields(failover.Switched{}, "Seconds", "Fence")); diff != "" {
 		t.Errorf("the answer to switch (-want +got):\n%s", diff)
 	}
 	list, err := c.Events(t.Context(), "")
@@ -184,7 +196,7 @@ func TestOrders(t *testing.T) {
 		}
 	}
 	var drill failover.DrillReport
-	if err := c.Order(t.Context(), "drill", Order{}, &drill); err != nil || !drill.OK || drill.Heir != hosts[0] || drill.Host != hosts[1] {
+	if err := c.Order(t.Context(), "drill", Order{}, &drill); err != nil || !drill.OK || drill.Candidate != hosts[0] || drill.Host != hosts[1] {
 		t.Errorf("drill = %+v, %v, want %s to take over", drill, err, hosts[0])
 	}
 	p, err := c.Prediction(t.Context(), "main")
@@ -200,9 +212,9 @@ func TestRefusals(t *testing.T) {
 		order Order
 		want  string
 	}{
-		"which relay":     {"switch", Order{Host: hosts[1]}, "relay: needed to say which is meant: orders, stock"},
+		"which relay":     {"switch", Order{Host: hosts[1]}, "relay: needed, because there are several: orders, stock"},
 		"no such relay":   {"drain", Order{Relay: "order", Host: hosts[1]}, `there is no relay "order": there is orders, stock`},
-		"no host":         {"switch", Order{Relay: "stock"}, "host: needed to say who becomes primary"},
+		"no host":         {"switch", Order{Relay: "stock"}, "host: missing: the host that is to become primary"},
 		"no such host":    {"switch", Order{Relay: "stock", Host: "x:1"}, "x:1: there is no such host"},
 		"primary already": {"switch", Order{Relay: "stock", Host: hosts[0]}, hosts[0] + ": it is primary already"},
 		"negative drain":  {"switch", Order{Relay: "stock", Host: hosts[1], DrainSeconds: new(float64(-1))}, "drain_seconds: -1 is not from 0 to 316224000"},
@@ -265,7 +277,7 @@ func TestFollow(t *testing.T) {
 	}()
 	enough := errors.New("enough")
 	var seen []string
-	err := c.Follow(ctx, "", func(i failover.Incident) error {
+	err := c.Follow(ctx, "", func(i Event) error {
 		seen = append(seen, fmt.Sprintf("%d %s %s %s %v", i.ID, i.Event, i.New, i.Outcome, i.Done))
 		if len(seen) == 2 {
 			return enough
@@ -278,11 +290,11 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-func TestNobodyThere(t *testing.T) {
+func TestNoProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control.sock")
 	_, err := NewClient(path).Status(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "no understudy is running here: nobody serves "+path) {
-		t.Errorf("error %v, want one that says that nobody is there", err)
+	if err == nil || !strings.Contains(err.Error(), "no understudy is running here: no process serves "+path) {
+		t.Errorf("error %v, want one that says that no process is there", err)
 	}
 }
 
@@ -302,6 +314,99 @@ func FuzzOrder(f *testing.F) {
 			t.Errorf("a lock that ends after %v", d)
 		}
 	})
+}
+
+// Every answer to an order names the relay, its address and the process, so that
+// an order that went to the wrong one is noticed.
+func TestAnswersNameTheRelay(t *testing.T) {
+	c, _, hosts := process(t, "orders", "mail")
+	ctx := t.Context()
+	var s Status
+	proctest.Until(t, "both hosts of mail are usable", func() bool {
+		var err error
+		if s, err = c.Status(ctx); err != nil {
+			t.Fatal(err)
+		}
+		mail := s.Relays[1]
+		return mail.Primary != "" && !slices.ContainsFunc(mail.Hosts, func(h Host) bool { return h.State != "up" })
+	})
+	want := Answered{Relay: "mail", Listen: s.Relays[1].Listen, PID: os.Getpid()}
+	for _, order := range []struct {
+		verb string
+		Order
+	}{
+		{"drill", Order{}},
+		{"freeze", Order{}},
+		{"unfreeze", Order{}},
+		{"drain", Order{Host: hosts[1]}},
+		{"ready", Order{Host: hosts[1]}},
+		{"switch", Order{Host: hosts[1], At: time.Now().Add(time.Hour)}},
+		{"switch", Order{Cancel: true}},
+		{"switch", Order{Host: hosts[1]}},
+	} {
+		order.Relay = "mail"
+		var got Answered
+		if err := c.Order(ctx, order.verb, order.Order, &got); err != nil {
+			t.Fatalf("%s: %v", order.verb, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s %+v: %s", order.verb, order.Order, diff)
+		}
+	}
+}
+
+// On another listener nothing can be ordered, and no answer goes on for ever.
+func TestReading(t *testing.T) {
+	s, _, _, _ := serve(t, "one")
+	for _, tt := range []struct {
+		method, path string
+		want         int
+	}{
+		{"GET", "/v1/status", 200}, {"HEAD", "/v1/status", 200}, {"GET", "/v1/predict", 200}, {"GET", "/v1/events?relay=one", 200},
+		{"GET", "/v1/events?relay=two", 404}, {"GET", "/v1/events?follow=1", 400}, {"GET", "/v1/nothing", 404},
+		{"POST", "/v1/switch", 404}, {"POST", "/v1/reload", 404}, {"POST", "/v1/status", 404},
+	} {
+		w := httptest.NewRecorder()
+		s.Reading().ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, nil))
+		if w.Code != tt.want {
+			t.Errorf("%s %s: status %d, want %d", tt.method, tt.path, w.Code, tt.want)
+		}
+	}
+}
+
+// Another part of the process sees what the socket answers, and gives the same orders.
+func TestWithoutSocket(t *testing.T) {
+	s, c, _, hosts := serve(t, "one", "two")
+	want, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Status(); got.PID != want.PID || len(got.Relays) != 2 || got.Relays[1].Primary != want.Relays[1].Primary {
+		t.Errorf("Status() = %+v, and the socket answers %+v", got, want)
+	}
+
+	done, err := s.Carry(t.Context(), "switch", Order{Relay: "two", Host: hosts[1], By: "anna", Reason: "disk"})
+	if d, ok := done.(SwitchAnswer); err != nil || !ok || d.Relay != "two" || d.Host != hosts[1] || d.Epoch != 2 {
+		t.Fatalf("Carry(switch) = %+v, %v", done, err)
+	}
+	list := s.Elections(2)
+	if len(list) != 2 || list[0].Relay != "two" || list[0].New != hosts[1] || list[0].By != "anna" || list[0].Schema != Schema ||
+		list[0].At().Before(list[1].At()) || list[1].Event != selector.Start {
+		t.Errorf("Elections(2) = %+v", list)
+	}
+	if all := s.Elections(100); len(all) != 3 {
+		t.Errorf("%d elections, want 3", len(all))
+	}
+
+	var refused failover.RefusedError
+	for _, bad := range []struct {
+		what string
+		o    Order
+	}{{"reload", Order{}}, {"switch", Order{Relay: "three", Host: hosts[1]}}, {"switch", Order{Relay: "two"}}, {"switch", Order{Relay: "two", Host: "nowhere:1"}}} {
+		if done, err := s.Carry(t.Context(), bad.what, bad.o); !errors.As(err, &refused) {
+			t.Errorf("Carry(%s, %+v) = %v, %v, want a refusal", bad.what, bad.o, done, err)
+		}
+	}
 }
 
 func TestReload(t *testing.T) {
@@ -340,8 +445,9 @@ func TestReload(t *testing.T) {
 	if now, err := c.Status(ctx); err != nil || now.Reload == nil || now.Reload.OK || now.Reload.Error != wrong.Reason || now.Reload.By == "" {
 		t.Errorf("status = %+v, %v, want the reload that was refused", now, err)
 	}
-	did, err := c.Reload(ctx, Order{})
-	if err != nil || !slices.Equal(did.Changed, []string{"relay orders: hosts"}) || !slices.Equal(did.Restart, []string{"control"}) {
+	var did ReloadAnswer
+	err := c.Order(ctx, "reload", Order{}, &did)
+	if err != nil || did.PID != os.Getpid() || !slices.Equal(did.Changed, []string{"relay orders: hosts"}) || !slices.Equal(did.Restart, []string{"control"}) {
 		t.Errorf("reload = %+v, %v", did, err)
 	}
 }

@@ -9,19 +9,23 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"understudy/internal/noblock"
 )
 
-// ErrTaken is wrapped by the error of [Server.Bind] when somebody else serves
-// the socket.
+// ErrTaken is wrapped by the error of [Server.Bind] when another process serves the
+// socket.
 var ErrTaken = errors.New("another process serves it")
 
-// DefaultPath is where the control socket is when nobody chose a place: in
-// /run/understudy for root, else in the user's run directory, or, where there
-// is none, in a directory of the user's own among the temporary files.
-func DefaultPath() string {
-	const name = "understudy/control.sock"
+// DefaultDir is the directory of the control sockets of this user's processes
+// when no path was chosen: /run/understudy for root, else understudy in the user's
+// run directory, or, where there is none, understudy-UID among the temporary
+// files.
+func DefaultDir() string {
+	const name = "understudy"
 	uid := os.Getuid()
 	if uid == 0 {
 		return "/run/" + name
@@ -31,19 +35,19 @@ func DefaultPath() string {
 			return filepath.Join(dir, name)
 		}
 	}
-	return filepath.Join(os.TempDir(), "understudy-"+strconv.Itoa(uid), "control.sock")
+	return filepath.Join(os.TempDir(), name+"-"+strconv.Itoa(uid))
 }
 
-// socket is the claimed control socket.
+// socket is an open control socket with its lock.
 type socket struct {
 	listener net.Listener
 	lock     *os.File
 }
 
-// claim makes the socket at path. Whoever holds a lock on the file beside it
-// serves it; the lock ends with the process, so a socket without one was left
-// behind.
-func claim(path string) (*socket, error) {
+// bindAt creates the socket at path. The process that serves it holds a lock on the
+// file beside it. The lock ends with the process, so a socket without a lock is
+// stale.
+func bindAt(path string) (*socket, error) {
 	if err := ownDirectory(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
@@ -56,7 +60,8 @@ func claim(path string) (*socket, error) {
 		s.close()
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
-	// The mode is set before there is a name: nobody else ever can connect.
+	// The mode is set before the socket has a name, so that no other user can
+	// connect at any time.
 	private := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) { _ = syscall.Fchmod(int(fd), 0o600) })
 	}}
@@ -71,7 +76,51 @@ func claim(path string) (*socket, error) {
 	return s, nil
 }
 
-// ownDirectory makes dir if it is missing.
+// maxSockets limits the names that are tried for the socket of one process. Processes
+// of several namespaces that share a directory may have the same number.
+const maxSockets = 10
+
+// bindIn creates the socket PID.sock in a directory for several processes, and
+// removes the stale sockets there. Other users may list the directory, so that they
+// see which processes run and their users.
+func bindIn(dir string) (s *socket, path string, err error) {
+	if err := ownDirectory(dir); err != nil {
+		return nil, "", fmt.Errorf("directory of control sockets %s: %w", dir, err)
+	}
+	_ = os.Chmod(dir, 0o755) //nolint:gosec // see above; fails if another user owns it
+	removeStaleIn(dir)
+	name := strconv.Itoa(os.Getpid())
+	for n := range maxSockets {
+		path = filepath.Join(dir, name+".sock")
+		if n > 0 {
+			path = filepath.Join(dir, fmt.Sprintf("%s-%d.sock", name, n+1))
+		}
+		if s, err = bindAt(path); !errors.Is(err, ErrTaken) {
+			break
+		}
+	}
+	return s, path, err
+}
+
+// removeStaleIn removes the sockets in dir whose process has ended, and their locks.
+func removeStaleIn(dir string) {
+	locks, _ := filepath.Glob(globQuoted.Replace(dir) + "/*.sock.lock") // the pattern is well-formed
+	for _, path := range locks {
+		lock, err := lockFile(path)
+		if err != nil {
+			continue // its process runs, or another user owns it
+		}
+		if removeStale(strings.TrimSuffix(path, ".lock")) == nil {
+			_ = os.Remove(path)
+		}
+		_ = lock.Close()
+	}
+}
+
+// globQuoted quotes the special characters of a pattern of [filepath.Match].
+var globQuoted = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
+
+// ownDirectory creates dir if it is missing.
 func ownDirectory(dir string) error {
 	err := os.MkdirAll(filepath.Dir(dir), 0o755) //nolint:gosec // like /run itself
 	if err == nil {
@@ -83,8 +132,8 @@ func ownDirectory(dir string) error {
 	return trusted(dir)
 }
 
-// trusted says what is wrong with a directory among those of everybody:
-// somebody else could have made it, with a socket of theirs in it.
+// trusted returns an error for a directory in the temporary directory that another
+// user may have created, with a socket of that user in it.
 func trusted(dir string) error {
 	if filepath.Dir(dir) != filepath.Clean(os.TempDir()) {
 		return nil
@@ -99,10 +148,10 @@ func trusted(dir string) error {
 	return nil
 }
 
-// lockFile takes the lock on a file, which it makes; see flock(2).
+// lockFile locks a file, which it creates if needed; see flock(2).
 func lockFile(path string) (*os.File, error) {
 	for range 100 {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // the operator chose the path
+		f, err := noblock.Open(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, err
 		}
@@ -113,8 +162,8 @@ func lockFile(path string) (*os.File, error) {
 			}
 			return nil, err
 		}
-		// Whoever had it may have removed the file in between; then it is not
-		// the lock that the next one finds.
+		// The process that held the lock may have removed the file meanwhile.
+		// Then the next process would lock another file.
 		mine, err1 := f.Stat()
 		there, err2 := os.Stat(path) //nolint:gosec // the operator chose the path
 		if err1 == nil && err2 == nil && os.SameFile(mine, there) {
@@ -125,8 +174,8 @@ func lockFile(path string) (*os.File, error) {
 	return nil, fmt.Errorf("%s is removed again and again", path)
 }
 
-// removeStale removes a socket that was left behind. What is not a socket, or is
-// served by another program, stays.
+// removeStale removes a stale socket. It returns an error for a file that is not a
+// socket, and ErrTaken for a socket that a process serves.
 func removeStale(path string) error {
 	info, err := os.Lstat(path) //nolint:gosec // the operator chose the path
 	if errors.Is(err, fs.ErrNotExist) {
@@ -144,14 +193,14 @@ func removeStale(path string) error {
 	if err == nil {
 		_ = c.Close()
 	}
-	// Whoever has no time for us, or too full a queue, is alive.
+	// A timeout or a full queue means that a process serves it.
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return ErrTaken
 	}
 	return os.Remove(path) //nolint:gosec // the operator chose the path
 }
 
-// close removes the socket and gives up the lock.
+// close removes the socket and releases the lock.
 func (s *socket) close() {
 	if s.listener != nil {
 		_ = s.listener.Close() // removes the file

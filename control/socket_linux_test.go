@@ -14,23 +14,23 @@ import (
 	"testing"
 )
 
-func TestDefaultPath(t *testing.T) {
+func TestDefaultDir(t *testing.T) {
 	if os.Getuid() == 0 {
-		if got := DefaultPath(); got != "/run/understudy/control.sock" {
-			t.Errorf("root's path is %s", got)
+		if got := DefaultDir(); got != "/run/understudy" {
+			t.Errorf("root's directory is %s", got)
 		}
 		return
 	}
 	dir := t.TempDir()
 	t.Setenv("XDG_RUNTIME_DIR", dir)
-	if got := DefaultPath(); got != filepath.Join(dir, "understudy/control.sock") {
-		t.Errorf("path is %s, want it below %s", got, dir)
+	if got := DefaultDir(); got != filepath.Join(dir, "understudy") {
+		t.Errorf("directory is %s, want it below %s", got, dir)
 	}
 }
 
-func TestClaim(t *testing.T) {
+func TestBindAt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "run", "control.sock")
-	s, err := claim(path)
+	s, err := bindAt(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,8 +41,8 @@ func TestClaim(t *testing.T) {
 	if dir, err := os.Stat(filepath.Dir(path)); err != nil || dir.Mode().Perm() != 0o700 {
 		t.Errorf("its directory has mode %v, %v, want 0700", dir.Mode(), err)
 	}
-	if _, err := claim(path); !errors.Is(err, ErrTaken) {
-		t.Errorf("a second claim: %v, want ErrTaken", err)
+	if _, err := bindAt(path); !errors.Is(err, ErrTaken) {
+		t.Errorf("a second bind: %v, want ErrTaken", err)
 	}
 	if _, err := net.Dial("unix", path); err != nil {
 		t.Errorf("the first one has lost it: %v", err)
@@ -53,17 +53,17 @@ func TestClaim(t *testing.T) {
 	}
 }
 
-// What a process that was killed leaves behind is no obstacle.
-func TestClaimOfAStaleSocket(t *testing.T) {
+// The socket of a process that was killed is replaced.
+func TestBindAtAStaleSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control.sock")
-	if os.Getenv("UNDERSTUDY_CLAIM") != "" {
-		if _, err := claim(os.Getenv("UNDERSTUDY_CLAIM")); err != nil {
+	if os.Getenv("UNDERSTUDY_BIND_AT") != "" {
+		if _, err := bindAt(os.Getenv("UNDERSTUDY_BIND_AT")); err != nil {
 			t.Fatal(err)
 		}
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestClaimOfAStaleSocket$")
-	cmd.Env = append(os.Environ(), "UNDERSTUDY_CLAIM="+path)
+	cmd := exec.Command(os.Args[0], "-test.run=^TestBindAtAStaleSocket$")
+	cmd.Env = append(os.Environ(), "UNDERSTUDY_BIND_AT="+path)
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Fatalf("the process that is killed: %v\n%s", err, out)
 	}
@@ -72,21 +72,21 @@ func TestClaimOfAStaleSocket(t *testing.T) {
 			t.Fatalf("nothing stale to be tested with: %v", err)
 		}
 	}
-	s, err := claim(path)
+	s, err := bindAt(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.close()
 }
 
-func TestClaimTakesNothingFromOthers(t *testing.T) {
+func TestBindAtTakesNothingFromOthers(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := claim(file); err == nil || !strings.Contains(err.Error(), "not a socket") {
-		t.Errorf("claim of a file: %v, want an error that says so", err)
+	if _, err := bindAt(file); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("bind of a file: %v, want an error that says so", err)
 	}
 	if text, _ := os.ReadFile(file); string(text) != "precious" {
 		t.Error("the file is gone")
@@ -98,8 +98,8 @@ func TestClaimTakesNothingFromOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if _, err := claim(foreign); !errors.Is(err, ErrTaken) {
-		t.Errorf("claim of another program's socket: %v, want ErrTaken", err)
+	if _, err := bindAt(foreign); !errors.Is(err, ErrTaken) {
+		t.Errorf("bind of another program's socket: %v, want ErrTaken", err)
 	}
 	if c, err := net.Dial("unix", foreign); err != nil {
 		t.Errorf("the other program has lost it: %v", err)
@@ -108,21 +108,22 @@ func TestClaimTakesNothingFromOthers(t *testing.T) {
 	}
 }
 
-// Where everybody may write, somebody else may have been first.
-func TestClaimAmongTheTemporaryFiles(t *testing.T) {
+// In a directory that all users can write to, another user may have created the
+// path first.
+func TestBindAtAmongTheTemporaryFiles(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
 	dir := filepath.Join(tmp, "understudy-0")
 	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o777)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := claim(filepath.Join(dir, "control.sock")); err == nil || !strings.Contains(err.Error(), "not a directory that only this user can write to") {
-		t.Errorf("claim in a directory that others can write to: %v, want an error that says so", err)
+	if _, err := bindAt(filepath.Join(dir, "control.sock")); err == nil || !strings.Contains(err.Error(), "not a directory that only this user can write to") {
+		t.Errorf("bind in a directory that others can write to: %v, want an error that says so", err)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s, err := claim(filepath.Join(dir, "control.sock"))
+	s, err := bindAt(filepath.Join(dir, "control.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,13 +134,13 @@ func TestClaimAmongTheTemporaryFiles(t *testing.T) {
 	if err := os.Symlink(t.TempDir(), dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := claim(filepath.Join(dir, "control.sock")); err == nil {
-		t.Error("claim behind somebody's symbolic link is no error")
+	if _, err := bindAt(filepath.Join(dir, "control.sock")); err == nil {
+		t.Error("bind behind another user's symbolic link is no error")
 	}
 }
 
 // A server whose queue is full is busy, and not left behind.
-func TestClaimOfABusySocket(t *testing.T) {
+func TestBindAtABusySocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "busy.sock")
 	open := func() int {
 		t.Helper()
@@ -157,21 +158,21 @@ func TestClaimOfABusySocket(t *testing.T) {
 	for full := false; !full; {
 		full = errors.Is(syscall.Connect(open(), at), syscall.EAGAIN)
 	}
-	if _, err := claim(path); !errors.Is(err, ErrTaken) {
-		t.Errorf("claim = %v, want ErrTaken", err)
+	if _, err := bindAt(path); !errors.Is(err, ErrTaken) {
+		t.Errorf("bind = %v, want ErrTaken", err)
 	}
 }
 
 // Where others can write, their links are not followed.
-func TestClaimFollowsNoLink(t *testing.T) {
+func TestBindAtFollowsNoLink(t *testing.T) {
 	dir := t.TempDir()
 	victim := filepath.Join(t.TempDir(), "victim")
 	path := filepath.Join(dir, "control.sock")
 	if err := os.Symlink(victim, path+".lock"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := claim(path); err == nil {
-		t.Error("claim through a link that somebody else made is no error")
+	if _, err := bindAt(path); err == nil {
+		t.Error("bind through a link that another user made is no error")
 	}
 	if _, err := os.Lstat(victim); err == nil {
 		t.Error("what the link led to was made")
