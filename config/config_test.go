@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"understudy/internal/criteria"
 )
 
 // load runs Load on flags, each written "name=value", and variables.
@@ -38,19 +40,18 @@ func TestDefaults(t *testing.T) {
 	}
 	want := Settings{
 		Relays: []Relay{{
-			Name:   "main",
-			Listen: []string{":8080"}, Hosts: []string{"a:1", "b:2"},
+			Name: "8080", Unnamed: true,
+			Listen: []string{":8080"}, Hosts: []string{"a:1", "b:2"}, SocketMode: 0o660,
 			PongPath: "/ping",
-			Interval: time.Second, FastInterval: 100 * time.Millisecond, Timeout: time.Second,
+			Interval: time.Second, FastInterval: 100 * time.Millisecond, Timeout: time.Second, CheckTCP: "auto",
 			Rise: 2, Fall: 3,
-			CheckInterval: 2 * time.Second, CheckTimeout: 5 * time.Second, TriggerTimeout: 30 * time.Second,
-			MaxBackoff: time.Minute, Hold: 10 * time.Second,
-			ConnectTimeout: 3 * time.Second, UserTimeout: 20 * time.Second, DrainTimeout: 30 * time.Second,
-			Spin: true,
+			CheckInterval: 2 * time.Second, CheckTimeout: 5 * time.Second, TriggerTimeout: 30 * time.Second, StandbyTimeout: 10 * time.Minute,
+			MaxBackoff: time.Minute, DNSHold: 30 * time.Second, Stay: 3 * time.Second, Hold: 10 * time.Second,
+			ConnectTimeout: 3 * time.Second, UserTimeout: 20 * time.Second, DrainTimeout: 30 * time.Second, OpenRate: OpenAuto, Replay: "auto", OnSilence: "auto",
 		}},
-		Log: Log{Level: "info", Output: "stderr"},
+		Log: Log{Level: "info", Verdicts: "changes", Output: "stderr"},
 
-		Control: ControlAuto,
+		Control: ControlAuto, Spin: true,
 	}
 	if diff := cmp.Diff(want, got, exported); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -64,36 +65,39 @@ func TestEverySettingReachesItsField(t *testing.T) {
 	dir := t.TempDir()
 	got, _, err := load(t, []string{
 		"bind=127.0.0.1:80", "bind=unix:/run/x", "accept-proxy=true", "allow=10.1.2.3/8,::1", "max-connections=7",
-		"hosts= [::1]:81 , unix:/x", "hosts=c:3", "interval=5", "fast-interval=0.5", "timeout=2s", "rise=4", "fall=5",
-		"pong-path=/p?q=1", "max-backoff=1", "check-host=/c", "check-interval=3s", "check-timeout=4s", "on-failover=/f",
-		"trigger-timeout=6s", "trigger-policy=abort", "scripts-dir=" + dir, "hold=0", "fence=drain=30s", "failback=10m",
-		"connect-timeout=7s", "idle-timeout=8s", "user-timeout=0", "drain-timeout=9s", "send-proxy=v2", "source=::1",
+		"hosts= [::1]:81 , unix:/x", "hosts=c:3", "interval=5", "fast-interval=0.5", "timeout=2s", "check-tcp=mysql", "rise=4", "fall=5",
+		"pong-path=/p?q=1", "max-backoff=1", "stay=12", "check-host=/c", "check-interval=3s", "check-timeout=4s", "on-failover=/f",
+		"trigger-timeout=6s", "trigger-policy=abort", "on-standby=/r", "standby-timeout=7m", "on-event=/e", "webhook=https://x.example/T0KEN", "scripts-dir=" + dir, "hold=0", "fence=drain=30s", "failback=10m", "open-rate=70", "replay=off", "on-silence=alarm",
+		"connect-timeout=7s", "idle-timeout=8s", "user-timeout=0", "drain-timeout=9s", "send-proxy=v2", "connection-log=true", "source=::1",
 		"loops=3", "spin=off", "http=:9001", "lport=3001,3000", "ping-path=/a,/b/", "ping-timeout=3s", "fail-status=503",
-		"log-level=debug", "log-format=json", "log-output=stdout",
+		"log-level=debug", "verdict-log=bad", "log-format=json", "log-output=stdout",
 		"endpoints=http://one.example/a,https://two.example", "fanout=true", "terminal-responses=200,4xx", "preserve-host=true", "endpoint-timeout=1",
-		"status-dir=/d", "control=/run/c", "state-dir=/var/s",
+		"status-dir=/d", "control=/run/c", "state-dir=/var/s", "lame-duck=5",
+		"freebind=true", "socket-mode=0600", "socket-owner=12345", "socket-group=root",
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ping := &Verdict{
-		Ports: []int{3001, 3000}, Status: []string{"200"}, Body: "pong", Members: []Member{{Name: "main"}},
+		Ports: []int{3001, 3000}, Expect: criteria.Expect{Status: []string{"200"}, Body: "pong"}, Members: []Member{{Name: "80"}},
 		Timeout: 3 * time.Second, FailStatus: "503",
 	}
 	want := Settings{
 		Relays: []Relay{{
-			Name:   "main",
+			Name: "80", Unnamed: true,
 			Listen: []string{"127.0.0.1:80", "unix:/run/x"}, Hosts: []string{"[::1]:81", "unix:/x", "c:3"},
+			Freebind: true, SocketMode: 0o600, SocketOwner: "12345", SocketGroup: "root",
 			PongPath: "/p?q=1",
-			Interval: 5 * time.Second, FastInterval: 500 * time.Millisecond, Timeout: 2 * time.Second,
+			Interval: 5 * time.Second, FastInterval: 500 * time.Millisecond, Timeout: 2 * time.Second, CheckTCP: "mysql",
 			Rise: 4, Fall: 5,
 			CheckHost: "/c", CheckInterval: 3 * time.Second, CheckTimeout: 4 * time.Second,
 			OnFailover: "/f", TriggerTimeout: 6 * time.Second, TriggerAbort: true,
-			MaxBackoff: time.Second, Fence: Fence{Drain: 30 * time.Second}, Failback: 10 * time.Minute,
+			OnStandby: "/r", StandbyTimeout: 7 * time.Minute, OnEvent: "/e", Webhook: Secret{"https://x.example/T0KEN"},
+			MaxBackoff: time.Second, DNSHold: 30 * time.Second, Stay: 12 * time.Second, Fence: Fence{Drain: 30 * time.Second}, Failback: 10 * time.Minute, OpenRate: 70, Replay: "off", OnSilence: "alarm",
 			ConnectTimeout: 7 * time.Second, IdleTimeout: 8 * time.Second, DrainTimeout: 9 * time.Second,
-			MaxConnections: 7, SendProxy: 2, AcceptProxy: true,
+			MaxConnections: 7, SendProxy: 2, AcceptProxy: true, ConnectionLog: true,
 			Allow:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
-			Source: netip.MustParseAddr("::1"), Loops: 3,
+			Source: netip.MustParseAddr("::1"),
 		}},
 		HTTP: HTTP{Listen: ":9001", Routes: []Route{
 			{Path: "/a", Verdict: ping}, {Path: "/b/", Verdict: ping},
@@ -103,9 +107,9 @@ func TestEverySettingReachesItsField(t *testing.T) {
 				Timeout: time.Second, Total: time.Second, PreserveHost: true,
 			}},
 		}},
-		Log: Log{Level: "debug", JSON: true, Output: "stdout"},
+		Log: Log{Level: "debug", Verdicts: "bad", JSON: true, Output: "stdout"},
 
-		Control: "/run/c", StateDir: "/var/s",
+		Control: "/run/c", StateDir: "/var/s", LameDuck: 5 * time.Second, Loops: 3,
 	}
 	if diff := cmp.Diff(want, got, exported); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -134,6 +138,39 @@ func TestFlagOverEnvironmentOverDefault(t *testing.T) {
 				t.Errorf("rise = %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// Everybody who reaches the admin listener may read it, unless there is a token: that
+// deserves a warning where other machines reach it.
+func TestAdminWithoutTokenIsAWarning(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(secret, []byte(" word\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		flags []string
+		warns bool
+		token string
+	}{
+		{[]string{"admin=127.0.0.1:9"}, false, ""},
+		{[]string{"admin=[::1]:9"}, false, ""},
+		{[]string{"admin=localhost:9"}, false, ""},
+		{[]string{"admin=:9"}, true, ""},
+		{[]string{"admin=192.0.2.1:9"}, true, ""},
+		{[]string{"admin=:9", "admin-token-file=" + secret}, false, "word"},
+	} {
+		got, _, err := load(t, append([]string{"port=1", "hosts=a:1"}, tt.flags...), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		warned := slices.ContainsFunc(got.Warnings, func(w string) bool { return strings.Contains(w, "--admin-token-file") })
+		if warned != tt.warns || got.Admin.Token.Value() != tt.token {
+			t.Errorf("%q: warnings %q and token %q, want a warning: %v and %q", tt.flags, got.Warnings, got.Admin.Token.Value(), tt.warns, tt.token)
+		}
+	}
+	if _, _, err := load(t, []string{"port=1", "hosts=a:1", "admin-token-file=" + secret}, nil); err == nil || !strings.Contains(err.Error(), "needs --admin") {
+		t.Errorf("a token without a listener: %v", err)
 	}
 }
 
@@ -197,25 +234,27 @@ func TestProblems(t *testing.T) {
 		{flags: []string{"hosts=[::1:80"}, want: `bracket that is not closed`},
 		{flags: []string{"hosts=[1.2.3.4]:80"}, want: `no IPv6 address`},
 		{flags: []string{"hosts=300.1.1.1:80"}, want: `no IPv4 address`},
-		{flags: []string{"hosts=a b:80"}, want: `in which " " may not stand`},
-		{flags: []string{"hosts=http://a:80"}, want: `--hosts: "http://a:80" is ambiguous`},
+		{flags: []string{"hosts=a b:80"}, want: `--hosts: "a b:80" has a space in it: separate addresses with commas`},
+		{flags: []string{"hosts=http://a:80"}, want: `--hosts: "http://a:80" is a URL: want host:port alone, without "http://" and a path`},
+		{flags: []string{"hosts=a:1;b:2"}, want: `--hosts: "a:1;b:2" has a semicolon in it: separate addresses with commas`},
+		{flags: []string{"http=http://:80"}, want: `--http: "http://:80" is a URL`},
 		{flags: []string{"hosts=a..b:80"}, want: `labels of 1 to 63 bytes`},
-		{flags: []string{"hosts=a:1,b:1,A:1"}, want: `--hosts: "A:1" stands there twice`},
-		{flags: []string{"hosts=unix:x"}, want: `--hosts: "unix:x" wants an absolute path`},
+		{flags: []string{"hosts=a:1,b:1,A:1"}, want: `--hosts: "A:1" is listed twice`},
+		{flags: []string{"hosts=unix:x"}, want: `--hosts: "unix:x" needs an absolute path`},
 		{flags: []string{"hosts=unix:/" + strings.Repeat("x", 200)}, want: `longer than 107 bytes`},
 		{flags: []string{"hosts=" + many}, want: `--hosts: 1000001 hosts are more than 1000`},
 		{flags: []string{"hosts=127.0.0.1:80", "port=80"}, want: `--hosts: "127.0.0.1:80" is this relay itself (--port)`},
 		{flags: []string{"bind=nonsense:80"}, want: `--bind: "nonsense:80" does not begin with an IP address`},
 		{flags: []string{"bind=80"}, want: `--bind: "80" is a port alone: want address:port, like :80`},
-		{flags: []string{"bind=:80,:80"}, want: `--bind: ":80" stands there twice`},
-		{flags: []string{"bind=:80"}, env: []string{"PORT=80"}, want: `PORT: excludes --bind: give one of them`},
+		{flags: []string{"bind=:80,:80"}, want: `--bind: ":80" is listed twice`},
+		{flags: []string{"bind=:80"}, env: []string{"PORT=80"}, want: `PORT: excludes --bind: set one of them`},
 		{flags: []string{"http=:80", "bind=:80"}, want: `--http: ":80" is the address of --bind already`},
-		{flags: []string{"port=80"}, env: []string{"HOSTS="}, want: `--hosts or HOSTS: needed to say where to relay to`},
-		{env: []string{"HOSTS=a:1"}, want: `--port or PORT (or --bind or BIND): needed to say where to listen`},
-		{flags: []string{"http=:80"}, want: `--http: has nothing to answer for`},
+		{flags: []string{"port=80"}, env: []string{"HOSTS="}, want: `--hosts or HOSTS: missing: where to relay to (an HTTP server alone, also one for flag files, is --http IP:PORT)`},
+		{env: []string{"HOSTS=a:1"}, want: `--port or PORT (or --bind or BIND): missing: where to listen`},
+		{flags: []string{"http=:80"}, want: `--http: has nothing to answer`},
 		{flags: []string{"port=80", "hosts=a:1", "lport=3000"}, want: `--lport: needs --http`},
 		{flags: []string{"ping-timeout=10s"}, want: `--ping-timeout: "10s" is longer than 9s`},
-		{flags: []string{"ping-path=/a?b"}, want: `--ping-path: "/a?b" is not a path`},
+		{flags: []string{"ping-path=/a?b"}, want: `--ping-path: "/a?********" is not a path`},
 		{flags: []string{"pong-path=ping"}, want: `--pong-path: "ping" is not a path`},
 		{flags: []string{"trigger-policy=abrot"}, want: `is unknown: want continue or abort (did you mean abort?)`},
 		{flags: []string{"fence=drain"}, want: `--fence: "drain" is unknown: want now, drain=D (like drain=30s) or keep`},
@@ -228,17 +267,21 @@ func TestProblems(t *testing.T) {
 		{flags: []string{"source=::1", "port=1", "hosts=1.2.3.4:5"}, want: `--source: "::1" cannot reach host "1.2.3.4:5"`},
 		{flags: []string{"fail-status=200"}, want: `--fail-status: "200" is not a number from 400 to 599, auto or keep`},
 		{flags: []string{"log-output=sylog"}, want: `--log-output: "sylog" is unknown: want stderr, stdout or syslog (did you mean syslog?), gelf+tcp://host:port`},
-		{flags: []string{"log-output=gelf+udp://a b"}, want: `--log-output: "gelf+udp://a b" has the host name "a b", in which " " may not stand`},
+		{flags: []string{"log-output=gelf+udp://a b"}, want: `--log-output: "gelf+udp://a b" has a space in it: separate addresses with commas`},
 		{flags: []string{"terminal-responses=250"}, want: `--terminal-responses: "250" is not a class of status: want 100, 200, 300, 400 or 500`},
 		{flags: []string{"http=:80", "endpoints=localhost:8000"}, want: `--endpoints: "localhost:8000" is not a URL with http or https`},
 		{flags: []string{"endpoints=http://a"}, want: `--endpoints: needs --http`},
 		{flags: []string{"http=:80", "endpoints=http://a,"}, want: `--endpoints: "http://a,": item 2 is empty`},
 		{flags: []string{"http=:80", "endpoints=http://a", "ping-path=/", "lport=1"}, want: `--endpoints: / is answered by --ping-path already`},
 		{flags: []string{"http=:80", "lport=1", "status-dir=/d", "ping-path=/status"}, want: `--ping-path: /status is answered from the flags in --status-dir`},
-		{flags: []string{"http=:80", "lport=1", "http-cert=/x"}, want: `--http-cert: the certificate needs its key as well`},
+		{flags: []string{"http=:80", "lport=1", "http-cert=/x"}, want: `--http-cert: the certificate needs a key`},
 		{flags: []string{"http=:80", "lport=1", "http-cert=/nowhere/c", "http-key=/nowhere/k"}, want: `--http-key: open /nowhere/k: no such file`},
-		{flags: []string{"config=/nowhere/at/all"}, want: `--config: stat /nowhere/at/all: no such file`},
-		{env: []string{"CONFIG=/dev/zero"}, want: `CONFIG: "/dev/zero" is not a regular file`},
+		{flags: []string{"port=1", "hosts=a:1", "admin-token-file=/nowhere/t"}, want: `--admin-token-file: open /nowhere/t: no such file`},
+		{flags: []string{"port=1", "hosts=a:1", "admin-token-file=/dev/null"}, want: `--admin-token-file: "/dev/null" is not a regular file`},
+		{flags: []string{"port=1", "hosts=a:1", "http=:80", "admin=:80"}, want: `--admin: ":80" is the address of --http already`},
+		{flags: []string{"port=1", "hosts=a:1", "admin=unix:/a"}, want: `--admin: "unix:/a" is a unix socket`},
+		{flags: []string{"config=/nowhere/at/all"}, want: `--config: open /nowhere/at/all: no such file`},
+		{env: []string{"CONFIG=/dev/zero"}, want: `CONFIG: "/dev/zero" is not a regular file but a device`},
 		{env: []string{"ACCEPT_PROXY=maybe"}, want: `ACCEPT_PROXY: "maybe" is neither true nor false`},
 		{flags: []string{"check-host="}, want: `--check-host: is empty`},
 		{flags: []string{"scripts-dir=/nowhere/at/all"}, want: `--scripts-dir: stat /nowhere/at/all: no such file or directory`},
@@ -307,8 +350,8 @@ func TestPassedSockets(t *testing.T) {
 		{"by name", nil, two, []string{"mail", "orders", "mail"}, [][]int{{1}, {0, 2}}, ""},
 		{"beside an address", nil, "relays: [{name: orders, hosts: [a:1]}, {name: mail, port: 25, hosts: [b:1]}]\n", []string{"orders"}, [][]int{{0}, nil}, ""},
 		{"no name among several", nil, two, []string{"mail", "orders", "understudy.socket"}, nil, `passed socket "understudy.socket": which relay is it for?`},
-		{"none for one of several", nil, two, []string{"mail"}, nil, "needs listen (or port), to say where to listen"},
-		{"no hosts", map[string][]string{"http": {":1"}}, "", []string{"understudy.socket"}, nil, "needed to say where to relay to"},
+		{"none for one of several", nil, two, []string{"mail"}, nil, "needs listen (or port)"},
+		{"no hosts", map[string][]string{"http": {":1"}}, "", []string{"understudy.socket"}, nil, "missing: where to relay to"},
 		{"escaped", hosts, "", []string{"a\nb"}, nil, `passed socket "a\nb": there is no relay of that name`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -471,4 +514,52 @@ func ExampleLoad() {
 	// [db1:5432 db2:5432]
 	// port 5432 environment PORT
 	// rise 2 default
+}
+
+func TestNameOfARelayWithoutOne(t *testing.T) {
+	for listen, want := range map[string]string{
+		":5432": "5432", "[::1]:80": "80", "127.0.0.1:0": "main", "unix:/run/db/orders.sock": "orders.sock",
+		"unix:/run/a b/.c d": "c_d", "unix:/run/...": "main", ":25,:587": "25",
+	} {
+		got, _, err := load(t, []string{"bind=" + listen, "hosts=a:1"}, nil)
+		if err != nil {
+			t.Errorf("%s: %v", listen, err)
+		} else if r := got.Relays[0]; r.Name != want || !r.Unnamed {
+			t.Errorf("a relay on %s is called %q, want %q", listen, r.Name, want)
+		}
+	}
+	for _, name := range []string{"main", "80"} {
+		got, _, err := loadFile(t, "listen: \":80\"\nhosts: h:1\nhttp: \":81\"\nroutes: {/: {relays: \""+name+"\"}}\n", nil, nil)
+		if err != nil || got.HTTP.Routes[0].Verdict.Members[0].Name != "80" {
+			t.Errorf("a route does not find it by the name %s: %v", name, err)
+		}
+	}
+	got, _, err := loadFile(t, "listen: \":80\"\nhosts: h:1\nhttp: \":81\"\nprobes: {\"80\": {tcp: {address: \"h:1\"}}}\nroutes: {/: {relays: main, probes: \"80\"}}\n", nil, nil)
+	if err != nil || got.Relays[0].Name != MainRelay {
+		t.Errorf("beside a probe called 80 it is called %v, %v, want main", got.Relays, err)
+	}
+}
+
+// A host or a port that is listed twice under another spelling is a warning.
+func TestWarningsOfTwins(t *testing.T) {
+	for _, tt := range []struct {
+		flags map[string][]string
+		want  string
+	}{
+		{map[string][]string{"hosts": {"a:1,A.:1"}}, `--hosts: "a:1" and "A.:1" are one address: a failover between them changes nothing`},
+		{map[string][]string{"hosts": {"localhost:1,127.0.0.1:1"}}, `--hosts: "localhost:1" and "127.0.0.1:1" are one address: a failover between them changes nothing`},
+		{map[string][]string{"hosts": {"[::1]:1,[0:0::1]:01"}}, `--hosts: "[::1]:1" and "[0:0::1]:01" are one address: a failover between them changes nothing`},
+		{map[string][]string{"hosts": {"a:1,a:2,b:1"}}, ""},
+		{map[string][]string{"hosts": {"a:1"}, "pong-port": {"3", "3"}}, `--pong-port: port 3 is listed twice, and requested twice`},
+		{map[string][]string{"hosts": {"a:1"}, "http": {":9001"}, "lport": {"3", "4", "3"}}, `--lport: port 3 is listed twice, and requested twice`},
+	} {
+		tt.flags["port"] = []string{"80"}
+		settings, _, err := Load(Given{Flags: tt.flags})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(settings.Warnings, "\n"); got != tt.want {
+			t.Errorf("%v: warnings %q, want %q", tt.flags, got, tt.want)
+		}
+	}
 }

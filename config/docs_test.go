@@ -1,12 +1,15 @@
 package config
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 )
+
+var update = flag.Bool("update", false, "write the tables of keys into docs/configuration.md")
 
 // keySection is one map of the file, for the documentation.
 type keySection struct {
@@ -30,7 +33,7 @@ func settingRows(wanted func(*Setting) bool) (rows []keyRow) {
 			continue
 		}
 		name := s.key()
-		for spelling, flag := range spellings {
+		for spelling, flag := range aliases {
 			if flag == s.Flag && spelling != name {
 				name += " (or " + spelling + ")"
 			}
@@ -58,7 +61,7 @@ func keySections() []keySection {
 				keyRow{"relays", "list of maps", "", "relays; see below"},
 				keyRow{"probes", "map of maps", "", "probes by name; see below"},
 				keyRow{"routes", "map of maps", "", "routes by path; see below"})},
-		{"relays", "An entry of the list. But for `name`, all of these may stand at the top too: as defaults for every relay, or, if they say where to listen and what the hosts are, as the only relay, which is called `main`.",
+		{"relays", "An entry of the list. But for `name`, all of these may stand at the top too: as defaults for every relay, or, if they say where to listen and what the hosts are, as the only relay. It has no name of its own and is called after the port of its first address (`5432`), the file of a unix socket (`orders.sock`), or `main` where there is neither, as with a passed socket; routes may also call it `main`. A relay that is reloaded with another port keeps its name until the next start. Its state belongs to the name: give a relay whose port will change a name first.",
 			append(append([]keyRow{{"name", "name", "", "1 to 64 letters, digits, dots, dashes and underscores (required)"}},
 				settingRows((*Setting).OfRelay)...),
 				keyRow{"checks", "list of maps", "", "further checks of each host; see below"})},
@@ -72,8 +75,10 @@ func keySections() []keySection {
 		{"exec", "", rowsOf(execKeys)},
 		{"flag", "", rowsOf(flagKeys)},
 		{"vip", "", rowsOf(vipKeys)},
+		{"sql of a probe", "", rowsOf(sqlKeys)},
 		{"routes: a verdict", "What a route is that has no key of another kind.", rowsOf(verdictKeys)},
 		{"routes: flags", "", rowsOf(flagsKeys)},
+		{"routes: metrics", "A route with `metrics`.", rowsOf(metricsKeys)},
 		{"routes: a heartbeat", "A route with `name` or `dead_dir`.", rowsOf(heartbeatKeys)},
 		{"routes: endpoints", "A route with `endpoints`.", rowsOf(endpointsKeys)},
 	}

@@ -5,41 +5,43 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"understudy/internal/noblock"
+	"understudy/internal/redact"
 )
 
 const (
-	// maxFile is far more than a file that somebody wrote; one pasted by
-	// mistake must not cost memory.
+	// maxFile limits the bytes of the file, far above any real one, so that a
+	// wrong file does not use much memory.
 	maxFile = 1 << 20
 
-	// maxRelays, maxProbes and maxRoutes keep a slip from becoming a load.
+	// maxRelays, maxProbes, maxRoutes and maxList limit what a mistake in the
+	// file can make the program do.
 	maxRelays = 1000
 	maxProbes = 1000
 	maxRoutes = 1000
 	maxList   = 1000
 )
 
-// file is what the configuration file says. The zero file says nothing.
+// file is the content of the configuration file. The zero file is empty.
 type file struct {
-	top    map[string]raw // settings, by flag; those of relays hold for each that says nothing else
-	checks []Ask          // the same for checks
+	top    map[string]raw // settings outside the list of relays, by flag; a relay inherits what it does not set
+	checks []Check        // inherited in the same way
 
-	listed bool // there is a list of relays
+	listed bool // the file has a list of relays
 	relays []relaySection
 
 	probes    []Probe
 	routes    []routeSection
 	routesAt  Origin
-	addresses []address // that routes listen on, beside the HTTP listener
-	values    []Value   // of what only a file can say
+	addresses []listener // listening addresses of routes, beside the HTTP listener
+	values    []Value    // of keys that only a file has
 }
 
 // relaySection is one entry of the list of relays.
@@ -47,28 +49,28 @@ type relaySection struct {
 	name     string
 	at       Origin
 	settings map[string]raw // by flag
-	checks   []Ask          // nil: none are given
+	checks   []Check        // nil if the relay has no key checks
 }
 
-// address is one to listen on.
-type address struct {
+// listener is an address to listen on.
+type listener struct {
 	at   Origin
 	addr string
 }
 
-// reader makes a file of the nodes of a YAML document.
+// reader converts the nodes of a YAML document to a file.
 type reader struct {
 	d    *draft
-	name string // of the file
+	name string // path of the configuration file
 	file *file
 }
 
-// spot is a place in the file: a value, and the way to it.
+// spot is a value in the file and its position.
 type spot struct {
 	node *yaml.Node
-	line int    // of its key; of itself in a list
-	key  string // last part of the way
-	path string // "relays[0].hosts"
+	line int    // of its key; in a list, of the value
+	key  string // the last part of path; empty in a list
+	path string // like "relays[0].hosts"
 }
 
 // readFile reads the configuration file, if there is one.
@@ -96,7 +98,7 @@ func (d *draft) readFile(read func(string) ([]byte, error)) *file {
 	r := &reader{d: d, name: name, file: f}
 	root, err := parseYAML(data)
 	if err != nil {
-		r.syntax(err)
+		r.syntax(data, err)
 		return f
 	}
 	if root != nil {
@@ -105,29 +107,14 @@ func (d *draft) readFile(read func(string) ([]byte, error)) *file {
 	return f
 }
 
-// readRegular reads a file, and no more of it than the limit and one byte. A
-// pipe could block for ever, and could not be read again.
-func readRegular(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", quote(name))
-	}
-	f, err := os.Open(name) //nolint:gosec // the operator names the file
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	return io.ReadAll(io.LimitReader(f, maxFile+1))
-}
+// readRegular reads a regular file, up to one byte more than maxFile. A pipe is
+// an error: it could block for ever, and a reload could not read it again.
+func readRegular(name string) ([]byte, error) { return noblock.Read(name, maxFile+1) }
 
-// parseYAML returns the root of the only document of data, or nil if there is
-// nothing in it.
+// parseYAML returns the root of the only document in data, or nil if it is
+// empty.
 func parseYAML(data []byte) (root *yaml.Node, err error) {
-	// A file must never end a process that serves, whatever a parser that is
-	// not ours does with it.
+	// A panic of the YAML parser during a reload must not end the process.
 	defer func() {
 		if p := recover(); p != nil {
 			root, err = nil, fmt.Errorf("cannot be read as YAML: %v", p)
@@ -145,7 +132,7 @@ func parseYAML(data []byte) (root *yaml.Node, err error) {
 		return nil, err
 	}
 	if err := decoder.Decode(&second); err == nil {
-		return nil, fmt.Errorf("line %d: a second document begins: want one", second.Line)
+		return nil, fmt.Errorf("line %d: a second document begins: only one is allowed", second.Line)
 	} else if !errors.Is(err, io.EOF) {
 		return nil, err
 	}
@@ -157,29 +144,8 @@ func parseYAML(data []byte) (root *yaml.Node, err error) {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" && n.Style == 0 }
 
-var (
-	syntaxLine = regexp.MustCompile(`^line (\d+): `)
-
-	// parserError is what the parser says with a line that it counts from zero;
-	// the scanner counts from one.
-	parserError = regexp.MustCompile(`^(did not find expected (node content|<document start>|'-' indicator|key|',' or .*)|found (duplicate|incompatible|undefined) .*)$`)
-)
-
-// syntax reports an error of the YAML parser, which names no line when it is
-// the first.
-func (r *reader) syntax(err error) {
-	text, line := strings.TrimPrefix(err.Error(), "yaml: "), 1
-	if m := syntaxLine.FindStringSubmatch(text); m != nil {
-		text = text[len(m[0]):]
-		line, _ = strconv.Atoi(m[1])
-		if parserError.MatchString(text) {
-			line++
-		}
-	}
-	r.d.problem(r.at(spot{line: line}), errors.New(text))
-}
-
-// checkText reports what no text file has. The YAML parser would not say where.
+// checkText reports invalid UTF-8 and control characters with their line, which
+// the YAML parser does not name.
 func checkText(data []byte) error {
 	line := 1
 	for i := 0; i < len(data); {
@@ -197,38 +163,37 @@ func checkText(data []byte) error {
 	return nil
 }
 
-// at is the origin of the value of s.
+// at returns the origin of s.
 func (r *reader) at(s spot) Origin {
 	return Origin{Kind: File, Name: fmt.Sprintf("%s:%d", r.name, s.line), line: s.line, key: s.path}
 }
 
-// problem remembers what is wrong with the value of s.
+// problem records an error about s.
 func (r *reader) problem(s spot, format string, args ...any) {
 	r.d.problem(r.at(s), fmt.Errorf(format, args...))
 }
 
-// plain says whether the value is one that may stand in this file, and reports
-// it if not. What one part of a file says must not change another part: there
-// are no aliases, merges and types of YAML's own, and so nothing that a few
-// lines could blow up.
-func (r *reader) plain(s spot) bool {
+// allowed reports whether s is a plain value; if not, it records an error. YAML's
+// aliases and tags are not allowed: one part of the file must not change another
+// part, and aliases of aliases let a few lines expand to gigabytes.
+func (r *reader) allowed(s spot) bool {
 	switch n := s.node; {
 	case n.Kind == yaml.AliasNode:
 		r.problem(s, "is an alias (*%s), which is not allowed here: write the value out", n.Value)
 	case n.Style&yaml.TaggedStyle != 0:
 		r.problem(s, "has the tag %s, which is not allowed here", n.Tag)
 	case isNull(n):
-		r.problem(s, "has no value: give one, or remove the key")
+		r.problem(s, "has no value: set one, or remove the key")
 	default:
 		return true
 	}
 	return false
 }
 
-// entries returns what a map holds, in order. It reports whatever makes it
-// none, and keys that stand there twice.
+// entries returns the entries of a map in order. It records an error for a value
+// that is not a map, and for each key that is listed twice.
 func (r *reader) entries(s spot, limit int) (entries []spot, ok bool) {
-	if !r.plain(s) {
+	if !r.allowed(s) {
 		return nil, false
 	}
 	if s.node.Kind != yaml.MappingNode {
@@ -251,7 +216,7 @@ func (r *reader) entries(s spot, limit int) (entries []spot, ok bool) {
 			r.problem(e, "merges another map, which is not allowed here: write the values out")
 			continue
 		case lines[key.Value] != 0:
-			r.problem(e, "stands there twice: first in line %d", lines[key.Value])
+			r.problem(e, "is listed twice: first in line %d", lines[key.Value])
 			continue
 		}
 		lines[key.Value] = key.Line
@@ -260,7 +225,7 @@ func (r *reader) entries(s spot, limit int) (entries []spot, ok bool) {
 	return entries, true
 }
 
-// join is the way to a key of the map at path.
+// join returns the path of a key in the map at path.
 func join(path, key string) string {
 	if len(key) > 80 {
 		key = quote(key)
@@ -274,9 +239,9 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// items returns what a list holds.
+// items returns the items of a list.
 func (r *reader) items(s spot, limit int) (items []spot, ok bool) {
-	if !r.plain(s) {
+	if !r.allowed(s) {
 		return nil, false
 	}
 	if s.node.Kind != yaml.SequenceNode {
@@ -295,7 +260,7 @@ func (r *reader) items(s spot, limit int) (items []spot, ok bool) {
 
 // text returns a single value, as it was written.
 func (r *reader) text(s spot) (string, bool) {
-	if !r.plain(s) {
+	if !r.allowed(s) {
 		return "", false
 	}
 	if s.node.Kind != yaml.ScalarNode {
@@ -305,8 +270,7 @@ func (r *reader) text(s spot) (string, bool) {
 	return s.node.Value, true
 }
 
-// texts returns the values of a list, or of a single value that stands for a
-// list of one.
+// texts returns the values of a list. A single value is a list of one.
 func (r *reader) texts(s spot) (texts []string, ok bool) {
 	if s.node.Kind != yaml.SequenceNode {
 		if s.node.Kind == yaml.MappingNode {
@@ -326,13 +290,13 @@ func (r *reader) texts(s spot) (texts []string, ok bool) {
 	return texts, ok
 }
 
-// isSingle says whether a value is neither a map nor a list.
+// isSingle reports whether a value is neither a map nor a list.
 func isSingle(s spot) bool { return s.node.Kind == yaml.ScalarNode }
 
-// isEmpty says whether a value is a list of nothing.
+// isEmpty reports whether a value is an empty list.
 func isEmpty(s spot) bool { return s.node.Kind == yaml.SequenceNode && len(s.node.Content) == 0 }
 
-// isMap says whether a value holds others by name.
+// isMap reports whether a value is a map.
 func isMap(s spot) bool { return s.node.Kind == yaml.MappingNode }
 
 func kindOf(n *yaml.Node) string {
@@ -346,8 +310,8 @@ func kindOf(n *yaml.Node) string {
 	return "the single value " + quote(n.Value)
 }
 
-// nearest is [Nearest], for the first of many mistakes: nobody wants thousands
-// of suggestions, and they take their time.
+// nearest is [Nearest] for the first hundred problems: a file with more of them
+// is probably the wrong file, and suggestions take time.
 func (r *reader) nearest(typed string, words []string) string {
 	if len(r.d.problems) > 100 {
 		return ""
@@ -355,7 +319,7 @@ func (r *reader) nearest(typed string, words []string) string {
 	return Nearest(typed, words)
 }
 
-// unknown reports a key that is none of the words there are.
+// unknown records an error about the key of s, which is none of words.
 func (r *reader) unknown(s spot, words []string) {
 	if near := r.nearest(s.key, words); near != "" {
 		r.problem(s, "unknown key: did you mean %s?", near)
@@ -368,40 +332,55 @@ func (r *reader) unknown(s spot, words []string) {
 	r.problem(s, "unknown key: want %s", alternatives(words))
 }
 
-// record remembers a value to print.
+// record adds a value to those that are printed.
 func (r *reader) record(path, text string, at Origin) {
 	r.file.values = append(r.file.values, Value{Name: path, Text: text, Origin: at})
 }
 
-// spellings are the other names of settings in the file, by the way to them.
-var spellings = map[string]string{
-	"bind":             "bind",
-	"http.listen":      "http",
-	"http.tls.cert":    "http-cert",
-	"http.tls.key":     "http-key",
-	"log.level":        "log-level",
-	"log.format":       "log-format",
-	"log.output":       "log-output",
+// aliases maps other paths of settings in the file to their flags.
+var aliases = map[string]string{
+	"bind":          "bind",
+	"http.listen":   "http",
+	"http.tls.cert": "http-cert",
+	"http.tls.key":  "http-key",
+	"log.level":     "log-level",
+	"log.format":    "log-format",
+	"log.output":    "log-output",
+	"log.verdicts":  "verdict-log",
+
+	"role.protocol":      "role",
+	"role.user":          "role-user",
+	"role.password_file": "role-password-file",
+	"role.database":      "role-database",
+	"role.port":          "role-port",
+	"role.tls":           "role-tls",
+	"role.server_name":   "role-server-name",
+	"role.ca_file":       "role-ca-file",
+	"role.cert_file":     "role-cert-file",
+	"role.key_file":      "role-key-file",
+	"role.promote":       "promote",
+	"role.max_lag":       "max-lag",
+	"role.elect":         "elect",
+
 	"triggers.path":    "on-failover",
 	"triggers.timeout": "trigger-timeout",
 	"triggers.policy":  "trigger-policy",
 }
 
-// settingOf returns the setting that the file calls so, or nil.
-func settingOf(way string) *Setting {
+// settingOf returns the setting with that path in the file, or nil.
+func settingOf(path string) *Setting {
 	for i := range table {
-		if s := &table[i]; s.key() == way || spellings[way] == s.Flag {
+		if s := &table[i]; s.key() == path || aliases[path] == s.Flag {
 			return s
 		}
 	}
 	return nil
 }
 
-// spelled returns the keys of the map at way that hold settings by another
-// name; none if there is no such map.
-func spelled(way string) (keys []string) {
-	for spelling := range spellings {
-		if rest, ok := strings.CutPrefix(spelling, way+"."); ok {
+// aliasKeys returns the keys of the map at path that are aliases of settings.
+func aliasKeys(path string) (keys []string) {
+	for alias := range aliases {
+		if rest, ok := strings.CutPrefix(alias, path+"."); ok {
 			key, _, _ := strings.Cut(rest, ".")
 			if !slices.Contains(keys, key) {
 				keys = append(keys, key)
@@ -412,8 +391,8 @@ func spelled(way string) (keys []string) {
 	return keys
 }
 
-// settingKeys returns the keys of settings at the top of the file, or in a
-// relay.
+// settingKeys returns the keys of all settings that are valid in a relay, or at
+// the top of the file.
 func settingKeys(ofRelay bool) (keys []string) {
 	for i := range table {
 		if s := &table[i]; s.Flag != "config" && (s.OfRelay() || !ofRelay) {
@@ -427,14 +406,15 @@ func settingKeys(ofRelay bool) (keys []string) {
 	return keys
 }
 
-// setting stores the setting at s, if it is one, in values. Way is how it is
-// written.
-func (r *reader) setting(s spot, way string, values map[string]raw) bool {
+// setting stores s in values if it is a setting, or a map of settings, and
+// reports whether it is one. Path is relative to the relay or to the top of the
+// file.
+func (r *reader) setting(s spot, path string, values map[string]raw) bool {
 	if strings.Contains(s.key, ".") {
-		return false // way is made of keys, and no key itself
+		return false // "log.level" is a path of two keys, not a key
 	}
-	children := spelled(way)
-	if setting := settingOf(way); setting != nil && (len(children) == 0 || s.node.Kind != yaml.MappingNode) {
+	children := aliasKeys(path)
+	if setting := settingOf(path); setting != nil && (len(children) == 0 || s.node.Kind != yaml.MappingNode) {
 		r.store(s, setting, values)
 		return true
 	}
@@ -443,22 +423,22 @@ func (r *reader) setting(s spot, way string, values map[string]raw) bool {
 	}
 	entries, _ := r.entries(s, maxList)
 	for _, e := range entries {
-		if !r.setting(e, way+"."+e.key, values) {
+		if !r.setting(e, path+"."+e.key, values) {
 			r.unknown(e, children)
 		}
 	}
 	return true
 }
 
-// store takes the value of a setting as text; its own parser looks at it when
-// all values are known.
+// store adds the value of a setting to values, as text: it is parsed when the
+// flags and the environment have been merged.
 func (r *reader) store(s spot, setting *Setting, values map[string]raw) {
 	if setting.Flag == "config" {
-		r.problem(s, "cannot stand in the file itself")
+		r.problem(s, "cannot be set in the file itself")
 		return
 	}
 	if before, twice := values[setting.Flag]; twice {
-		r.problem(s, "is the same as %s, which is given in line %d", before.origin.key, before.origin.line)
+		r.problem(s, "is the same as %s, which is set in line %d", before.origin.key, before.origin.line)
 		return
 	}
 	var texts []string
@@ -513,9 +493,9 @@ func (r *reader) relays(s spot) {
 	if ok && len(items) == 0 {
 		return
 	}
-	for _, flag := range whereAndWhat {
+	for _, flag := range unshared {
 		if v, given := r.file.top[flag]; given {
-			r.d.problem(v.origin, errors.New("stands beside relays: put it into one of them"))
+			r.d.problem(v.origin, errors.New("is set beside relays: move it into one of them"))
 		}
 	}
 	lines := map[string]int{}
@@ -573,8 +553,8 @@ func (r *reader) relayName(s spot) (string, bool) {
 
 var nameWanted = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
 
-// name accepts names of relays and probes. They are parts of file names, of
-// addresses and of columns.
+// name accepts names of relays and probes, which become parts of file names, of
+// URLs and of printed columns.
 func name(text string) (string, error) {
 	if !nameWanted.MatchString(text) {
 		return "", errors.New("is not a name: want 1 to 64 letters, digits, dots, dashes and underscores, and no dot in front")
@@ -582,24 +562,24 @@ func name(text string) (string, error) {
 	return text, nil
 }
 
-// key is one key of a map in the file that fills in a T. What is no setting of
-// the [Table] is described by lists of these, from which docs/configuration.md
-// is made too.
+// key describes one key of a map in the file whose value is stored in a T. Lists
+// of keys describe what is not in the [Table]; docs/configuration.md is generated
+// from them.
 type key[T any] struct {
 	name     string
-	value    string // what its value is, in the documentation
+	value    string // kind of its value, for the documentation
 	fallback string // default, as an operator would write it; empty for none
 	help     string // one line
 	list     bool
 
-	// One of these: parse takes a text or a list of them, read anything else.
+	// Exactly one is set: parse for a text or a list of texts, read for the rest.
 	parse parser[*T]
 	read  func(r *reader, s spot, to *T)
 }
 
-// decode fills in to from the map at s, and returns what was given. Elsewhere
-// says where a key that is none of keys would be right, if anywhere; it may be
-// nil.
+// decode stores the entries of the map at s in to, and returns them by key. If
+// elsewhere is not nil, it returns the error for a key that is not one of keys but
+// is valid in another place, or "".
 func decode[T any](r *reader, s spot, keys []key[T], to *T, elsewhere func(key string) string) (given map[string]spot, ok bool) {
 	entries, ok := r.entries(s, maxList)
 	given = map[string]spot{}
@@ -613,8 +593,8 @@ func decode[T any](r *reader, s spot, keys []key[T], to *T, elsewhere func(key s
 			continue
 		}
 		if elsewhere != nil {
-			if where := elsewhere(e.key); where != "" {
-				r.problem(e, "%s", where)
+			if text := elsewhere(e.key); text != "" {
+				r.problem(e, "%s", text)
 				continue
 			}
 		}
@@ -625,7 +605,7 @@ func decode[T any](r *reader, s spot, keys []key[T], to *T, elsewhere func(key s
 		switch {
 		case !found && k.fallback == "":
 		case !found && k.read != nil:
-			r.record(join(s.path, k.name), k.fallback, Origin{}) // whoever reads it knows
+			r.record(join(s.path, k.name), k.fallback, Origin{}) // the default is applied where the value is used
 		case !found:
 			k.store(r, spot{line: s.line, path: join(s.path, k.name)}, Origin{}, k.split(k.fallback), to)
 		case k.read != nil:
@@ -647,7 +627,7 @@ func decode[T any](r *reader, s spot, keys []key[T], to *T, elsewhere func(key s
 	return given, ok
 }
 
-// split makes the items of a list of a single value.
+// split splits a single value into the items of a list, if k is a list.
 func (k key[T]) split(text string) []string {
 	if !k.list {
 		return []string{text}
@@ -659,17 +639,21 @@ func (k key[T]) split(text string) []string {
 	return items
 }
 
-// store parses a value and remembers it for being printed.
+// store parses a value into to and records it for printing.
 func (k key[T]) store(r *reader, s spot, at Origin, texts []string, to *T) {
 	if len(texts) > 0 {
 		for _, err := range k.parse(to, texts) {
 			r.problem(s, "%v", err)
 		}
 	}
-	r.record(s.path, strings.Join(texts, ","), at)
+	shown := redact.List(strings.Join(texts, ","))
+	if strings.HasSuffix(s.path, "_regex") {
+		shown = strings.Join(texts, ",") // redact would take a question mark for a query
+	}
+	r.record(s.path, shown, at)
 }
 
-// lift makes keys of a T that is a part of a larger one.
+// lift converts keys of a part of T to keys of T.
 func lift[Part, T any](keys []key[Part], part func(*T) *Part) []key[T] {
 	var lifted []key[T]
 	for _, k := range keys {

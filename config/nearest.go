@@ -1,7 +1,7 @@
 package config
 
-// Nearest returns the word that was most likely meant by a mistyped one, or ""
-// when none is near.
+// Nearest returns the word that is most similar to a mistyped one, or "" when none is
+// similar.
 func Nearest(typed string, words []string) string {
 	// One slip for each three letters: more would be guessing.
 	best, nearest := 1+len(typed)/3, ""

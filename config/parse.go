@@ -4,30 +4,32 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
+
+	"understudy/internal/address"
+	"understudy/internal/redact"
+	"understudy/internal/webhook"
 )
 
 const (
-	// maxHosts keeps a slip (a file pasted into HOSTS) from becoming a
-	// thousand checks a second.
+	// maxHosts limits what a mistake, such as a file pasted into HOSTS, can make
+	// the program check.
 	maxHosts = 1000
 
 	// maxDuration keeps sums of durations far from overflow.
 	maxDuration = 10 * 365 * 24 * time.Hour
-
-	// maxUnixPath is the longest path of a unix socket: sun_path less its
-	// final zero, see unix(7).
-	maxUnixPath = 107
 )
 
-// parser stores the items of one setting and returns every problem.
+// parser parses the items of one setting, stores them in to, and returns every
+// error.
 type parser[To any] func(to To, items []string) []error
 
 type (
@@ -37,8 +39,8 @@ type (
 
 var itoa = strconv.Itoa
 
-// split makes the items of a list from what was written, with the space around
-// them removed. Of a setting that is no list the last text counts.
+// split returns the items of texts, separated by commas and trimmed. For a setting
+// that is not a list it returns the last text.
 func (s *Setting) split(texts []string) (items []string, errs []error) {
 	if len(texts) == 0 {
 		return nil, nil
@@ -62,7 +64,7 @@ func (s *Setting) split(texts []string) (items []string, errs []error) {
 	return items, errs
 }
 
-// one makes a parser of a setting that is no list.
+// one returns a parser for a setting that is not a list.
 func one[To, T any](convert func(string) (T, error), store func(To, T)) parser[To] {
 	return func(to To, items []string) []error {
 		v, err := convert(items[0])
@@ -74,7 +76,7 @@ func one[To, T any](convert func(string) (T, error), store func(To, T)) parser[T
 	}
 }
 
-// each makes a parser of a list.
+// each returns a parser for a list.
 func each[To, T any](convert func(string) (T, error), store func(To, T)) parser[To] {
 	return func(to To, items []string) (errs []error) {
 		for _, item := range items {
@@ -97,13 +99,13 @@ func hosts(d *draft, items []string) (errs []error) {
 			errs = append(errs, fmt.Errorf("%s %w", quote(item), err))
 			continue
 		}
-		// Names of hosts are the same in upper and lower case, paths are not.
+		// Host names are case-insensitive, paths are not.
 		same := item
 		if !strings.HasPrefix(item, "unix:") {
 			same = strings.ToLower(item)
 		}
 		if seen[same] {
-			errs = append(errs, fmt.Errorf("%s stands there twice", quote(item)))
+			errs = append(errs, fmt.Errorf("%s is listed twice", quote(item)))
 			continue
 		}
 		seen[same] = true
@@ -112,130 +114,36 @@ func hosts(d *draft, items []string) (errs []error) {
 	return errs
 }
 
-// checkHost says what is wrong with a connection string.
-func checkHost(text string) error {
-	if path, ok := strings.CutPrefix(text, "unix:"); ok {
-		return checkUnixPath(path)
-	}
-	name, portText, err := splitHostPort(text)
-	if err != nil {
-		return err
-	}
-	if _, err := port(portText); err != nil {
-		return fmt.Errorf("has port %s, which %w", quote(portText), err)
-	}
-	if name == "" {
-		return errors.New("has no host in front of the port")
-	}
-	if strings.HasPrefix(text, "[") {
-		if addr, err := netip.ParseAddr(name); err != nil || !addr.Is6() {
-			return fmt.Errorf("has %s in brackets, which is no IPv6 address", quote(name))
-		}
-		return nil
-	}
-	return checkName(name)
-}
-
-// splitHostPort splits at the last colon and says in the operator's terms what
-// is missing.
-func splitHostPort(text string) (host, port string, err error) {
-	i := strings.LastIndexByte(text, ':')
-	if i < 0 || strings.HasSuffix(text, "]") {
-		return "", "", errors.New("has no port: want host:port")
-	}
-	host, port = text[:i], text[i+1:]
-	if inner, ok := strings.CutPrefix(host, "["); ok {
-		inner, ok = strings.CutSuffix(inner, "]")
-		if !ok {
-			return "", "", errors.New("has a bracket that is not closed: want [address]:port")
-		}
-		return inner, port, nil
-	}
-	if strings.Contains(host, ":") {
-		return "", "", errors.New("is ambiguous: want an IPv6 address in brackets, like [::1]:80")
-	}
-	return host, port, nil
-}
-
-// checkName accepts IPv4 addresses and host names. Underscores are no part of
-// host names after RFC 1123, but container networks use them.
-func checkName(name string) error {
-	if len(name) > 253 {
-		return errors.New("has a host name longer than 253 bytes")
-	}
-	numeric := true
-	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
-		if label == "" || len(label) > 63 {
-			return fmt.Errorf("has the host name %s: want labels of 1 to 63 bytes between dots", quote(name))
-		}
-		for _, c := range []byte(label) {
-			digit := '0' <= c && c <= '9'
-			numeric = numeric && digit
-			if !digit && c != '-' && c != '_' && (c|0x20 < 'a' || c|0x20 > 'z') {
-				return fmt.Errorf("has the host name %s, in which %s may not stand", quote(name), quote(string(rune(c))))
-			}
-		}
-	}
-	if numeric {
-		// Some resolvers read 10.1 as 10.0.0.1, others ask a name server.
-		if _, err := netip.ParseAddr(name); err != nil {
-			return fmt.Errorf("has %s for a host, which is no IPv4 address", quote(name))
-		}
-	}
-	return nil
-}
-
-func checkUnixPath(path string) error {
-	switch {
-	case !strings.HasPrefix(path, "/"):
-		return errors.New("wants an absolute path, like unix:/run/app.sock")
-	case len(path) > maxUnixPath:
-		return fmt.Errorf("has a path longer than %d bytes", maxUnixPath)
-	case strings.IndexByte(path, 0) >= 0:
-		return errors.New("has a zero byte in its path")
-	}
-	return nil
-}
-
-// bindAddress accepts what can be listened on: "192.0.2.1:80", "[::]:80",
-// ":80", "unix:/path". Port 0 lets the system choose.
+// bindAddress accepts an address to listen on.
 func bindAddress(text string) (string, error) {
-	if path, ok := strings.CutPrefix(text, "unix:"); ok {
-		return text, checkUnixPath(path)
-	}
-	return httpAddress(text)
-}
-
-// httpAddress accepts "192.0.2.1:80", "[::]:80", "localhost:80" and ":80".
-func httpAddress(text string) (string, error) {
-	host, portText, err := splitHostPort(text)
+	l, err := address.ParseListen(text)
 	if err != nil {
-		if _, bad := port(text); bad == nil {
-			return "", fmt.Errorf("is a port alone: want address:port, like :%s", text)
-		}
 		return "", err
 	}
-	if portText != "0" {
-		if _, err := port(portText); err != nil {
-			return "", fmt.Errorf("has port %s, which %w", quote(portText), err)
-		}
-	}
-	if host == "" {
-		return text, nil
-	}
-	if host == "localhost" {
-		return "127.0.0.1:" + portText, nil
-	}
-	if _, err := netip.ParseAddr(host); err != nil {
-		return "", errors.New("does not begin with an IP address of this machine: want address:port")
+	if strings.HasPrefix(text, "localhost:") {
+		return l.String(), nil
 	}
 	return text, nil
 }
 
+// httpAddress accepts a TCP address to listen on.
+func httpAddress(text string) (string, error) {
+	if strings.HasPrefix(text, "unix:") {
+		return "", errors.New("is a unix socket: want address:port")
+	}
+	return bindAddress(text)
+}
+
+// checkHost returns an error for an invalid connection string.
+func checkHost(text string) error {
+	_, err := address.ParseHost(text)
+	return err
+}
+
 func port(text string) (int, error) { return number(1, 65535)(text) }
 
-// number accepts whole numbers from lo to hi, in decimal digits only: a sign,
-// a leading zero's octal or an underscore would be a guess.
+// number accepts whole numbers from lo to hi in decimal digits. Signs and
+// underscores are errors.
 func number(lo, hi int) func(string) (int, error) {
 	return func(text string) (int, error) {
 		for _, c := range []byte(text) {
@@ -251,7 +159,7 @@ func number(lo, hi int) func(string) (int, error) {
 	}
 }
 
-// numberOr accepts a number, or the word that stands for zero.
+// numberOr is number and accepts the word zero for 0.
 func numberOr(zero string, lo, hi int) func(string) (int, error) {
 	return func(text string) (int, error) {
 		if text == zero {
@@ -305,6 +213,44 @@ func durationWithin(lo, hi time.Duration) func(string) (time.Duration, error) {
 	}
 }
 
+// fileMode accepts permissions in octal digits, such as 660 or 0660.
+func fileMode(text string) (fs.FileMode, error) {
+	n, err := strconv.ParseUint(text, 8, 32)
+	if err != nil || n == 0 || n > 0o777 {
+		return 0, errors.New("is not a permission from 0001 to 0777, in octal digits")
+	}
+	return fs.FileMode(n), nil
+}
+
+// owner accepts the name of a user or group of this machine, or a number.
+func owner(id func(name string) (string, error)) func(string) (string, error) {
+	return func(text string) (string, error) {
+		if _, err := number(0, math.MaxInt32)(text); err == nil {
+			return text, nil
+		}
+		if _, err := id(text); err != nil {
+			return "", errors.New("is unknown to this machine: want a name, or a number")
+		}
+		return text, nil
+	}
+}
+
+func userID(name string) (string, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return "", err
+	}
+	return u.Uid, nil
+}
+
+func groupID(name string) (string, error) {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return "", err
+	}
+	return g.Gid, nil
+}
+
 // word accepts one of a few words.
 func word(words ...string) func(string) (string, error) {
 	return func(text string) (string, error) {
@@ -351,7 +297,7 @@ func prefix(text string) (netip.Prefix, error) {
 }
 
 func ipAddress(text string) (netip.Addr, error) {
-	addr, err := netip.ParseAddr(text)
+	addr, err := address.ParseIP(text)
 	if err != nil {
 		return netip.Addr{}, errors.New("is not an IP address")
 	}
@@ -374,15 +320,15 @@ func urlTarget(text string) (string, error) {
 	return text, nil
 }
 
-// path accepts any path; whoever uses it says what is wrong with the file.
+// path accepts any text: errors are reported where the file is opened.
 func path(text string) (string, error) { return text, nil }
 
-// controlPath is the path of the control socket, or a word.
+// controlPath accepts the path of the control socket, "auto" and "off".
 func controlPath(text string) (string, error) {
 	if text == ControlAuto || text == ControlOff {
 		return text, nil
 	}
-	return text, checkUnixPath(text)
+	return text, address.CheckPath(text)
 }
 
 func fence(text string) (Fence, error) {
@@ -414,22 +360,50 @@ func failback(text string) (time.Duration, error) {
 	return d, nil
 }
 
+// openRate accepts "auto", "off" and a number.
+func openRate(text string) (int, error) {
+	switch text {
+	case "auto":
+		return OpenAuto, nil
+	case "off":
+		return 0, nil
+	}
+	n, err := number(1, 1_000_000)(text)
+	if err != nil {
+		err = fmt.Errorf("%w, auto or off", err)
+	}
+	return n, err
+}
+
 func failStatus(text string) (string, error) {
 	if text == "auto" || text == "keep" {
 		return text, nil
 	}
-	// A failing verdict must not look like success, and never redirects.
+	// A 2xx would be a success, and clients would follow a 3xx.
 	if _, err := number(400, 599)(text); err != nil {
 		return "", fmt.Errorf("%w, auto or keep", err)
 	}
 	return text, nil
 }
 
-// lookIntoScriptsDir fills in --check-host and --on-failover from
-// --scripts-dir. What is there is used, and complained about later if it
-// cannot be run: a check that is silently left out would make every host
-// usable.
-func (d *draft) lookIntoScriptsDir(values map[string]raw) {
+// webhookURL parses the URL of a webhook, which is a secret: errors do not contain
+// it, and it is removed from the environment of scripts.
+func webhookURL(d *draft, items []string) []error {
+	if err := webhook.Check(items[0]); err != nil {
+		return []error{err}
+	}
+	d.relay.Webhook = Secret{items[0]}
+	const variable = "WEBHOOK"
+	if d.env[variable] != "" && !slices.Contains(d.settings.secretVariables, variable) {
+		d.settings.secretVariables = append(d.settings.secretVariables, variable)
+	}
+	return nil
+}
+
+// applyScriptsDir sets --check-host and --on-failover to the files in
+// --scripts-dir that exist. One that cannot be run is an error later: to ignore
+// a check would make every host usable.
+func (d *draft) applyScriptsDir(values map[string]raw) {
 	dir := values["scripts-dir"]
 	if len(dir.texts) == 0 {
 		return
@@ -453,7 +427,7 @@ func (d *draft) lookIntoScriptsDir(values map[string]raw) {
 			continue
 		}
 		file := filepath.Join(name, found.file)
-		// Lstat: a link that leads nowhere is there, and is a mistake.
+		// Lstat, because a broken link is a mistake and not a missing file.
 		switch _, err := os.Lstat(file); {
 		case err == nil:
 			values[found.flag] = raw{texts: []string{file}, origin: dir.origin}
@@ -463,33 +437,8 @@ func (d *draft) lookIntoScriptsDir(values map[string]raw) {
 	}
 }
 
-// escape keeps a text on its line, whatever a name in it holds.
-func escape(text string) string {
-	if !strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) {
-		return text
-	}
-	var b strings.Builder
-	for _, c := range text {
-		if unicode.IsPrint(c) {
-			b.WriteRune(c)
-		} else {
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(c), "'"))
-		}
-	}
-	return b.String()
-}
-
-// quote shows a value as it was written, control characters escaped, and cuts
-// one that is far too long to read.
-func quote(text string) string {
-	if len(text) > 80 {
-		return strconv.Quote(text[:60]) + fmt.Sprintf("… (%d bytes)", len(text))
-	}
-	return strconv.Quote(text)
-}
-
-// statusClass accepts a class of status by its number (200) or name (2xx), and
-// returns its name.
+// statusClass accepts a class of HTTP status as 200 or 2xx, and returns the
+// latter.
 func statusClass(text string) (string, error) {
 	if len(text) == 3 && text[0] >= '1' && text[0] <= '5' && (text[1:] == "00" || text[1:] == "xx") {
 		return text[:1] + "xx", nil
@@ -497,15 +446,18 @@ func statusClass(text string) (string, error) {
 	return "", errors.New("is not a class of status: want 100, 200, 300, 400 or 500")
 }
 
-// defaultGELFPort is what receivers of GELF listen on.
+// defaultGELFPort is the usual port of GELF receivers.
 const defaultGELFPort = "12201"
 
-// logOutput accepts a place that logs can go to. A GELF address gets its port
-// if it has none.
+// logOutput accepts a destination of the log. It adds the default port to a GELF
+// address without one.
 func logOutput(text string) (string, error) {
 	for _, scheme := range []string{"gelf+tcp://", "gelf+udp://"} {
 		if addr, ok := strings.CutPrefix(text, scheme); ok {
-			if _, _, err := splitHostPort(addr); err != nil {
+			if strings.Contains(addr, "@") {
+				return "", errors.New("has a user in it, which is not sent: want " + scheme + "host:port")
+			}
+			if err := checkHost(addr); err != nil && strings.HasPrefix(err.Error(), "has no port") {
 				addr += ":" + defaultGELFPort
 			}
 			return scheme + addr, checkAddress(addr)
@@ -521,10 +473,13 @@ func logOutput(text string) (string, error) {
 	return text, err
 }
 
-// checkAddress says what is wrong with a host:port to connect to.
+// checkAddress returns an error for an invalid host:port to connect to.
 func checkAddress(text string) error {
 	if strings.HasPrefix(text, "unix:") {
 		return errors.New("is a unix socket: want host:port")
 	}
 	return checkHost(text)
 }
+
+// quote returns text quoted and redacted, for errors.
+func quote(text string) string { return redact.Quote(text) }

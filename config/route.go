@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"understudy/internal/criteria"
+	"understudy/internal/safetext"
 )
 
 // routeSection is one entry of the map of routes.
@@ -13,23 +16,24 @@ type routeSection struct {
 	at    Origin
 	route Route
 
-	// members finds who counts, once all relays are known; nil when nobody does.
+	// members sets the members of the route, once all relays are known; nil for
+	// a route without members.
 	members func(relays []Relay)
 }
 
-// routeParts is what the keys of a route fill in, whatever its kind.
+// routeParts holds the values of the keys of a route of any kind.
 type routeParts struct {
 	flags     string
+	metrics   Metrics
 	verdict   Verdict
 	heartbeat Heartbeat
 	endpoints Endpoints
 
-	criteria criteria
-	policy   string
-	members  memberList
+	policy  string
+	members memberList
 }
 
-// memberList is who counts in a route. What is not given is nil.
+// memberList lists the members of a route. A list that is not given is nil.
 type memberList struct {
 	relays, probes, must, ignore *nameList
 }
@@ -43,32 +47,45 @@ type nameList struct {
 
 type routeKey = key[routeParts]
 
+var metricsKeys = slices.Concat([]routeKey{
+	{name: "metrics", value: "true or false", help: "true serves the metrics of --admin here, too (required)",
+		parse: one(onOff, func(p *routeParts, v bool) { p.metrics.Serve = v })},
+}, tokenKeys(func(p *routeParts) *Secret { return &p.metrics.Token }, "every request needs this token"))
+
 var flagsKeys = []routeKey{
-	{name: "flags", value: "directory", help: "where flag files are; they are asked for as in /status (required)",
+	{name: "flags", value: "directory", help: "directory of flag files, answered as for /status (required)",
 		parse: one(text, func(p *routeParts, v string) { p.flags = v })},
 }
+
+// verdictTime accepts the time of a whole verdict, which must leave time to send
+// the answer: the listener ends an answer after 10s.
+var verdictTime = durationWithin(time.Millisecond, 9*time.Second)
 
 var verdictKeys = slices.Concat([]routeKey{
 	{name: "policy", value: "word", fallback: "all", help: "all, or quorum",
 		parse: one(verdictPolicy, func(p *routeParts, v string) { p.policy = v })},
-	{name: "quorum", value: "number", help: "how many of the ports, relays and probes must pass, beside those that must in any case",
+	{name: "quorum", value: "number", help: "how many of the ports, relays and probes must pass, in addition to those of must",
 		parse: one(number(1, maxList), func(p *routeParts, v int) { p.verdict.Quorum = v })},
 	{name: "ports", value: "list of numbers", list: true, help: "local ports that the request is replayed to",
 		parse: each(port, func(p *routeParts, v int) { p.verdict.Ports = append(p.verdict.Ports, v) })},
-}, lift(criteriaKeys, func(p *routeParts) *criteria { return &p.criteria }), memberKeys("all", "none"), []routeKey{
-	{name: "must", value: "list of names", help: "relays and probes that must pass whatever the quorum says",
+}, lift(criteriaKeys, func(p *routeParts) *criteria.Expect { return &p.verdict.Expect }), memberKeys("all", "none"), []routeKey{
+	{name: "must", value: "list of names", help: "relays and probes that must pass, independent of quorum",
 		read: func(r *reader, s spot, p *routeParts) { p.members.must = r.nameList(s) }},
 	{name: "ignore", value: "list of names", help: "relays and probes that are only reported",
 		read: func(r *reader, s spot, p *routeParts) { p.members.ignore = r.nameList(s) }},
-	{name: "timeout", value: "duration", fallback: "2s", help: "time that the whole answer may take; at most 9s",
-		parse: one(durationWithin(time.Millisecond, 9*time.Second), func(p *routeParts, v time.Duration) { p.verdict.Timeout = v })},
-	{name: "fail_status", value: "status", fallback: "auto", help: "status of a failing verdict: auto (never a 2xx), keep, or a number from 400 to 599",
+	{name: "timeout", value: "duration", fallback: defaultOf("ping-timeout"), help: "timeout of the whole answer; at most 9s",
+		parse: one(verdictTime, func(p *routeParts, v time.Duration) { p.verdict.Timeout = v })},
+	{name: "fail_status", value: "status", fallback: defaultOf("fail-status"), help: "status of a failing verdict: auto (never a 2xx), keep, or a number from 400 to 599",
 		parse: one(failStatus, func(p *routeParts, v string) { p.verdict.FailStatus = v })},
-	{name: "agent", value: "address:port", help: "say the verdict here too, in the words of HAProxy's agent-check",
+	{name: "standby", value: "word", fallback: "optional", help: "optional, or required: a relay of several hosts is healthy only while another host could take over from the primary",
+		parse: one(word("optional", "required"), func(p *routeParts, v string) { p.verdict.Standby = v == "required" })},
+	{name: "agent", value: "address:port", help: "address:port for HAProxy's agent-check",
 		parse: one(httpAddress, func(p *routeParts, v string) { p.verdict.Agent = v })},
+	{name: "agent_drain", value: "true or false", fallback: "false", help: "let the agent send drain while the program ends, and ready for a minute after its start; this cancels a MAINT or DRAIN that an operator set in HAProxy",
+		parse: one(onOff, func(p *routeParts, v bool) { p.verdict.AgentDrain = v })},
 	{name: "tcp", value: "address:port", help: "listen here only while the verdict is good",
 		parse: one(httpAddress, func(p *routeParts, v string) { p.verdict.TCP = v })},
-}, tokenKeys(func(p *routeParts) *Secret { return &p.verdict.Token }, "who sends it is told the reasons, in JSON"))
+}, tokenKeys(func(p *routeParts) *Secret { return &p.verdict.Token }, "a request with this token gets the reasons, in JSON"))
 
 var heartbeatKeys = slices.Concat([]routeKey{
 	{name: "name", value: "text", help: "what the server calls itself (required)",
@@ -87,40 +104,41 @@ var endpointsKeys = []routeKey{
 		parse: one(endpointsPolicy, func(p *routeParts, v string) { p.endpoints.Race = v == "race" })},
 	{name: "status", value: "list", list: true, fallback: "1xx,2xx,3xx,4xx", help: "statuses and classes of a usable answer",
 		parse: each(status, func(p *routeParts, v string) { p.endpoints.Status = append(p.endpoints.Status, v) })},
-	{name: "timeout", value: "duration", fallback: "5s", help: "time until the answer of one has to begin",
+	{name: "timeout", value: "duration", fallback: defaultOf("endpoint-timeout"), help: "time until the answer of one has to begin",
 		parse: one(duration(time.Millisecond), func(p *routeParts, v time.Duration) { p.endpoints.Timeout = v })},
-	{name: "total_timeout", value: "duration", help: "the same for all of them together; enough for each when not given",
+	{name: "total_timeout", value: "duration", help: "timeout of all of them together; default: enough for each",
 		parse: one(duration(time.Millisecond), func(p *routeParts, v time.Duration) { p.endpoints.Total = v })},
 	{name: "preserve_host", value: "true or false", fallback: "false", help: "send the Host of the request instead of the endpoint's",
 		parse: one(onOff, func(p *routeParts, v bool) { p.endpoints.PreserveHost = v })},
-	{name: "tls", value: "map", help: "how https endpoints are spoken to; see above",
+	{name: "tls", value: "map", help: "TLS connections to https endpoints; see above",
 		read: func(r *reader, s spot, p *routeParts) { clientTLS(r, s, &p.endpoints.TLS) }},
 }
 
-// memberKeys are who counts in a route. Relays and probes are what holds when
-// nothing is said.
+// memberKeys returns the keys for the members of a route, with the defaults of
+// relays and probes.
 func memberKeys(relays, probes string) []routeKey {
 	return []routeKey{
-		{name: "relays", value: "all, none or list of names", fallback: relays, help: "relays that count: well is one that has a primary",
+		{name: "relays", value: "all, none or list of names", fallback: relays, help: "relays that count: one with a primary is healthy",
 			read: func(r *reader, s spot, p *routeParts) { p.members.relays = r.nameList(s) }},
-		{name: "probes", value: "all, none or list of names", fallback: probes, help: "probes that count: well is one that is up",
+		{name: "probes", value: "all, none or list of names", fallback: probes, help: "probes that count: one that is up is healthy",
 			read: func(r *reader, s spot, p *routeParts) { p.members.probes = r.nameList(s) }},
 	}
 }
 
 // routeKind is one of the kinds of routes.
 type routeKind struct {
-	name   string   // with its article
+	name   string   // with an article: "a verdict"
 	marks  []string // keys that only this kind has
 	keys   []routeKey
 	finish func(r *reader, s spot, given map[string]spot, p *routeParts, to *routeSection)
 }
 
-// routeKinds lists the kinds. A route is of the first that one of its keys
-// marks, and a verdict if none does.
+// routeKinds returns the kinds. A route is of the first kind that has one of its
+// keys among its marks; otherwise it is a verdict.
 func routeKinds() []routeKind {
 	return []routeKind{
 		{"a flags route", []string{"flags"}, flagsKeys, finishFlags},
+		{"a metrics route", []string{"metrics"}, metricsKeys, finishMetrics},
 		{"an endpoints route", []string{"endpoints", "total_timeout", "preserve_host", "tls"}, endpointsKeys, finishEndpoints},
 		{"a heartbeat", []string{"name", "dead_dir"}, heartbeatKeys, finishHeartbeat},
 		{"a verdict", nil, verdictKeys, finishVerdict},
@@ -148,7 +166,8 @@ func (r *reader) routes(s spot) {
 			return k.marks == nil || slices.ContainsFunc(keys, func(key spot) bool { return slices.Contains(k.marks, key.key) })
 		})]
 		var p routeParts
-		// The entries were read already, so what is wrong with them is said twice, and told once.
+		// The entries are read a second time here. Their errors are recorded twice,
+		// but err reports each once.
 		given, _ := decode(r, e, kind.keys, &p, func(key string) string {
 			var takers []string
 			for _, other := range kinds {
@@ -159,7 +178,7 @@ func (r *reader) routes(s spot) {
 			if len(takers) == 0 {
 				return ""
 			}
-			return fmt.Sprintf("has no meaning here: this is %s, and %s takes it", kind.name, strings.Join(takers, " or "))
+			return fmt.Sprintf("is not valid here: this is %s, and it belongs to %s", kind.name, strings.Join(takers, " or "))
 		})
 		section := routeSection{at: r.at(e), route: Route{Path: e.key}}
 		kind.finish(r, e, given, &p, &section)
@@ -169,6 +188,14 @@ func (r *reader) routes(s spot) {
 
 func finishFlags(_ *reader, _ spot, _ map[string]spot, p *routeParts, to *routeSection) {
 	to.route.Flags = p.flags
+}
+
+func finishMetrics(r *reader, s spot, given map[string]spot, p *routeParts, to *routeSection) {
+	r.oneToken(given)
+	if !p.metrics.Serve {
+		r.problem(s, "serves nothing: set metrics to true, or remove the route")
+	}
+	to.route.Metrics = &p.metrics
 }
 
 func finishEndpoints(r *reader, s spot, given map[string]spot, p *routeParts, to *routeSection) {
@@ -190,7 +217,7 @@ func finishEndpoints(r *reader, s spot, given map[string]spot, p *routeParts, to
 	to.route.Endpoints = e
 }
 
-// fillTotal makes the time for all endpoints together enough for each.
+// fillTotal sets a missing Total to the sum of the timeouts of all endpoints.
 func (e *Endpoints) fillTotal() {
 	if e.Total == 0 {
 		e.Total = e.Timeout
@@ -205,7 +232,7 @@ func finishHeartbeat(r *reader, s spot, given map[string]spot, p *routeParts, to
 		r.problem(s, "needs a name: what the server calls itself")
 	}
 	if !r.oneToken(given) {
-		r.problem(s, "needs a token: give token_file or token_env")
+		r.problem(s, "needs a token: set token_file or token_env")
 	}
 	to.route.Heartbeat = &p.heartbeat
 	to.members = func(relays []Relay) {
@@ -219,12 +246,11 @@ func finishHeartbeat(r *reader, s spot, given map[string]spot, p *routeParts, to
 
 func finishVerdict(r *reader, s spot, given map[string]spot, p *routeParts, to *routeSection) {
 	v := &p.verdict
-	v.Status, v.Body, v.BodyContains, v.BodyRegex = p.criteria.status, p.criteria.body, p.criteria.contains, p.criteria.regex
-	p.criteria.check(r, given)
+	checkExpect(r, given, v.Expect)
 	r.oneToken(given)
 	for i, n := range v.Ports {
 		if slices.Contains(v.Ports[:i], n) {
-			r.problem(given["ports"], "%d stands there twice", n)
+			r.problem(given["ports"], "%d is listed twice", n)
 		}
 	}
 	ports, ok := given["ports"]
@@ -234,18 +260,20 @@ func finishVerdict(r *reader, s spot, given map[string]spot, p *routeParts, to *
 			r.problem(at, "is about the answers of ports, and there are none")
 		}
 	}
-	expectPong(v)
+	if len(v.Ports) > 0 {
+		v.Expect = v.OrPong()
+	}
 	policy, hasPolicy := given["policy"]
 	quorum, hasQuorum := given["quorum"]
 	switch {
 	case hasPolicy && p.policy == "all" && hasQuorum:
-		r.problem(quorum, "stands beside policy: all: give one of them")
+		r.problem(quorum, "is set together with policy: all: set one of them")
 	case p.policy == "quorum" && !hasQuorum:
 		r.problem(policy, "needs quorum, the number that must pass")
 	}
 	for way, addr := range map[string]string{"agent": v.Agent, "tcp": v.TCP} {
 		if addr != "" {
-			r.file.addresses = append(r.file.addresses, address{r.at(given[way]), addr})
+			r.file.addresses = append(r.file.addresses, listener{r.at(given[way]), addr})
 		}
 	}
 	to.route.Verdict = v
@@ -253,10 +281,10 @@ func finishVerdict(r *reader, s spot, given map[string]spot, p *routeParts, to *
 		known := len(r.d.problems)
 		v.Members = r.findMembers(p.members, relays, "all", "none")
 		if len(r.d.problems) > known {
-			return // what follows would follow from these
+			return // further errors would only follow from these
 		}
 		if len(v.Members)+len(v.Ports) == 0 {
-			r.problem(s, "has nothing to judge: give ports, relays or probes")
+			r.problem(s, "has no members: set ports, relays or probes")
 			return
 		}
 		counting := len(v.Ports)
@@ -271,24 +299,23 @@ func finishVerdict(r *reader, s spot, given map[string]spot, p *routeParts, to *
 	}
 }
 
-// expectPong fills in what ports must answer when nothing is said about it.
-func expectPong(v *Verdict) {
-	if len(v.Ports) == 0 {
-		return
-	}
-	if len(v.Status) == 0 && v.Body == "" && v.BodyContains == "" && v.BodyRegex == "" {
-		v.Body = "pong"
-	}
-	if len(v.Status) == 0 {
-		v.Status = []string{"200"}
-	}
-}
-
-// findMembers makes the members of a route, in the order of the file: relays,
+// findMembers returns the members of a route in the order of the file: relays,
 // probes, and then those that only must or ignore name. RelaysBy and probesBy
-// are what holds when the route says nothing.
+// are the defaults.
 func (r *reader) findMembers(list memberList, relays []Relay, relaysBy, probesBy string) (members []Member) {
 	var relayNames, probeNames []string
+	if len(relays) == 1 && relays[0].Unnamed && relays[0].Name != MainRelay {
+		own := relays[0].Name
+		list.relays, list.must, list.ignore = list.relays.without(own), list.must.without(own), list.ignore.without(own)
+		relays = []Relay{{Name: MainRelay}}
+		defer func() {
+			for i := range members {
+				if members[i].Name == MainRelay {
+					members[i].Name = own
+				}
+			}
+		}()
+	}
 	for _, relay := range relays {
 		relayNames = append(relayNames, relay.Name)
 	}
@@ -317,11 +344,27 @@ func (r *reader) findMembers(list memberList, relays []Relay, relaysBy, probesBy
 	for _, name := range r.names(list.ignore, "none", "relay or probe", either) {
 		m := add(name)
 		if m.Must {
-			r.problem(list.ignore.at, "%s stands in must as well", quote(name))
+			r.problem(list.ignore.at, "%s is listed in must too", quote(name))
 		}
 		m.Ignore = true
 	}
 	return members
+}
+
+// without returns the list with [MainRelay] in place of own, which is the name that
+// a relay without one got.
+func (l *nameList) without(own string) *nameList {
+	if l == nil || !slices.Contains(l.names, own) {
+		return l
+	}
+	renamed := *l
+	renamed.names = slices.Clone(l.names)
+	for i, name := range renamed.names {
+		if name == own {
+			renamed.names[i] = MainRelay
+		}
+	}
+	return &renamed
 }
 
 // nameList reads a list of names.
@@ -341,8 +384,8 @@ func (r *reader) nameList(s spot) *nameList {
 	return list
 }
 
-// names returns the names of list, which must be some of known. A list that is
-// not given is the word otherwise.
+// names returns the names in list, which must be known. A nil list is the word
+// otherwise.
 func (r *reader) names(list *nameList, otherwise, what string, known []string) (names []string) {
 	if list == nil {
 		list = &nameList{word: otherwise}
@@ -355,7 +398,7 @@ func (r *reader) names(list *nameList, otherwise, what string, known []string) (
 	}
 	for _, text := range list.names {
 		if slices.Contains(names, text) {
-			r.problem(list.at, "%s stands there twice", quote(text))
+			r.problem(list.at, "%s is listed twice", quote(text))
 		} else if slices.Contains(known, text) {
 			names = append(names, text)
 		} else if near := r.nearest(text, known); near != "" {
@@ -367,16 +410,15 @@ func (r *reader) names(list *nameList, otherwise, what string, known []string) (
 	return names
 }
 
-// makeRoutes joins the routes that the flat settings make with those of the
-// file.
+// makeRoutes joins the routes of flags and variables with those of the file.
 func (d *draft) makeRoutes(file *file) {
-	claimed := map[string]Origin{}
+	byPath := map[string]Origin{}
 	take := func(at Origin, route Route) {
-		if by, taken := claimed[route.Path]; taken {
+		if by, taken := byPath[route.Path]; taken {
 			d.problem(at, fmt.Errorf("%s is answered by %s already", route.Path, by.place()))
 			return
 		}
-		claimed[route.Path] = at
+		byPath[route.Path] = at
 		d.settings.HTTP.Routes = append(d.settings.HTTP.Routes, route)
 	}
 	relays := d.settings.Relays
@@ -393,7 +435,10 @@ func (d *draft) makeRoutes(file *file) {
 				at = d.at("http")
 			}
 		}
-		expectPong(&d.ping)
+		d.warnDuplicatePorts(d.at("lport"), d.ping.Ports)
+		if len(d.ping.Ports) > 0 {
+			d.ping.Expect = d.ping.OrPong()
+		}
 		for _, relay := range relays {
 			d.ping.Members = append(d.ping.Members, Member{Name: relay.Name})
 		}
@@ -439,7 +484,7 @@ func lineOfText(text string) (string, error) {
 	if strings.TrimSpace(text) == "" {
 		return "", errors.New("is empty")
 	}
-	if len(text) > 256 || strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+	if len(text) > 256 || safetext.HasControl(text) {
 		return "", errors.New("is longer than 256 bytes, or not one line")
 	}
 	return text, nil

@@ -6,15 +6,18 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"understudy/internal/redact"
+	"understudy/internal/safetext"
 )
 
-// maxSecret is far more than a word that somebody has to send.
+// maxSecret limits the bytes of a secret, far above any real one.
 const maxSecret = 4 << 10
 
 // Value returns the word itself; it is empty for the zero Secret.
 func (s Secret) Value() string { return s.value }
 
-// IsSet says whether there is a word.
+// IsSet reports whether the secret is not empty.
 func (s Secret) IsSet() bool { return s.value != "" }
 
 // String masks the word, so that no log shows it by accident.
@@ -22,7 +25,7 @@ func (s Secret) String() string {
 	if s.value == "" {
 		return ""
 	}
-	return masked
+	return redact.Mask
 }
 
 // GoString masks the word.
@@ -35,16 +38,20 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // secrets, each once. Scripts need not see them.
 func (s Settings) SecretVariables() []string { return slices.Clone(s.secretVariables) }
 
-// warn remembers what is allowed and unwise.
+// warn records a warning about a setting that is valid but unwise.
 func (r *reader) warn(s spot, format string, args ...any) {
-	d := r.d
-	d.settings.Warnings = append(d.settings.Warnings, escape(r.at(s).place()+": "+fmt.Sprintf(format, args...)))
+	r.d.warn(r.at(s), format, args...)
+}
+
+// warn does so for a setting.
+func (d *draft) warn(at Origin, format string, args ...any) {
+	d.settings.Warnings = append(d.settings.Warnings, safetext.Escape(at.place()+": "+fmt.Sprintf(format, args...)))
 }
 
 // tokenKeys are the three ways to a token, for whatever has one.
 func tokenKeys[T any](token func(*T) *Secret, what string) []key[T] {
 	return []key[T]{
-		{name: "token_file", value: "file", help: what + ": what stands in this file, white space around it aside",
+		{name: "token_file", value: "file", help: what + ": the content of this file, without surrounding white space",
 			read: func(r *reader, s spot, to *T) { *token(to) = r.secretFile(s) }},
 		{name: "token_env", value: "variable", help: what + ": the value of this environment variable, which scripts do not see",
 			read: func(r *reader, s spot, to *T) { *token(to) = r.secretVariable(s) }},
@@ -53,15 +60,15 @@ func tokenKeys[T any](token func(*T) *Secret, what string) []key[T] {
 	}
 }
 
-// oneToken says whether a token is given, and reports one that is given in
-// several ways.
+// oneToken reports whether a token is given. It records an error for one that is given
+// in several ways.
 func (r *reader) oneToken(given map[string]spot) bool {
 	var ways []string
 	for _, way := range []string{"token_file", "token_env", "token"} {
 		if s, ok := given[way]; ok {
 			ways = append(ways, way)
 			if len(ways) == 2 {
-				r.problem(s, "stands beside %s: give one of them", ways[0])
+				r.problem(s, "is set together with %s: set one of them", ways[0])
 			}
 		}
 	}
@@ -75,7 +82,7 @@ func (r *reader) secretOf(s spot) (secret Secret) {
 		return secret
 	}
 	if len(entries) != 1 {
-		r.problem(s, "wants one of file and env")
+		r.problem(s, "needs one of file and env")
 		return secret
 	}
 	switch e := entries[0]; e.key {
@@ -96,20 +103,37 @@ func (r *reader) secretFile(s spot) (secret Secret) {
 		return secret
 	}
 	r.record(s.path, file, r.at(s))
-	content, err := readRegular(file)
+	secret, err := r.d.readSecret(r.at(s), file)
 	if err != nil {
 		r.problem(s, "%v", err)
-		return secret
+	}
+	return secret
+}
+
+// readSecret returns the content of a file without surrounding white space.
+func (d *draft) readSecret(at Origin, file string) (Secret, error) {
+	content, err := readRegular(file)
+	if err != nil {
+		return Secret{}, err
 	}
 	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o004 != 0 {
-		r.warn(s, "%s can be read by everybody: chmod o-r", file)
+		d.warn(at, "%s can be read by everybody: chmod o-r", file)
 	}
 	word := strings.TrimSpace(string(content))
 	if err := checkSecret(word); err != nil {
-		r.problem(s, "%s %v", file, err)
-		return secret
+		return Secret{}, fmt.Errorf("%s %w", file, err)
 	}
-	return Secret{word}
+	return Secret{word}, nil
+}
+
+// adminToken reads the token of the admin listener from a file.
+func adminToken(d *draft, items []string) []error {
+	var err error
+	d.settings.Admin.Token, err = d.readSecret(d.raw["admin-token-file"].origin, items[len(items)-1])
+	if err != nil {
+		return []error{err}
+	}
+	return nil
 }
 
 // secretVariable reads a secret from the environment.
@@ -138,13 +162,13 @@ func (r *reader) secretVariable(s spot) (secret Secret) {
 	return Secret{word}
 }
 
-// secretHere reads a secret that stands in the file itself.
+// secretHere reads a secret that is part of the file itself.
 func (r *reader) secretHere(s spot) (secret Secret) {
 	word, ok := r.text(s)
 	if !ok {
 		return secret
 	}
-	r.record(s.path, masked, r.at(s))
+	r.record(s.path, redact.Mask, r.at(s))
 	if err := checkSecret(word); err != nil {
 		r.problem(s, "%v", err)
 		return secret
@@ -153,14 +177,14 @@ func (r *reader) secretHere(s spot) (secret Secret) {
 	return Secret{word}
 }
 
-// checkSecret says what is wrong with a word, without showing it.
+// checkSecret returns an error for an invalid secret, without the secret itself.
 func checkSecret(word string) error {
 	switch {
 	case word == "":
 		return errors.New("is empty")
 	case len(word) > maxSecret:
 		return fmt.Errorf("has %d bytes, more than %d", len(word), maxSecret)
-	case strings.ContainsFunc(word, func(c rune) bool { return c < ' ' || c == 0x7f }):
+	case safetext.HasControl(word):
 		return errors.New("has a control character or several lines in it")
 	}
 	return nil

@@ -1,59 +1,97 @@
 package config
 
 import (
+	"io/fs"
 	"net/netip"
 	"time"
+
+	"understudy/internal/criteria"
 )
 
 // Settings is everything an operator can set, checked and typed.
 type Settings struct {
 	// Relays holds the relays to run, in the order of the file; it is empty
 	// when the process only answers over HTTP. The one that flags and
-	// variables describe without a file is called [MainRelay].
+	// variables describe, or the top of the file, has no name of its own: it is
+	// called after its first address, see [Relay.Unnamed].
 	Relays []Relay
 
 	Probes []Probe // in the order of the file
 	HTTP   HTTP
+	Admin  Admin
 	Log    Log
 
 	Control  string // path of the control socket, ControlAuto or ControlOff
-	StateDir string // empty: nothing is remembered across restarts
+	StateDir string // empty: state is not kept across restarts
 	File     string // path of the configuration file, or empty
 
-	// Warnings are about what is allowed and unwise: a secret that stands in
-	// the file itself. Each names its place.
+	// LameDuck is the time for which clients are accepted after the program got the
+	// signal to end, while its verdicts are bad already. Zero stops accepting at
+	// once.
+	LameDuck time.Duration
+
+	// Loops is the most event loops that the relays may have together. Zero is one
+	// for each processor that the process may use, 16 at most.
+	Loops int
+
+	// Spin lets an event loop poll before it sleeps.
+	Spin bool
+
+	// Warnings are about settings that are valid but unwise: a secret in the file
+	// itself, an address that is listed twice. Each names its place.
 	Warnings []string
 
 	secretVariables []string
 }
 
-// MainRelay is the name of the relay that has none in a file.
+// MainRelay is the name of a relay without a name and without a port. In the
+// routes of a file it is another name for the relay without a name.
 const MainRelay = "main"
 
-// What [Settings.Control] says instead of a path.
+// The values of [Settings.Control] that are no path.
 const (
 	ControlAuto = "auto" // the program chooses the place
 	ControlOff  = "off"  // there is no control socket
 )
+
+// OpenAuto lets the program choose [Relay.OpenRate].
+const OpenAuto = -1
 
 // Relay is one listening service, its hosts and its rules. Every duration is
 // positive unless its comment says otherwise.
 type Relay struct {
 	Name string // unique
 
+	// Unnamed is set when the operator gave no name. Name is then the port of the
+	// first address, the file name of a unix socket, or [MainRelay] where there is
+	// neither.
+	Unnamed bool
+
 	Listen  []string // "192.0.2.1:5432", "[::]:5432", ":5432" or "unix:/path"; may be empty if there are Sockets
 	Sockets []int    // those of [Given.Sockets] that are this relay's, by index
 
+	Freebind bool // addresses of Listen need not be this machine's
+
+	// The files of unix sockets in Listen: permission (never zero), owner and
+	// group (names or numbers; empty leaves them).
+	SocketMode               fs.FileMode
+	SocketOwner, SocketGroup string
+
 	Hosts []string // in order of preference, as the operator wrote them, without surrounding space
 
-	PongPorts []int  // ask each host's HTTP port; empty asks none
+	PongPorts []int  // HTTP ports of each host to check; empty for none
 	PongPath  string // begins with a slash
 
-	Checks []Ask // further checks, in order; from the file only
+	Checks []Check // further checks, in order; from the file only
+
+	Role Role // what the hosts are asked for their role
+
+	Elect string // order or freshest
 
 	Interval     time.Duration // between checks of a host
 	FastInterval time.Duration // between checks of a suspected primary
 	Timeout      time.Duration // of one check
+	CheckTCP     string        // TCP check of the hosts: auto, on, off or one of [greeting.Names]
 	Rise, Fall   int           // at least 1
 
 	CheckHost      string // path of the check script, or empty
@@ -61,12 +99,23 @@ type Relay struct {
 	CheckTimeout   time.Duration
 	OnFailover     string // path of a trigger or of a directory of them, or empty
 	TriggerTimeout time.Duration
-	TriggerAbort   bool // a failed trigger puts the host aside
+	TriggerAbort   bool // a failed trigger rejects the host
+
+	OnStandby      string // path of a script or of a directory of them, or empty
+	StandbyTimeout time.Duration
+
+	OnEvent string // path of a script or of a directory of them, or empty
+	Webhook Secret // URL of http or https, or none
 
 	MaxBackoff time.Duration // at least 1s
+	DNSHold    time.Duration // how long a name that does not exist any more keeps its addresses; zero: not at all
+	Stay       time.Duration // zero elects the first usable host always
 	Hold       time.Duration // zero refuses at once
 	Fence      Fence
 	Failback   time.Duration // how long a preferred host must have been up to take over again; zero: never
+	OpenRate   int           // clients a second after an opening, OpenAuto, or zero for all at once
+	OnSilence  string        // the reaction to a primary that answers no client: auto, fail or alarm
+	Replay     string        // which openings are sent again to another host: auto, always or off
 
 	ConnectTimeout time.Duration
 	IdleTimeout    time.Duration // zero never ends an idle connection
@@ -76,36 +125,58 @@ type Relay struct {
 	SendProxy      int           // PROXY protocol version, zero for none
 	AcceptProxy    bool
 	Allow          []netip.Prefix // empty allows all
+	ConnectionLog  bool           // log each connection when it has ended
 	Source         netip.Addr     // the zero Addr leaves it to the system
-	Loops          int            // zero: chosen by the relay
-	Spin           bool
 }
 
-// Fence says what becomes of the connections of earlier epochs.
+// Role is how the hosts of a relay are asked for their role, and which of them may be
+// elected.
+type Role struct {
+	Protocol string // postgres, mysql or redis; empty: the hosts are not asked
+
+	Port         int    // of each host; zero is the host's own
+	User         string // empty only for redis: the default user
+	PasswordFile string // read at each login; empty: no password
+	Database     string // empty: the usual one
+
+	TLS string    // auto, off, prefer, require or verify
+	PEM ClientTLS // names and files for it; SkipVerify is not used
+
+	Promote bool // a replica may be elected, since the triggers promote it
+	MaxLag  Lag  // of such a replica
+}
+
+// Lag is a limit for what a replica lacks. Zero is no limit.
+type Lag struct {
+	Bytes uint64        // where the protocol counts bytes
+	Time  time.Duration // where it does not
+}
+
+// Fence is the policy for the connections of earlier epochs.
 type Fence struct {
-	Keep  bool          // they live on
+	Keep  bool          // they stay open
 	Drain time.Duration // they may finish for that long before they are reset; zero resets at once
 }
 
-// StatusPath is where flags are told.
+// StatusPath is the default path that reports flags.
 const StatusPath = "/status"
 
-// Ask is one question, of a host (a check) or on a schedule (a probe). Exactly
-// one of its kinds is set.
-type Ask struct {
-	HTTP *AskHTTP
-	TCP  *AskTCP
-	Exec *AskExec
-	Flag *AskFlag
-	VIP  *AskVIP
+// Check is one check, of a host or as a probe. Exactly one of its kinds is set.
+type Check struct {
+	HTTP *HTTPCheck
+	TCP  *TCPCheck
+	Exec *ExecCheck
+	Flag *FlagCheck
+	VIP  *VIPCheck
+	SQL  *SQLCheck // of a probe
 
 	Interval time.Duration // from one start to the next
 	Timeout  time.Duration // of one
 }
 
-// AskHTTP is a request and what its answer must be.
-type AskHTTP struct {
-	// URL is what a probe asks. A check has Port (zero: the host's own), Path
+// HTTPCheck is a request with the expected answer.
+type HTTPCheck struct {
+	// URL is the URL of a probe. A check has Port (zero: the host's own), Path
 	// and HTTPS instead.
 	URL   string
 	Port  int
@@ -116,53 +187,69 @@ type AskHTTP struct {
 	Headers     [][2]string
 	RequestBody string
 
-	Status       []string // numbers and classes like 2xx; empty: 2xx
-	Body         string   // equal, white space around it aside; empty asks for nothing
-	BodyContains string
-	BodyRegex    string
+	criteria.Expect // of the answer
 
 	TLS ClientTLS
 }
 
-// ClientTLS says how a TLS server is spoken to. The zero ClientTLS believes
-// what the system believes.
+// ClientTLS configures connections to a TLS server. The zero ClientTLS trusts the
+// system's certificate authorities.
 type ClientTLS struct {
 	ServerName string // for SNI and the certificate, instead of the host's name
-	CA         string // file of the authorities to believe instead of the system's
+	CA         string // file of the authorities to trust instead of the system's
 	Cert, Key  string // files of our own certificate, or both empty
-	SkipVerify bool   // believe any certificate
-	Digest     string // of what the files hold; another certificate is another setting
+	SkipVerify bool   // trust any certificate
+	Digest     string // of the contents of the files, so that a new certificate is a change of the setting
 }
 
-// AskTCP is a connect and, if Expect is set, what the peer must say.
-type AskTCP struct {
+// TCPCheck is a connect and, if Expect is set, an expected answer.
+type TCPCheck struct {
 	Address string // host:port or unix:/path of a probe; empty for a check
 	Port    int    // of a check; zero is the host's own
 	Send    string // after the connect; may be empty
-	Expect  string // must come, as a part of what comes; empty: the connect is enough
+	Expect  string // text that the answer must contain; empty: the connect is enough
+
+	Handshake string // protocol of the greeting to read, one of [greeting.Names]; excludes Send and Expect
 }
 
-// AskExec is a command whose exit status answers.
-type AskExec struct {
+// ExecCheck is a command whose exit status answers.
+type ExecCheck struct {
 	Command []string // path and arguments; no shell in between
 }
 
-// AskFlag is a file in a directory of flags.
-type AskFlag struct {
+// FlagCheck is a file in a directory of flags.
+type FlagCheck struct {
 	Dir, Name string
 	Absent    bool // passes when it is not there
 }
 
-// AskVIP is a list of addresses that must be this machine's.
-type AskVIP struct {
+// VIPCheck is a list of addresses that must be this machine's.
+type VIPCheck struct {
 	Addresses    []netip.Addr
 	AnyInterface bool // not the loopback ones only
 }
 
-// Probe is a question that is asked on a schedule and belongs to verdicts.
+// SQLCheck is a query of a database.
+type SQLCheck struct {
+	Driver         string // postgres, mysql or sqlserver
+	Address        string // host:port or unix:/path
+	User, Database string // the database may be empty
+	PasswordFile   string // read at each login; empty logs in without a password
+	Query          string
+	Exists         []SQLValue // what one row must have; empty: the query has to succeed
+	TLS            *ClientTLS // nil uses TLS if the server offers it, with any certificate
+}
+
+// SQLValue is the value that a column must have.
+type SQLValue struct {
+	Column, Text string
+	Null         bool // it must be NULL instead
+}
+
+// Probe is a check that runs on a schedule and counts in verdicts.
 type Probe struct {
 	Name string // unique among probes and relays
-	Ask
+	Check
 
 	Rise, Fall int
 	Jitter     time.Duration // each interval is longer by a random part of it, at most
@@ -175,35 +262,51 @@ type HTTP struct {
 	Routes    []Route
 }
 
-// Route is what is answered at one path. Exactly one of its kinds is set.
+// Admin is the listener for those who operate the program.
+type Admin struct {
+	Listen string // address:port, or empty for none
+	Token  Secret // what every request has to show; none lets everybody read, and nobody act
+}
+
+// Route is the configuration of one path. Exactly one of its kinds is set.
 type Route struct {
 	Path string // begins with a slash; one that ends in a slash matches all below
 
 	Verdict   *Verdict
-	Flags     string // directory of flag files, for questions as in StatusPath
+	Flags     string // directory of flag files, for requests as to StatusPath
+	Metrics   *Metrics
 	Heartbeat *Heartbeat
 	Endpoints *Endpoints
+}
+
+// Metrics is a route that serves the metrics.
+type Metrics struct {
+	Serve bool   // always true
+	Token Secret // what every request has to show, or none
 }
 
 // Verdict is one answer over local ports, relays and probes.
 type Verdict struct {
 	Ports []int // local ports that the request is replayed to, in order
 
-	// What each port must answer, as in [AskHTTP]; by default 200 and "pong".
-	Status       []string
-	Body         string
-	BodyContains string
-	BodyRegex    string
+	criteria.Expect // of each port's answer; by default 200 and "pong"
 
 	Members []Member
 	Quorum  int // how many of ports and members must pass, beside those that must in any case; zero: all
 
 	Timeout    time.Duration // at most 9s
 	FailStatus string        // status of a failing verdict: "auto", "keep", or a number from 400 to 599
-	Token      Secret        // who shows it is told the reasons
+	Token      Secret        // clients that send it get the reasons
 
-	Agent string // address:port that answers in the words of HAProxy's agent-check, or empty
-	TCP   string // address:port that listens only while the verdict is good, or empty
+	Standby bool // a relay without a standby counts as one without a primary
+
+	Agent string // address:port that answers HAProxy's agent-check, or empty
+
+	// AgentDrain makes the agent send "drain" while the program ends, and "ready"
+	// for a minute after the next start.
+	AgentDrain bool
+
+	TCP string // address:port that listens only while the verdict is good, or empty
 }
 
 // Member is a relay or a probe that counts in a verdict.
@@ -214,9 +317,9 @@ type Member struct {
 	Ignore bool // only reported
 }
 
-// Heartbeat answers in lines of text about probes.
+// Heartbeat answers with the dead probes as text.
 type Heartbeat struct {
-	Name    string   // what the server calls itself
+	Name    string   // name of the server in the answer
 	Members []Member // in order
 	Token   Secret   // required
 	Dead    string   // directory of NAME.dead files, or empty
@@ -228,7 +331,7 @@ type Secret struct {
 	value string
 }
 
-// Endpoints asks others until one has a usable answer.
+// Endpoints replays requests to endpoints until one has a usable answer.
 type Endpoints struct {
 	URLs         []string      // http or https, with a path that is a prefix
 	Race         bool          // all at once instead of one after the other
@@ -239,9 +342,14 @@ type Endpoints struct {
 	TLS          ClientTLS
 }
 
-// Log says what is logged, how and where.
+// Log configures the log.
 type Log struct {
-	Level  string // trace, debug, info, warn, error or off
-	JSON   bool
+	Level string // trace, debug, info, warn, error or off
+	JSON  bool
+
+	// Verdicts selects the verdicts that are recorded: changes, bad or all. With the
+	// level off none are.
+	Verdicts string
+
 	Output string // "stderr", "stdout", "syslog", "gelf+tcp://host:port", "gelf+udp://host:port" or an absolute path
 }

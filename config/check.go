@@ -10,33 +10,38 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"understudy/internal/address"
+	"understudy/internal/criteria"
+	"understudy/internal/flagfile"
+	"understudy/internal/greeting"
+	"understudy/internal/httpsyntax"
+	"understudy/internal/redact"
 )
 
-// maxBody is how much of a body or an answer is compared.
-const maxBody = 64 << 10
+// maxBody is the number of bytes of a body or an answer that are compared.
+const maxBody = criteria.BodyLimit
 
 var clientTLSKeys = []key[ClientTLS]{
 	{name: "server_name", value: "name", help: "name for SNI and the certificate, instead of the host's",
 		parse: one(hostName, func(t *ClientTLS, v string) { t.ServerName = v })},
-	{name: "ca", value: "file", help: "authorities to believe instead of the system's (PEM)",
+	{name: "ca", value: "file", help: "authorities to trust instead of the system's (PEM)",
 		parse: one(authorities, func(t *ClientTLS, v string) { t.CA = v })},
-	{name: "cert", value: "file", help: "certificate to show; needs key",
+	{name: "cert", value: "file", help: "client certificate; needs key",
 		parse: one(text, func(t *ClientTLS, v string) { t.Cert = v })},
 	{name: "key", value: "file", help: "private key of cert",
 		parse: one(text, func(t *ClientTLS, v string) { t.Key = v })},
-	{name: "skip_verify", value: "true or false", fallback: "false", help: "believe any certificate",
+	{name: "skip_verify", value: "true or false", fallback: "false", help: "accept any certificate",
 		parse: one(onOff, func(t *ClientTLS, v bool) { t.SkipVerify = v })},
 }
 
-// clientTLS reads how a TLS server is spoken to.
+// clientTLS reads the settings of TLS connections to a server.
 func clientTLS(r *reader, s spot, to *ClientTLS) {
 	given, _ := decode(r, s, clientTLSKeys, to, nil)
 	cert, key := given["cert"], given["key"]
@@ -49,15 +54,15 @@ func clientTLS(r *reader, s spot, to *ClientTLS) {
 	to.Digest = digest(to.CA, to.Cert, to.Key)
 }
 
-// digest tells what files hold from what they held before. A file that cannot
-// be read is reported elsewhere.
+// digest returns a hash of the content of files, so that a reload notices a
+// change. A file that cannot be read is reported elsewhere.
 func digest(files ...string) string {
 	h := sha256.New()
 	for _, file := range files {
 		if file == "" {
 			continue
 		}
-		text, _ := os.ReadFile(file) //nolint:gosec // the operator names the file
+		text, _ := readRegular(file)
 		fmt.Fprintf(h, "%d:%s", len(text), text)
 	}
 	if strings.Join(files, "") == "" {
@@ -66,7 +71,7 @@ func digest(files ...string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// atOr is the origin of s, or of the map around it if it is not there.
+// atOr returns the origin of s, or of the map around it if s was not given.
 func (r *reader) atOr(s, around spot) Origin {
 	if s.node == nil {
 		return r.at(around)
@@ -78,17 +83,17 @@ func (r *reader) atOr(s, around spot) Origin {
 func (d *draft) checkPair(certAt Origin, cert string, keyAt Origin, key string) {
 	switch {
 	case cert == "":
-		d.problem(keyAt, errors.New("the key needs its certificate as well"))
+		d.problem(keyAt, errors.New("the key needs a certificate"))
 		return
 	case key == "":
-		d.problem(certAt, errors.New("the certificate needs its key as well"))
+		d.problem(certAt, errors.New("the certificate needs a key"))
 		return
 	}
-	certPEM, err := os.ReadFile(cert) //nolint:gosec // the operator names the file
+	certPEM, err := readRegular(cert)
 	if err != nil {
 		d.problem(certAt, err)
 	}
-	keyPEM, err2 := os.ReadFile(key) //nolint:gosec // the operator names the file
+	keyPEM, err2 := readRegular(key)
 	if err2 != nil {
 		d.problem(keyAt, err2)
 	}
@@ -102,7 +107,7 @@ func (d *draft) checkPair(certAt Origin, cert string, keyAt Origin, key string) 
 
 // authorities accepts a file of certificates.
 func authorities(file string) (string, error) {
-	pem, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	pem, err := readRegular(file)
 	if err != nil {
 		return "", fmt.Errorf("cannot be read: %w", err)
 	}
@@ -112,97 +117,89 @@ func authorities(file string) (string, error) {
 	return file, nil
 }
 
-// criteriaKeys are of whatever says what an HTTP answer must be.
-var criteriaKeys = []key[criteria]{
+// criteriaKeys are the keys for an expected HTTP answer.
+var criteriaKeys = []key[criteria.Expect]{
 	{name: "status", value: "list", list: true, help: "numbers and classes that pass: 200, 2xx",
-		parse: each(status, func(c *criteria, v string) { c.status = append(c.status, v) })},
-	{name: "body", value: "text", help: "what the body must equal, white space around both aside",
-		parse: one(bodyText, func(c *criteria, v string) { c.body = v })},
+		parse: each(status, func(e *criteria.Expect, v string) { e.Status = append(e.Status, v) })},
+	{name: "body", value: "text", help: "what the body must equal; white space around both is ignored",
+		parse: one(bodyText, func(e *criteria.Expect, v string) { e.Body = v })},
 	{name: "body_contains", value: "text", help: "what the body must contain",
-		parse: one(rawText, func(c *criteria, v string) { c.contains = v })},
+		parse: one(rawText, func(e *criteria.Expect, v string) { e.BodyContains = v })},
 	{name: "body_regex", value: "regular expression", help: "what the body must match somewhere (Go's syntax)",
-		parse: one(regularExpression, func(c *criteria, v string) { c.regex = v })},
+		parse: one(regularExpression, func(e *criteria.Expect, v string) { e.BodyRegex = v })},
 }
 
-// criteria are what [AskHTTP] and [Verdict] say about an answer.
-type criteria struct {
-	status                []string
-	body, contains, regex string
-}
-
-// wantsBody says whether any of them looks at the body.
-func (c criteria) wantsBody() bool { return c.body != "" || c.contains != "" || c.regex != "" }
-
-// check reports criteria that no answer can meet together.
-func (c criteria) check(r *reader, given map[string]spot) {
-	if at, ok := given["status"]; ok && len(c.status) > 0 {
-		final := slices.ContainsFunc(c.status, func(s string) bool { return s[0] != '1' })
+// checkExpect reports criteria that no answer can meet at once.
+func checkExpect(r *reader, given map[string]spot, e criteria.Expect) {
+	if at, ok := given["status"]; ok && len(e.Status) > 0 {
+		final := slices.ContainsFunc(e.Status, func(s string) bool { return s[0] != '1' })
 		if !final {
 			r.problem(at, "names no status that an answer can end with")
 		}
-		empty := !slices.ContainsFunc(c.status, func(s string) bool { return s[0] != '1' && s != "204" && s != "304" })
-		if final && empty && c.wantsBody() {
-			r.problem(at, "%s has no body, and one is asked for", strings.Join(c.status, ", "))
+		empty := !slices.ContainsFunc(e.Status, func(s string) bool { return s[0] != '1' && s != "204" && s != "304" })
+		if final && empty && e.WantsBody() {
+			r.problem(at, "%s has no body, but a body is expected", strings.Join(e.Status, ", "))
 		}
 	}
-	if c.body == "" {
+	if e.Body == "" {
 		return
 	}
-	if c.contains != "" && !strings.Contains(c.body, c.contains) && !strings.Contains(strings.TrimSpace(c.contains), strings.TrimSpace(c.body)) {
-		r.problem(given["body_contains"], "%s cannot be in a body that equals %s", quote(c.contains), quote(c.body))
+	if e.BodyContains != "" && !strings.Contains(e.Body, e.BodyContains) && !strings.Contains(strings.TrimSpace(e.BodyContains), strings.TrimSpace(e.Body)) {
+		r.problem(given["body_contains"], "%s cannot be in a body that equals %s", quote(e.BodyContains), quote(e.Body))
 	}
-	// White space around the body may be there or not, so only what matches
-	// neither way is sure to fail.
-	if regex, err := regexp.Compile(c.regex); err == nil && c.regex != "" && !strings.Contains(c.regex, `\s`) &&
-		!regex.MatchString(c.body) && !regex.MatchString(strings.TrimSpace(c.body)) && !regex.MatchString("\n"+strings.TrimSpace(c.body)+"\n") {
-		r.problem(given["body_regex"], "%s matches no body that equals %s", quote(c.regex), quote(c.body))
+	// A body may have white space around it, so an expression always fails only if
+	// it matches neither with nor without it.
+	if regex, err := regexp.Compile(e.BodyRegex); err == nil && e.BodyRegex != "" && !strings.Contains(e.BodyRegex, `\s`) &&
+		!regex.MatchString(e.Body) && !regex.MatchString(strings.TrimSpace(e.Body)) && !regex.MatchString("\n"+strings.TrimSpace(e.Body)+"\n") {
+		r.problem(given["body_regex"], "%s matches no body that equals %s", quote(e.BodyRegex), quote(e.Body))
 	}
 }
 
-// httpKeys are of checks and probes alike.
-var httpKeys = []key[AskHTTP]{
+// httpKeys are the keys of both HTTP checks and HTTP probes.
+var httpKeys = []key[HTTPCheck]{
 	{name: "method", value: "word", fallback: http.MethodGet, help: "request method",
-		parse: one(method, func(a *AskHTTP, v string) { a.Method = v })},
+		parse: one(method, func(a *HTTPCheck, v string) { a.Method = v })},
 	{name: "headers", value: "map", help: "headers to send; a value is a text, a list of them, or `{file: …}` or `{env: …}` for a secret",
-		read: func(r *reader, s spot, a *AskHTTP) { a.Headers = r.headers(s) }},
+		read: func(r *reader, s spot, a *HTTPCheck) { a.Headers = r.headers(s) }},
 	{name: "request_body", value: "text", help: "body to send",
-		parse: one(rawText, func(a *AskHTTP, v string) { a.RequestBody = v })},
-	{name: "tls", value: "map", help: "how a TLS server is spoken to; see below",
-		read: func(r *reader, s spot, a *AskHTTP) { clientTLS(r, s, &a.TLS) }},
+		parse: one(rawText, func(a *HTTPCheck, v string) { a.RequestBody = v })},
+	{name: "tls", value: "map", help: "TLS connections to the server; see below",
+		read: func(r *reader, s spot, a *HTTPCheck) { clientTLS(r, s, &a.TLS) }},
 }
 
-// checkHTTPKeys say where a check asks, probeHTTPKeys where a probe does.
+// checkHTTPKeys are the keys for the target of a check, probeHTTPKeys for that of a
+// probe.
 var (
-	checkHTTPKeys = []key[AskHTTP]{
-		{name: "port", value: "number", help: "port of the host to ask; its own when not given",
-			parse: one(port, func(a *AskHTTP, v int) { a.Port = v })},
-		{name: "path", value: "path", fallback: "/", help: "what to ask for",
-			parse: one(urlTarget, func(a *AskHTTP, v string) { a.Path = v })},
+	checkHTTPKeys = []key[HTTPCheck]{
+		{name: "port", value: "number", help: "port of the host to request from; default: the host's own",
+			parse: one(port, func(a *HTTPCheck, v int) { a.Port = v })},
+		{name: "path", value: "path", fallback: "/", help: "path to request",
+			parse: one(urlTarget, func(a *HTTPCheck, v string) { a.Path = v })},
 		{name: "https", value: "true or false", fallback: "false", help: "speak TLS",
-			parse: one(onOff, func(a *AskHTTP, v bool) { a.HTTPS = v })},
+			parse: one(onOff, func(a *HTTPCheck, v bool) { a.HTTPS = v })},
 	}
-	probeHTTPKeys = []key[AskHTTP]{
-		{name: "url", value: "URL", help: "what to ask for (required)",
-			parse: one(askURL, func(a *AskHTTP, v string) { a.URL = v })},
+	probeHTTPKeys = []key[HTTPCheck]{
+		{name: "url", value: "URL", help: "path or URL to request (required)",
+			parse: one(checkURL, func(a *HTTPCheck, v string) { a.URL = v })},
 	}
 )
 
-// askHTTP reads a request and what its answer must be.
-func askHTTP(r *reader, s spot, to *Ask, probe bool) {
-	a := new(httpQuestion)
+// httpOf reads a request and the expected answer.
+func httpOf(r *reader, s spot, to *Check, probe bool) {
+	a := new(HTTPCheck)
 	given, ok := decode(r, s, httpKeysOf(probe), a, func(key string) string {
 		switch {
 		case probe && slices.Contains([]string{"port", "path", "https"}, key):
 			return "is for a relay's check: a probe has a url"
 		case !probe && key == "url":
-			return "is for a probe: a check asks the host, at port and path"
+			return "is for a probe: a check connects to the host, at port and path"
 		}
 		return ""
 	})
 	if !ok {
 		return
 	}
-	a.check(r, given)
+	checkExpect(r, given, a.Expect)
 	secure := a.HTTPS || strings.HasPrefix(strings.ToLower(a.URL), "https:")
 	switch {
 	case probe && given["url"].node == nil:
@@ -210,101 +207,101 @@ func askHTTP(r *reader, s spot, to *Ask, probe bool) {
 	case given["tls"].node != nil && !secure && (!probe || a.URL != ""):
 		r.problem(given["tls"], "is for https")
 	}
-	if a.Method == http.MethodHead && a.wantsBody() {
-		r.problem(given["method"], "HEAD is answered without a body, and one is asked for")
+	if a.Method == http.MethodHead && a.WantsBody() {
+		r.problem(given["method"], "a response to HEAD has no body, but a body is expected")
 	}
-	a.Status, a.Body, a.BodyContains, a.BodyRegex = a.status, a.body, a.contains, a.regex
-	to.HTTP = &a.AskHTTP
+	to.HTTP = a
 }
 
-// httpQuestion is a request with the criteria of its answer beside it.
-type httpQuestion struct {
-	AskHTTP
-	criteria
-}
-
-// httpKeysOf are the keys of a request, of a probe or of a check.
-func httpKeysOf(probe bool) []key[httpQuestion] {
+// httpKeysOf returns the keys of an HTTP probe or of an HTTP check.
+func httpKeysOf(probe bool) []key[HTTPCheck] {
 	where := checkHTTPKeys
 	if probe {
 		where = probeHTTPKeys
 	}
 	return slices.Concat(
-		lift(slices.Concat(where, httpKeys), func(q *httpQuestion) *AskHTTP { return &q.AskHTTP }),
-		lift(criteriaKeys, func(q *httpQuestion) *criteria { return &q.criteria }),
+		where, httpKeys,
+		lift(criteriaKeys, func(a *HTTPCheck) *criteria.Expect { return &a.Expect }),
 	)
 }
 
 var (
-	checkTCPKeys = []key[AskTCP]{
-		{name: "port", value: "number", help: "port of the host to connect to; its own when not given",
-			parse: one(port, func(a *AskTCP, v int) { a.Port = v })},
+	checkTCPKeys = []key[TCPCheck]{
+		{name: "port", value: "number", help: "port of the host to connect to; default: the host's own",
+			parse: one(port, func(a *TCPCheck, v int) { a.Port = v })},
 	}
-	probeTCPKeys = []key[AskTCP]{
+	probeTCPKeys = []key[TCPCheck]{
 		{name: "address", value: "host:port", help: "where to connect to, or unix:/path (required)",
-			parse: one(hostAddress, func(a *AskTCP, v string) { a.Address = v })},
+			parse: one(hostAddress, func(a *TCPCheck, v string) { a.Address = v })},
 	}
-	tcpKeys = []key[AskTCP]{
+	tcpKeys = []key[TCPCheck]{
 		{name: "send", value: "text", help: "what to send after the connect",
-			parse: one(rawText, func(a *AskTCP, v string) { a.Send = v })},
+			parse: one(rawText, func(a *TCPCheck, v string) { a.Send = v })},
 		{name: "expect", value: "text", help: "what the answer must contain; without it the connect is enough",
-			parse: one(rawText, func(a *AskTCP, v string) { a.Expect = v })},
+			parse: one(rawText, func(a *TCPCheck, v string) { a.Expect = v })},
+		{name: "handshake", value: "protocol", help: "read the greeting of this protocol instead, without a login, and say goodbye: " + alternatives(greeting.Names()),
+			parse: one(word(greeting.Names()...), func(a *TCPCheck, v string) { a.Handshake = v })},
 	}
-	execKeys = []key[AskExec]{
+	execKeys = []key[ExecCheck]{
 		{name: "command", value: "list", help: "absolute path and arguments; there is no shell in between (required)",
 			read: command},
 	}
-	flagKeys = []key[AskFlag]{
+	flagKeys = []key[FlagCheck]{
 		{name: "dir", value: "directory", help: "where flag files are (required)",
-			parse: one(text, func(a *AskFlag, v string) { a.Dir = v })},
+			parse: one(text, func(a *FlagCheck, v string) { a.Dir = v })},
 		{name: "name", value: "name", help: "the file (required)",
-			parse: one(flagName, func(a *AskFlag, v string) { a.Name = v })},
+			parse: one(flagName, func(a *FlagCheck, v string) { a.Name = v })},
 		{name: "absent", value: "true or false", fallback: "false", help: "pass when the file is not there",
-			parse: one(onOff, func(a *AskFlag, v bool) { a.Absent = v })},
+			parse: one(onOff, func(a *FlagCheck, v bool) { a.Absent = v })},
 	}
-	vipKeys = []key[AskVIP]{
+	vipKeys = []key[VIPCheck]{
 		{name: "addresses", value: "list", list: true, help: "IP addresses, all of which must be this machine's (required)",
-			parse: each(vipAddress, func(a *AskVIP, v netip.Addr) { a.Addresses = append(a.Addresses, v) })},
+			parse: each(vipAddress, func(a *VIPCheck, v netip.Addr) { a.Addresses = append(a.Addresses, v) })},
 		{name: "any_interface", value: "true or false", fallback: "false", help: "of any interface, not the loopback ones only",
-			parse: one(onOff, func(a *AskVIP, v bool) { a.AnyInterface = v })},
+			parse: one(onOff, func(a *VIPCheck, v bool) { a.AnyInterface = v })},
 	}
 )
 
-// kindKeys are the kinds of questions; exactly one of them is given.
-func kindKeys(probe bool) []key[Ask] {
+// kindKeys returns the keys of the kinds of checks; exactly one of them is given.
+func kindKeys(probe bool) []key[Check] {
 	tcp := slices.Concat(checkTCPKeys, tcpKeys)
+	var more []key[Check]
 	if probe {
 		tcp = slices.Concat(probeTCPKeys, tcpKeys)
+		more = []key[Check]{{name: "sql", value: "map", help: "a query of a database", read: sqlOf}}
 	}
-	return []key[Ask]{
-		{name: "http", value: "map", help: "ask over HTTP",
-			read: func(r *reader, s spot, to *Ask) { askHTTP(r, s, to, probe) }},
+	return slices.Concat([]key[Check]{
+		{name: "http", value: "map", help: "an HTTP request",
+			read: func(r *reader, s spot, to *Check) { httpOf(r, s, to, probe) }},
 		{name: "tcp", value: "map", help: "connect, and perhaps send and expect something",
-			read: func(r *reader, s spot, to *Ask) {
-				to.TCP = new(AskTCP)
+			read: func(r *reader, s spot, to *Check) {
+				to.TCP = new(TCPCheck)
 				given, ok := decode(r, s, tcp, to.TCP, nil)
 				if ok && probe && given["address"].node == nil {
 					r.problem(s, "needs an address")
 				}
+				if at, found := given["handshake"]; found && len(to.TCP.Send)+len(to.TCP.Expect) > 0 {
+					r.problem(at, "excludes send and expect")
+				}
 			}},
 		{name: "exec", value: "map", help: "run a command; exit status 0 passes. A check gets the host as its last argument",
-			read: func(r *reader, s spot, to *Ask) {
-				to.Exec = new(AskExec)
+			read: func(r *reader, s spot, to *Check) {
+				to.Exec = new(ExecCheck)
 				if given, ok := decode(r, s, execKeys, to.Exec, nil); ok && given["command"].node == nil {
 					r.problem(s, "needs a command")
 				}
 			}},
 		{name: "flag", value: "map", help: "look for a flag file",
-			read: func(r *reader, s spot, to *Ask) {
-				to.Flag = new(AskFlag)
+			read: func(r *reader, s spot, to *Check) {
+				to.Flag = new(FlagCheck)
 				given, ok := decode(r, s, flagKeys, to.Flag, nil)
 				if ok && (given["dir"].node == nil || given["name"].node == nil) {
 					r.problem(s, "needs dir and name")
 				}
 			}},
 		{name: "vip", value: "map", help: "look for addresses of this machine",
-			read: func(r *reader, s spot, to *Ask) {
-				to.VIP = new(AskVIP)
+			read: func(r *reader, s spot, to *Check) {
+				to.VIP = new(VIPCheck)
 				given, ok := decode(r, s, vipKeys, to.VIP, nil)
 				if at, found := given["addresses"]; ok && !found {
 					r.problem(s, "needs addresses")
@@ -312,54 +309,59 @@ func kindKeys(probe bool) []key[Ask] {
 					r.problem(at, "is empty")
 				}
 			}},
-	}
+	}, more)
 }
 
-// askKinds are the names of the kinds.
-var askKinds = []string{"http", "tcp", "exec", "flag", "vip"}
+// kindsOf returns the names of the kinds.
+func kindsOf(probe bool) (names []string) {
+	for _, k := range kindKeys(probe) {
+		names = append(names, k.name)
+	}
+	return names
+}
 
-// oneKind reports a question that has no kind or several.
-func (r *reader) oneKind(s spot, given map[string]spot) {
+// oneKind reports a check that has no kind, or several.
+func (r *reader) oneKind(s spot, given map[string]spot, probe bool) {
 	var kinds []string
-	for _, kind := range askKinds {
+	for _, kind := range kindsOf(probe) {
 		if _, ok := given[kind]; ok {
 			kinds = append(kinds, kind)
 		}
 	}
 	switch len(kinds) {
 	case 0:
-		r.problem(s, "asks nothing: want one of %s", alternatives(askKinds))
+		r.problem(s, "has no kind: set one of %s", alternatives(kindsOf(probe)))
 	case 1:
 	default:
-		r.problem(s, "asks by %s at once: make them separate", strings.Join(kinds, " and "))
+		r.problem(s, "has several kinds (%s): make them separate", strings.Join(kinds, " and "))
 	}
 }
 
-var checkKeys = slices.Concat([]key[Ask]{
-	{name: "interval", value: "duration", help: "from one start to the next; the relay's interval when not given (exec: its check_interval)",
-		parse: one(duration(time.Millisecond), func(a *Ask, v time.Duration) { a.Interval = v })},
-	{name: "timeout", value: "duration", help: "time that one may take; the relay's timeout when not given (exec: its check_timeout)",
-		parse: one(duration(time.Millisecond), func(a *Ask, v time.Duration) { a.Timeout = v })},
+var checkKeys = slices.Concat([]key[Check]{
+	{name: "interval", value: "duration", help: "time between starts; default: the relay's interval (exec: its check_interval)",
+		parse: one(duration(time.Millisecond), func(a *Check, v time.Duration) { a.Interval = v })},
+	{name: "timeout", value: "duration", help: "timeout of one check; default: the relay's timeout (exec: its check_timeout)",
+		parse: one(duration(time.Millisecond), func(a *Check, v time.Duration) { a.Timeout = v })},
 }, kindKeys(false))
 
-// checks reads a list of checks. It is not nil, so that an empty list is told
-// from none.
-func (r *reader) checks(s spot) []Ask {
-	checks := []Ask{}
+// checks reads a list of checks. The result is not nil even if the list is empty:
+// an empty list is not a missing one.
+func (r *reader) checks(s spot) []Check {
+	checks := []Check{}
 	items, _ := r.items(s, maxList)
 	for _, item := range items {
-		var a Ask
+		item = r.preset(item)
+		var a Check
 		if given, ok := decode(r, item, checkKeys, &a, nil); ok {
-			r.oneKind(item, given)
+			r.oneKind(item, given, false)
 		}
 		checks = append(checks, a)
 	}
 	return checks
 }
 
-// inherit returns checks with what they do not say themselves, taken from
-// their relay.
-func inherit(checks []Ask, from Relay) []Ask {
+// inherit returns checks with missing times taken from their relay.
+func inherit(checks []Check, from Relay) []Check {
 	checks = slices.Clone(checks)
 	for i := range checks {
 		a := &checks[i]
@@ -380,7 +382,7 @@ func inherit(checks []Ask, from Relay) []Ask {
 var probeKeys = slices.Concat([]key[Probe]{
 	{name: "interval", value: "duration", fallback: "3s", help: "from one start to the next",
 		parse: one(duration(time.Millisecond), func(p *Probe, v time.Duration) { p.Interval = v })},
-	{name: "timeout", value: "duration", fallback: "2s", help: "time that one may take",
+	{name: "timeout", value: "duration", fallback: "2s", help: "timeout of one check",
 		parse: one(duration(time.Millisecond), func(p *Probe, v time.Duration) { p.Timeout = v })},
 	{name: "rise", value: "number", fallback: "2", help: "passes in a row until it is up",
 		parse: one(number(1, 1000), func(p *Probe, v int) { p.Rise = v })},
@@ -388,7 +390,7 @@ var probeKeys = slices.Concat([]key[Probe]{
 		parse: one(number(1, 1000), func(p *Probe, v int) { p.Fall = v })},
 	{name: "jitter", value: "duration", fallback: "0", help: "each interval is longer by a random part of it, at most",
 		parse: one(duration(0), func(p *Probe, v time.Duration) { p.Jitter = v })},
-}, lift(kindKeys(true), func(p *Probe) *Ask { return &p.Ask }))
+}, lift(kindKeys(true), func(p *Probe) *Check { return &p.Check }))
 
 // probes reads the map of probes.
 func (r *reader) probes(s spot) {
@@ -407,7 +409,7 @@ func (r *reader) probes(s spot) {
 			r.problem(e, "%s is the name of the relay", quote(e.key))
 		}
 		if given, ok := decode(r, e, probeKeys, &p, nil); ok {
-			r.oneKind(e, given)
+			r.oneKind(e, given, true)
 			if at, ok := given["jitter"]; ok && p.Jitter > p.Interval {
 				r.problem(at, "is longer than the interval, %v", p.Interval)
 			}
@@ -420,7 +422,7 @@ func (r *reader) probes(s spot) {
 func (r *reader) headers(s spot) (headers [][2]string) {
 	entries, _ := r.entries(s, maxList)
 	for _, e := range entries {
-		if err := checkHeaderName(e.key); err != nil {
+		if err := httpsyntax.CheckHeaderName(e.key); err != nil {
 			r.problem(e, "%v", err)
 			continue
 		}
@@ -441,7 +443,7 @@ func (r *reader) headers(s spot) (headers [][2]string) {
 		}
 		shown := strings.Join(texts, ",")
 		if secretHeader(e.key) {
-			shown = masked
+			shown = redact.Mask
 			r.warn(e, "holds a secret in the file itself: name a file or a variable, like {file: /etc/understudy/secret}")
 		}
 		r.record(e.path, shown, r.at(e))
@@ -451,16 +453,15 @@ func (r *reader) headers(s spot) (headers [][2]string) {
 
 // headerValue reports a value that would end the header.
 func (r *reader) headerValue(s spot, value string) {
-	if strings.ContainsFunc(value, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
-		r.problem(s, "has a control character in its value")
+	if err := httpsyntax.CheckHeaderValue(value); err != nil {
+		r.problem(s, "%v", err)
 	}
 	if len(value) > maxBody {
 		r.problem(s, "has %d bytes, more than %d", len(value), maxBody)
 	}
 }
 
-// secretHeader says whether the header of that name is one that carries
-// secrets.
+// secretHeader reports whether headers of that name contain secrets.
 func secretHeader(name string) bool {
 	name = strings.ToLower(name)
 	for _, part := range []string{"authorization", "cookie", "token", "secret", "api-key", "apikey", "password"} {
@@ -471,26 +472,7 @@ func secretHeader(name string) bool {
 	return false
 }
 
-// checkHeaderName says what is wrong with the name of a header.
-func checkHeaderName(name string) error {
-	if !isToken(name) {
-		return fmt.Errorf("%s is not the name of a header", quote(name))
-	}
-	switch strings.ToLower(name) {
-	case "connection", "content-length", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade":
-		return fmt.Errorf("%s is a header that understudy sets itself", name)
-	}
-	return nil
-}
-
-// isToken says whether text is a token as RFC 9110 has it.
-func isToken(text string) bool {
-	return text != "" && len(text) <= 256 && !strings.ContainsFunc(text, func(c rune) bool {
-		return c <= ' ' || c >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, c)
-	})
-}
-
-// text accepts anything but nothing.
+// text accepts any text that is not empty.
 func text(text string) (string, error) {
 	switch {
 	case text == "":
@@ -501,7 +483,7 @@ func text(text string) (string, error) {
 	return text, nil
 }
 
-// rawText accepts what is sent, or looked for.
+// rawText accepts text to send or to expect.
 func rawText(text string) (string, error) {
 	switch {
 	case text == "":
@@ -523,15 +505,7 @@ func bodyText(text string) (string, error) {
 // status accepts "200" and "2xx".
 func status(text string) (string, error) {
 	text = strings.ToLower(text)
-	if len(text) == 3 && text[0] >= '1' && text[0] <= '5' {
-		if text[1:] == "xx" {
-			return text, nil
-		}
-		if _, err := number(100, 599)(text); err == nil {
-			return text, nil
-		}
-	}
-	return "", errors.New("is neither a status from 100 to 599 nor a class from 1xx to 5xx")
+	return text, criteria.CheckStatus(text)
 }
 
 func regularExpression(text string) (string, error) {
@@ -547,67 +521,42 @@ func regularExpression(text string) (string, error) {
 	return text, nil
 }
 
-// method accepts request methods, which are upper case by custom.
+// method accepts request methods, and makes them upper case.
 func method(text string) (string, error) {
 	text = strings.ToUpper(text)
-	if !isToken(text) || text == http.MethodConnect {
-		return "", errors.New("is not a method to ask with")
-	}
-	return text, nil
+	return text, httpsyntax.CheckMethod(text)
 }
 
-// askURL accepts what a probe can ask for.
-func askURL(text string) (string, error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		return "", errors.New("is not a URL: want one like http://host:port/path")
-	}
-	switch {
-	case u.Scheme != "http" && u.Scheme != "https":
-		return "", errors.New("is not a URL with http or https: want one like http://host:port/path")
-	case u.Hostname() == "":
-		return "", errors.New("has no host: want one like http://host:port/path")
-	case u.User != nil:
-		return "", errors.New("has a user in it: send an Authorization header, from a file")
-	case u.Fragment != "" || strings.Contains(text, "#"):
-		return "", errors.New("has a fragment, which is never sent")
-	case strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c == 0x7f }):
-		return "", errors.New("has a space or a control character in it")
-	}
-	host := u.Host
-	if u.Port() == "" {
-		host = strings.TrimSuffix(host, ":") + ":80"
-	}
-	return text, checkHost(host)
-}
-
-// endpointURL accepts an endpoint.
-func endpointURL(text string) (string, error) {
-	text, err := askURL(text)
-	if err != nil && strings.Contains(err.Error(), "has a user") {
-		err = errors.New("has a user in it, which is not sent")
+// checkURL accepts the URL of a probe.
+func checkURL(text string) (string, error) {
+	_, err := httpsyntax.ParseURL(text)
+	if errors.Is(err, httpsyntax.ErrUser) {
+		err = fmt.Errorf("%w: send an Authorization header, from a file", err)
 	}
 	return text, err
 }
 
-var userinfo = regexp.MustCompile(`//[^/@,]*@`)
+// endpointURL accepts an endpoint.
+func endpointURL(text string) (string, error) {
+	_, err := httpsyntax.ParseURL(text)
+	if errors.Is(err, httpsyntax.ErrUser) {
+		err = fmt.Errorf("%w, which is not sent", err)
+	}
+	return text, err
+}
 
-// withoutPasswords masks what stands for a user in URLs, though none is
-// accepted.
-func withoutPasswords(urls string) string { return userinfo.ReplaceAllString(urls, "//"+masked+"@") }
-
-// hostAddress accepts what can be connected to.
+// hostAddress accepts an address to connect to.
 func hostAddress(text string) (string, error) { return text, checkHost(text) }
 
 func hostName(text string) (string, error) {
-	if _, err := netip.ParseAddr(text); err == nil {
+	if _, err := address.ParseIP(text); err == nil {
 		return text, nil
 	}
-	return text, checkName(text)
+	return text, address.CheckName(text)
 }
 
 // command reads a command: a list, or a path alone.
-func command(r *reader, s spot, to *AskExec) {
+func command(r *reader, s spot, to *ExecCheck) {
 	texts, ok := r.texts(s)
 	if !ok {
 		return
@@ -617,7 +566,7 @@ func command(r *reader, s spot, to *AskExec) {
 		if strings.IndexByte(text, 0) >= 0 {
 			r.problem(s, "has a zero byte in it")
 		}
-		quoted = append(quoted, shown(text))
+		quoted = append(quoted, shown(redact.URL(text)))
 	}
 	switch {
 	case len(texts) == 0:
@@ -629,7 +578,7 @@ func command(r *reader, s spot, to *AskExec) {
 	r.record(s.path, strings.Join(quoted, " "), r.at(s))
 }
 
-// shown is an argument as a shell would take it, nearly.
+// shown returns an argument quoted approximately as in a shell.
 func shown(text string) string {
 	if text == "" || bytes.ContainsAny([]byte(text), " \t\"'\\\n") {
 		return strconv.Quote(text)
@@ -637,20 +586,8 @@ func shown(text string) string {
 	return text
 }
 
-// flagName accepts names of files in a directory of flags.
-func flagName(text string) (string, error) {
-	switch {
-	case text == "":
-		return "", errors.New("is empty")
-	case text == "." || text == "..":
-		return "", errors.New("is a directory")
-	case len(text) > 255: // NAME_MAX
-		return "", errors.New("is longer than 255 bytes")
-	case strings.ContainsFunc(text, func(c rune) bool { return c == '/' || c < ' ' || c == 0x7f }):
-		return "", errors.New("has a slash or a control character in it")
-	}
-	return text, nil
-}
+// flagName accepts names of flag files.
+func flagName(text string) (string, error) { return text, flagfile.CheckName(text) }
 
 // vipAddress accepts an address without a zone.
 func vipAddress(text string) (netip.Addr, error) {
