@@ -1,0 +1,207 @@
+package metrics
+
+import (
+	"cmp"
+	"math"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"understudy/control"
+	"understudy/correlate"
+	"understudy/failover"
+	"understudy/internal/histogram"
+	"understudy/relay"
+	"understudy/selector"
+)
+
+// collector reads everything anew for each scrape.
+type collector struct {
+	cfg      Config
+	revision string
+}
+
+// Describe sends the description of every metric.
+func (c *collector) Describe(to chan<- *prometheus.Desc) {
+	for _, m := range table {
+		to <- m.desc
+	}
+}
+
+// Collect sends the values of this moment.
+func (c *collector) Collect(to chan<- prometheus.Metric) {
+	buildInfo.set(to, 1, c.cfg.Version, c.revision, runtime.Version())
+	found := c.cfg.Findings()
+	for _, r := range c.cfg.Relays() {
+		collectRelay(to, r, found.Disagreements)
+	}
+	commonOutage.is(to, found.Outage != nil)
+	for _, r := range c.cfg.Routes() {
+		r.collect(to)
+	}
+	for _, p := range c.cfg.Probes() {
+		probeUp.is(to, p.State == "up", p.Name)
+		probeStale.is(to, p.Stale, p.Name)
+	}
+	good, at := true, c.cfg.Started
+	if last := c.cfg.LastReload(); last != nil {
+		if good = last.OK; good {
+			at = last.At
+		}
+	}
+	reloadOK.is(to, good)
+	reloadAt.set(to, seconds(at))
+	for sink, n := range c.cfg.Dropped() {
+		logDropped.count(to, n, sink)
+	}
+	for loop, busy := range c.cfg.Busy() {
+		loopBusy.set(to, busy.Seconds(), strconv.Itoa(loop))
+	}
+}
+
+// seconds is a time as Prometheus has it; 0 for none.
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / 1e9
+}
+
+func collectRelay(to chan<- prometheus.Metric, r control.Relay, disagreements []correlate.Disagreement) {
+	s, m := r.Conductor.Status(), r.Relay.Measure()
+	name := s.Relay
+	state := s.Phase.String()
+	if s.Primary == "" && s.Phase == selector.Serving { // the gate is not open yet
+		state = selector.Switching.String()
+	}
+	if m.Refuses {
+		state = "refusing"
+	}
+	for _, k := range []string{selector.Selecting.String(), selector.Switching.String(), selector.Serving.String(), "refusing"} {
+		relayState.is(to, k == state, name, k)
+	}
+	relayEpoch.set(to, float64(s.Epoch), name)
+	relayFrozen.is(to, s.Frozen, name)
+	relayDisagrees.is(to, slices.ContainsFunc(disagreements, func(d correlate.Disagreement) bool {
+		return slices.ContainsFunc(d.Primaries, func(p correlate.PrimaryOfRelay) bool { return p.Relay == name })
+	}), name)
+	electionLast.set(to, seconds(s.Elected), name)
+	drillSuccess.set(to, seconds(s.GoodDrill), name)
+	collectClients(to, name, &m)
+	counts := r.Conductor.Measure()
+	collectHosts(to, r, s, &m, &counts)
+	collectElections(to, name, &counts)
+	for _, k := range r.Conductor.Prediction().Cases {
+		if k.Traffic {
+			continue // the other one is the worst case
+		}
+		longest := k.TotalSeconds
+		if k.Never {
+			longest = math.Inf(1)
+		}
+		predicted.set(to, longest, name, string(k.Failure))
+	}
+}
+
+func collectClients(to chan<- prometheus.Metric, name string, m *relay.Measured) {
+	for state, n := range map[string]int64{"queued": int64(m.Queued), "held": m.Open.Held, "connecting": m.Open.Connecting, "relaying": m.Open.Relaying} {
+		connections.set(to, float64(n), name, state)
+	}
+	connectionsLimit.set(to, float64(m.Limit), name)
+	connectionsAccepted.count(to, m.Accepted, name)
+	for outcome, n := range map[string]uint64{"finished": m.Finished, "reset": m.Reset, "fenced": m.Fenced, "expired": m.Expired, "gone": m.Aborted} {
+		connectionsClosed.count(to, n, name, outcome)
+	}
+	for reason, n := range map[string]uint64{"network": m.Denied - m.NoHeader, "header": m.NoHeader, "hold": m.TurnedAway} {
+		connectionsDenied.count(to, n, name, reason)
+	}
+	unansweredClosed.count(to, m.Unanswered, name)
+	replayed.count(to, m.Replayed, name)
+	for outcome, s := range map[string]*histogram.Snapshot{"served": &m.HoldServed, "expired": &m.HoldExpired, "gone": &m.HoldGone} {
+		holdDuration.observe(to, s, name, outcome)
+	}
+	for operation, n := range map[string]uint64{"accept": m.Local.Accept, "connect": m.Local.Connect, "watch": m.Local.Watch} {
+		localFailures.count(to, n, name, operation)
+	}
+}
+
+// collectHosts sends what is known of each host of the settings.
+func collectHosts(to chan<- prometheus.Metric, r control.Relay, s failover.Status, m *relay.Measured, counts *failover.Measured) {
+	name := s.Relay
+	clients := map[string]*relay.MeasuredHost{} // a host may have had several addresses
+	for address, h := range m.Hosts {
+		host := cmp.Or(r.Conductor.HostAt(address), address)
+		if sum := clients[host]; sum != nil {
+			sum.Add(&h)
+		} else {
+			clients[host] = &h
+		}
+	}
+	usable := 0
+	for _, h := range s.Hosts {
+		if h.State == selector.Up && !h.Drained && !h.Rejected {
+			usable++
+		}
+		hostPrimary.is(to, h.Name == s.Primary, name, h.Name)
+		hostUp.is(to, h.State == selector.Up, name, h.Name)
+		hostDrained.is(to, h.Drained, name, h.Name)
+		hostGuarded.is(to, h.Guarded, name, h.Name)
+		hostPenalty.set(to, h.Penalty.Seconds(), name, h.Name)
+		for _, state := range []selector.State{selector.Up, selector.Down, selector.Unknown} {
+			hostStateChanges.count(to, counts.Changes[failover.ChangeOf{Host: h.Name, To: state}], name, h.Name, state.String())
+		}
+		for _, k := range h.Checks {
+			checkUp.is(to, k.State == selector.Up, name, h.Name, k.Name)
+			n := counts.Checks[failover.CheckOf{Host: h.Name, Check: k.Name}]
+			checks.count(to, n.Passed, name, h.Name, k.Name, "passed")
+			checks.count(to, n.Failed, name, h.Name, k.Name, "failed")
+			checks.count(to, n.Unknown, name, h.Name, k.Name, "unknown")
+			checkDuration.observe(to, &n.Took, name, h.Name, k.Name)
+		}
+		n := clients[h.Name]
+		if n == nil {
+			n = &relay.MeasuredHost{} // no client was connected to it yet
+		}
+		for outcome, v := range map[string]uint64{"made": n.Made, "refused": n.Refused, "timeout": n.TimedOut, "failed": n.Failed, "local": n.Local} {
+			hostConnects.count(to, v, name, h.Name, outcome)
+		}
+		hostConnect.observe(to, &n.Connect, name, h.Name)
+		firstByte.observe(to, &n.FirstByte, name, h.Name)
+		unansweredNow.set(to, float64(n.Unanswered), name, h.Name)
+		hostSessions.set(to, float64(n.Live), name, h.Name)
+		relayedBytes.count(to, n.Sent, name, h.Name, "to_host")
+		relayedBytes.count(to, n.Received, name, h.Name, "from_host")
+	}
+	hostUsable.set(to, float64(usable), name)
+	hosts.set(to, float64(len(s.Hosts)), name)
+}
+
+func collectElections(to chan<- prometheus.Metric, name string, counts *failover.Measured) {
+	for _, event := range failover.Kinds() {
+		for _, outcome := range failover.Outcomes() {
+			label := strings.ReplaceAll(string(outcome), " ", "_")
+			elections.count(to, counts.Elections[failover.ElectionOf{Event: event, Outcome: outcome}], name, string(event), label)
+		}
+		for _, phase := range failover.Phases(event) {
+			s, known := counts.Phases[failover.PhaseOf{Event: event, Phase: phase}]
+			if !known && event != selector.Failover && event != selector.Switchover {
+				continue // these would be half of all lines, and nobody asks for them
+			}
+			phaseDuration.observe(to, &s, name, string(event), string(phase))
+		}
+	}
+	overBound.count(to, counts.OverBound, name)
+	for how, n := range map[string]uint64{"finished": counts.FencedFinished, "reset": counts.FencedReset, "moved": counts.FencedMoved} {
+		fencedTotal.count(to, n, name, how)
+	}
+	for script, n := range counts.Triggers {
+		script = strings.ToValidUTF8(script, "?")
+		triggerRuns.count(to, n.Passed, name, script, "passed")
+		triggerRuns.count(to, n.Failed, name, script, "failed")
+		triggerTook.observe(to, &n.Took, name, script)
+	}
+}

@@ -1,0 +1,81 @@
+package metrics
+
+import (
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"understudy/internal/histogram"
+)
+
+// Route counts the requests for one path of the HTTP listener.
+type Route struct {
+	path    string
+	verdict bool // the class of its status says whether all is well
+
+	codes [6]atomic.Uint64 // by the class of the status; 0 is not used
+	last  atomic.Int32     // the class of the last answer; 0 before the first
+	took  histogram.Histogram
+}
+
+// NewRoute returns the counters of a path. Of a verdict, the last answer is shown, too.
+func NewRoute(path string, verdict bool) *Route { return &Route{path: path, verdict: verdict} }
+
+// Count returns a handler that counts what next answers.
+func (r *Route) Count(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		begin := time.Now()
+		counted := &statusWriter{ResponseWriter: w}
+		defer func() {
+			class := counted.status / 100
+			if class == 0 {
+				class = 2 // nothing was written: net/http answers 200
+			}
+			if class > 0 && class < len(r.codes) {
+				r.codes[class].Add(1)
+				r.last.Store(int32(class))
+			}
+			r.took.Observe(time.Since(begin))
+		}()
+		next.ServeHTTP(counted, req)
+	})
+}
+
+// collect sends the counts.
+func (r *Route) collect(to chan<- prometheus.Metric) {
+	for class := 1; class < len(r.codes); class++ {
+		verdictReqs.count(to, r.codes[class].Load(), r.path, strconv.Itoa(class)+"xx")
+	}
+	if last := r.last.Load(); r.verdict && last != 0 {
+		verdictUp.is(to, last == 2, r.path)
+	}
+	var s histogram.Snapshot
+	s.Add(&r.took)
+	verdictTook.observe(to, &s, r.path)
+}
+
+// statusWriter remembers the final status of an answer.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) { // others are followed by the final one
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap gives [http.ResponseController] what it needs.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,172 @@
+package metrics
+
+import (
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"understudy/internal/histogram"
+)
+
+// Metric describes one metric.
+type Metric struct {
+	Name   string   // with the prefix
+	Type   string   // gauge, counter or histogram
+	Labels []string // names
+	Help   string   // one line
+}
+
+// Table returns every metric of the program itself, in the order of the documentation.
+func Table() []Metric {
+	all := make([]Metric, 0, len(table))
+	for _, m := range table {
+		all = append(all, m.Metric)
+	}
+	return all
+}
+
+// metric is a Metric that values are sent of.
+type metric struct {
+	Metric
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+}
+
+// table is filled by the declarations below.
+var table []*metric
+
+func declare(kind prometheus.ValueType, typ, name, help string, labels []string) *metric {
+	m := &metric{Metric: Metric{Name: "understudy_" + name, Type: typ, Labels: slices.Clone(labels), Help: help}, kind: kind}
+	m.desc = prometheus.NewDesc(m.Name, help, labels, nil)
+	table = append(table, m)
+	return m
+}
+
+func gauge(name, help string, labels ...string) *metric {
+	return declare(prometheus.GaugeValue, "gauge", name, help, labels)
+}
+
+func counter(name, help string, labels ...string) *metric {
+	return declare(prometheus.CounterValue, "counter", name, help, labels)
+}
+
+func durations(name, help string, labels ...string) *metric {
+	return declare(prometheus.UntypedValue, "histogram", name, help, labels)
+}
+
+// set sends the value of one combination of labels.
+func (m *metric) set(to chan<- prometheus.Metric, v float64, labels ...string) {
+	sample, err := prometheus.NewConstMetric(m.desc, m.kind, v, labels...)
+	if err != nil {
+		sample = prometheus.NewInvalidMetric(m.desc, err)
+	}
+	to <- sample
+}
+
+// count sends the value of a counter.
+func (m *metric) count(to chan<- prometheus.Metric, n uint64, labels ...string) {
+	m.set(to, float64(n), labels...)
+}
+
+// is sends 1 or 0.
+func (m *metric) is(to chan<- prometheus.Metric, v bool, labels ...string) {
+	n := 0.0
+	if v {
+		n = 1
+	}
+	m.set(to, n, labels...)
+}
+
+// observe sends the durations of one combination of labels.
+func (m *metric) observe(to chan<- prometheus.Metric, s *histogram.Snapshot, labels ...string) {
+	to <- &durationsOf{desc: m.desc, labels: prometheus.MakeLabelPairs(m.desc, labels), s: s}
+}
+
+// durationsOf is a histogram, both classic and native: whoever scrapes takes what it
+// knows.
+type durationsOf struct {
+	desc   *prometheus.Desc
+	labels []*dto.LabelPair
+	s      *histogram.Snapshot
+}
+
+func (d *durationsOf) Desc() *prometheus.Desc { return d.desc }
+
+func (d *durationsOf) Write(out *dto.Metric) error {
+	h := &dto.Histogram{SampleCount: new(d.s.Count()), SampleSum: new(d.s.Sum().Seconds())}
+	classic := d.s.Classic()
+	for k, bound := range histogram.Bounds {
+		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: new(bound), CumulativeCount: new(classic[k])})
+	}
+	n := d.s.Native()
+	h.Schema, h.ZeroThreshold, h.ZeroCount = new(int32(histogram.Schema)), new(n.ZeroThreshold), new(n.Zero)
+	if len(n.Buckets) > 0 {
+		h.PositiveSpan = []*dto.BucketSpan{{Offset: new(int32(n.First)), Length: new(uint32(len(n.Buckets)))}} //nolint:gosec // a hundred at most
+		before := int64(0)
+		for _, c := range n.Buckets {
+			h.PositiveDelta = append(h.PositiveDelta, int64(c)-before) //nolint:gosec // far below 2^63
+			before = int64(c)                                          //nolint:gosec // as above
+		}
+	}
+	out.Label, out.Histogram = d.labels, h
+	return nil
+}
+
+// The metrics, in the order of the documentation.
+var (
+	buildInfo = gauge("build_info", "The version of the program, and what it was built from. Always 1.", "version", "revision", "goversion")
+
+	relayState       = gauge("relay_state", "Exactly one state is 1: serving, selecting and switching (clients wait), refusing (clients are refused).", "relay", "state")
+	relayEpoch       = gauge("relay_epoch", "The epoch of the last election.", "relay")
+	relayFrozen      = gauge("relay_frozen", "Whether automatic failovers are forbidden.", "relay")
+	relayDisagrees   = gauge("relay_disagrees", "Whether another relay has another primary although its hosts are the same machines: two primaries are written to.", "relay")
+	hostPrimary      = gauge("host_primary", "Whether clients are connected to the host.", "relay", "host")
+	hostUp           = gauge("host_up", "Whether the host passes its checks.", "relay", "host")
+	hostDrained      = gauge("host_drained", "Whether the host is excluded from elections by an operator.", "relay", "host")
+	hostGuarded      = gauge("host_guarded", "Whether the host is held back because it failed often.", "relay", "host")
+	hostUsable       = gauge("host_usable", "Number of hosts that could be primary, the primary included: with 1 the next failure is an outage.", "relay")
+	hosts            = gauge("hosts", "Number of hosts in the settings.", "relay")
+	hostPenalty      = gauge("host_penalty_seconds", "How long the host must have been up before it can be elected, because it failed often.", "relay", "host")
+	hostStateChanges = counter("host_state_changes_total", "Changes of the state of the host, by the state that it came into.", "relay", "host", "state")
+
+	checks        = counter("checks_total", "Runs of a check, by outcome: passed, failed, or unknown (without a result; a failure of this machine, for example).", "relay", "host", "check", "outcome")
+	checkUp       = gauge("check_up", "Whether the check is up, by rise and fall.", "relay", "host", "check")
+	checkDuration = durations("check_duration_seconds", "How long runs of a check took.", "relay", "host", "check")
+
+	connections         = gauge("connections", "Clients now: queued (by the kernel, not accepted), held (accepted, wait for a host), connecting, relaying.", "relay", "state")
+	connectionsLimit    = gauge("connections_limit", "Most connections that may be open.", "relay")
+	connectionsAccepted = counter("connections_accepted_total", "Clients accepted: always the sum of all connections_closed_total and of those held, connecting and relaying.", "relay")
+	connectionsClosed   = counter("connections_closed_total", "Connections that have ended: finished (cleanly), reset (a side failed), fenced (their epoch was over, or the program ended), expired (waited longer than hold), gone (left while they waited).", "relay", "outcome")
+	connectionsDenied   = counter("connections_denied_total", "Clients that were not accepted: network (not allowed), header (no PROXY header), hold (in the kernel's queue when the hold time was over).", "relay", "reason")
+	unansweredClosed    = counter("connections_unanswered_total", "Clients whose connection was reset before a host had answered what they had sent. They are in connections_closed_total, too.", "relay")
+	replayed            = counter("replayed_openings_total", "How often the first bytes of a client were sent again to another host.", "relay")
+	relayedBytes        = counter("relayed_bytes_total", "Bytes relayed, to_host or from_host.", "relay", "host", "direction")
+
+	hostConnects  = counter("host_connects_total", "Connects to the host for clients, by outcome: made, refused, timeout, failed, local (a failure of this machine).", "relay", "host", "outcome")
+	hostConnect   = durations("host_connect_duration_seconds", "How long connects to the host for clients took.", "relay", "host")
+	firstByte     = durations("first_byte_duration_seconds", "Time from a client's first bytes to the first byte of the host.", "relay", "host")
+	unansweredNow = gauge("unanswered_connections", "Clients that wait for an answer of the host for longer than is usual for it.", "relay", "host")
+	hostSessions  = gauge("host_connections", "Open connections whose client got a byte from the host.", "relay", "host")
+	holdDuration  = durations("hold_duration_seconds", "How long clients waited for a host: served, expired (waited longer than hold), gone (left). Clients that were connected at once are not counted.", "relay", "outcome")
+	fencedTotal   = counter("fenced_connections_total", "Connections of earlier epochs, by what fences did: finished (ended by themselves in time), reset, moved (no byte had passed: their clients got the next host).", "relay", "how")
+	elections     = counter("elections_total", "Elections, by event and outcome.", "relay", "event", "outcome")
+	phaseDuration = durations("election_phase_duration_seconds", "How long the phases of completed elections took; all is their sum. Events other than failover and switchover appear with the first one.", "relay", "event", "phase")
+	electionLast  = gauge("election_last_timestamp_seconds", "When the last election was; 0 before the first.", "relay")
+	predicted     = gauge("failover_predicted_seconds", "The longest time that a failover can take, by fault: refused, silent, hung. +Inf for one that no check notices.", "relay", "fault")
+	overBound     = counter("failover_over_bound_total", "Failovers that took longer than predicted.", "relay")
+	triggerRuns   = counter("trigger_runs_total", "Runs of a trigger, by outcome: passed or failed.", "relay", "trigger", "outcome")
+	triggerTook   = durations("trigger_duration_seconds", "How long runs of a trigger took.", "relay", "trigger")
+	drillSuccess  = gauge("drill_last_success_timestamp_seconds", "When a drill last went well; 0 for never.", "relay")
+	localFailures = counter("local_failures_total", "Failures of this machine that were held against no host: accept, connect (no descriptor, port or memory), watch (epoll).", "relay", "operation")
+	verdictReqs   = counter("verdict_requests_total", "Requests to a route of the HTTP listener, by the class of the status.", "route", "code")
+	verdictUp     = gauge("verdict_up", "Whether the last answer of the verdict was good. Absent before the first request.", "route")
+	verdictTook   = durations("verdict_duration_seconds", "How long answers of the route took.", "route")
+	probeUp       = gauge("probe_up", "Whether the probe is up.", "probe")
+	probeStale    = gauge("probe_stale", "Whether the probe is down because no results arrive any more.", "probe")
+	reloadOK      = gauge("config_last_reload_successful", "Whether the last reload of the configuration was successful. 1 before the first.")
+	reloadAt      = gauge("config_last_reload_success_timestamp_seconds", "When the configuration was last loaded successfully.")
+	logDropped    = counter("log_dropped_total", "Lines that were dropped because their reader was slow: of the log, of verdicts, of connections.", "sink")
+	loopBusy      = counter("loop_busy_seconds_total", "Time that an event loop was busy.", "loop")
+	commonOutage  = gauge("common_outage", "Whether all hosts of all relays stopped answering at the same time: look at the network of this machine.")
+)
