@@ -1,0 +1,48 @@
+package admin
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+)
+
+// Without a token everybody may read, with one only who shows it, in either form.
+func TestRoutesAskForTheToken(t *testing.T) {
+	metrics := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "up 1\n") })
+	for _, tt := range []struct {
+		name, token, method string
+		set                 func(*http.Request)
+		want                int
+	}{
+		{"no token is set", "", "GET", nil, 200},
+		{"HEAD", "", "HEAD", nil, 200},
+		{"nothing is changed", "", "POST", nil, 405},
+		{"none is shown", "secret", "GET", nil, 401},
+		{"none is shown by a POST", "secret", "POST", nil, 401},
+		{"bearer", "secret", "GET", func(r *http.Request) { r.Header.Set("Authorization", "Bearer secret") }, 200},
+		{"another bearer", "secret", "GET", func(r *http.Request) { r.Header.Set("Authorization", "Bearer secre") }, 401},
+		{"a password", "secret", "GET", func(r *http.Request) { r.SetBasicAuth("anna", "secret") }, 200},
+		{"another password", "secret", "GET", func(r *http.Request) { r.SetBasicAuth("secret", "") }, 401},
+		{"two headers", "secret", "GET", func(r *http.Request) {
+			r.Header["Authorization"] = []string{"Bearer secret", "Bearer secret"}
+		}, 401},
+		{"an empty bearer", "secret", "GET", func(r *http.Request) { r.Header.Set("Authorization", "Bearer ") }, 401},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := httptest.NewRequest(tt.method, "/metrics", nil)
+			if tt.set != nil {
+				tt.set(r)
+			}
+			w := httptest.NewRecorder()
+			routes := Routes(Config{Token: tt.token, Metrics: metrics, API: metrics, Page: NewPage(PageConfig{})})
+			routes["/metrics"].ServeHTTP(w, r)
+			if w.Code != tt.want {
+				t.Errorf("status %d, want %d", w.Code, tt.want)
+			}
+			if asked := w.Header().Get("WWW-Authenticate") != ""; asked != (tt.want == 401) {
+				t.Errorf("a browser is asked for the token: %v", asked)
+			}
+		})
+	}
+}

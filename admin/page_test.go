@@ -1,0 +1,207 @@
+package admin
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"understudy/control"
+	"understudy/correlate"
+	"understudy/failover"
+)
+
+// get returns the status, headers and body of a page.
+func get(t *testing.T, address string) (int, http.Header, string) {
+	t.Helper()
+	res, err := http.Get(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, res.Header, string(body)
+}
+
+// The verdict, and the sentence beside it.
+func TestVerdict(t *testing.T) {
+	now := statusOf(1).Now
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	for _, tt := range []struct {
+		name   string
+		relays int
+		change func(*control.Status)
+		want   string // level, word and headline
+		first  string // of the problems
+	}{
+		{"one relay serves", 1, func(*control.Status) {}, "ok serving: db1.orders:5432 has been primary for 77h12m0s (start: first usable host at the start)", ""},
+		{"one relay has failed over", 1, func(s *control.Status) { failOver(&s.Relays[0], now) },
+			"ok serving: db2.orders:5432 has been primary for 3m33s (failover: db1.orders:5432 is down: tcp: connect: connection refused)", ""},
+		{"one relay has no primary", 1, func(s *control.Status) { lose(&s.Relays[0], now) }, "bad no primary: there has been no primary for 8.2s: no host is usable", ""},
+		{"one relay switches", 1, func(s *control.Status) { lose(&s.Relays[0], now); s.Relays[0].State = "switching" }, "warn switching: there has been no primary for 8.2s: no host is usable", ""},
+		{"the primary is alone", 1, func(s *control.Status) { s.Relays[0].NoStandby = ago(time.Hour) }, "warn no standby: db1.orders:5432 has", ""},
+		{"frozen", 1, func(s *control.Status) { s.Relays[0].Frozen = &failover.Lock{By: "anna", Since: ago(time.Hour)} }, "warn frozen: db1.orders:5432 has", ""},
+		{"frozen with a primary that is down", 1, func(s *control.Status) {
+			s.Relays[0].Frozen = &failover.Lock{By: "anna", Since: ago(time.Hour)}
+			s.Relays[0].Hosts[0].State = "down"
+		}, "bad primary down: db1.orders:5432 has", ""},
+		{"the state is not saved", 1, func(s *control.Status) { s.Relays[0].SaveError = "disk full" }, "warn warning: db1.orders:5432 has", ""},
+		{"a check of the primary has failed", 1, func(s *control.Status) { s.Relays[0].Hosts[0].Checks[0].Suspected = true }, "warn suspected: db1.orders:5432 has", ""},
+		{"all of many serve", 60, func(*control.Status) {}, "ok serving: All 60 relays have a primary.", ""},
+		{"some of many do not", 60, func(s *control.Status) {
+			s.Relays[3].NoStandby = ago(time.Hour)
+			lose(&s.Relays[7], now)
+		}, "bad no primary: Of 60 relays: 1 without a primary, 1 without a standby.", "bad no primary in reports: there has been no primary for 8.2s: no host is usable"},
+		{"no relay", 0, func(*control.Status) {}, "ok up: No relay: this process only answers over HTTP.", ""},
+		{"a probe is down", 1, func(s *control.Status) {
+			s.Probes = []control.Probe{{Name: "elastic", State: "down", Why: "status 503"}}
+		},
+			"bad probe down: db1.orders:5432 has", "bad probe down in : probe elastic is down: status 503"},
+		{"a probe is not known yet", 1, func(s *control.Status) { s.Probes = []control.Probe{{Name: "elastic", State: "unknown"}} }, "warn probe unknown: db1", "warn probe unknown in : probe elastic is unknown"},
+		{"an outage", 2, func(s *control.Status) { s.Outage = &correlate.Outage{Text: "all hosts stopped answering"} }, "bad outage: All 2 relays have a primary.", "bad outage in : all hosts stopped"},
+		{"two primaries", 2, func(s *control.Status) { s.Disagreements = []correlate.Disagreement{{Text: "one says a, two says b"}} }, "bad two primaries: All 2", "bad two primaries in : one says a"},
+		{"a bad configuration", 1, func(s *control.Status) { s.Reload = &control.Reload{At: ago(3 * time.Minute), Error: "line 3: what?"} },
+			"warn invalid configuration: db1", "warn invalid configuration in : the configuration was read again 3 min ago and is invalid"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := statusOf(tt.relays)
+			tt.change(&s)
+			v := newView(s, nil, false)
+			if got := string(v.Level) + " " + v.Word + ": " + v.Headline; !strings.HasPrefix(got, tt.want) {
+				t.Errorf("the page says %q, want %q", got, tt.want)
+			}
+			first := ""
+			if len(v.Problems) > 0 {
+				p := v.Problems[0]
+				first = string(p.Level) + " " + p.Word + " in " + p.Relay + ": " + p.Text
+			}
+			if !strings.HasPrefix(first, tt.first) || tt.first == "" && first != "" {
+				t.Errorf("the first problem is %q, want %q", first, tt.first)
+			}
+		})
+	}
+}
+
+// The picture of an election is to scale, and shows what took longer than predicted.
+func TestBars(t *testing.T) {
+	r := statusOf(1).Relays[0]
+	for _, tt := range []struct {
+		name                   string
+		detect, trigger, bound float64
+		end, boundAt           int
+		over                   bool
+	}{
+		{"half of the prediction", 0.473, 0.5, 2, 150, barBound, false},
+		{"more than predicted", 1.473, 1, 2, 375, barBound, true},
+		{"much more than predicted", 60, 60, 2, barWidth, barBound, true},
+		{"without a prediction", 0.473, 0.5, 0, barBound, 0, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := newElectionView(failedOver(r, 2, begins, tt.detect, tt.trigger, tt.bound), true)
+			x := 0
+			for _, b := range v.Bars {
+				if b.X < x || b.W < 1 {
+					t.Errorf("bar %+v begins before %d or is empty", b, x)
+				}
+				x = b.X + b.W
+			}
+			if x < tt.end-2 || x > tt.end+2 || v.BoundAt != tt.boundAt || v.Over != tt.over {
+				t.Errorf("the bars end at %d, the prediction at %d, over %v; want about %d, %d, %v", x, v.BoundAt, v.Over, tt.end, tt.boundAt, tt.over)
+			}
+		})
+	}
+	want := "detect 473 ms, elect 21 ms, fence 4.00 ms, trigger 500 ms, open 2.00 ms"
+	if got := newElectionView(failedOver(r, 2, begins, 0.473, 0.5, 2), true).Label; got != want {
+		t.Errorf("the picture is described as %q, want %q", got, want)
+	}
+}
+
+// Names of hosts, reasons and the output of scripts come from elsewhere: nothing of them
+// becomes a part of the page.
+func TestHostileText(t *testing.T) {
+	const evil = `"><script>document.title='owned'</script><img src=http://192.0.2.1/x onerror=alert(1)> {{.}} ' javascript:alert(1)` + "\r\nevent: html\r\ndata: x\n\n"
+	s := newStage(2, true)
+	hostile(&s.status, evil)
+	s.elections = []control.Event{{Incident: failover.Incident{ID: 1, Relay: evil, Event: evil, Old: evil, New: evil, Reason: evil, By: evil, Failure: evil, Outcome: evil,
+		FirstBad: &failover.BadCheck{Check: evil, Error: evil}, Triggers: []failover.TriggerRun{{Script: evil, Status: evil, Output: evil, Seconds: 1}}}}}
+	base := s.serve(t)
+	_, _, page := get(t, base+"/")
+	w, _ := watch(t, base+"/stream", "")
+	for _, e := range w.batch() {
+		page += e.data
+		if e.name != "html" && e.name != "tick" {
+			t.Errorf("text of others made an event %q", e.name)
+		}
+	}
+	for _, bad := range []string{"<script>document", "<img", `src="http`, `href="javascript`} {
+		if strings.Contains(page, bad) {
+			i := strings.Index(page, bad)
+			t.Errorf("the page contains %q: …%s…", bad, page[max(0, i-80):i+80])
+		}
+	}
+	if n := strings.Count(page, "<script"); n != 1 {
+		t.Errorf("%d scripts, want the page's own", n)
+	}
+	if !strings.Contains(page, "&lt;script&gt;") {
+		t.Error("the page does not show the text itself")
+	}
+}
+
+// hostile puts text everywhere.
+func hostile(s *control.Status, text string) {
+	r := &s.Relays[0]
+	r.Name, r.Why, r.Reason, r.Primary, r.Listen, r.Warnings, r.SaveError = text, text, text, text, []string{text}, []string{text}, text
+	r.Frozen = &failover.Lock{By: text, Reason: text}
+	r.Scheduled = &failover.Scheduled{Host: text, By: text, Reason: text}
+	r.Progress = &failover.Progress{Host: text, Step: failover.StageTrigger, Script: text}
+	for i := range r.Hosts {
+		h := &r.Hosts[i]
+		h.Name, h.Why, h.State, h.Address, h.Drained = text, text, text, &control.Address{Address: text}, &failover.Lock{By: text, Reason: text}
+		h.Checks = []control.Check{{Name: text, State: "down", Last: &control.Result{Phase: text, Error: text}}}
+	}
+	s.Version = text
+	s.Outage = &correlate.Outage{Text: text}
+	s.Probes = []control.Probe{{Name: text, State: text, Why: text, Last: &control.Result{Error: text}}}
+	s.Reload = &control.Reload{Error: text}
+}
+
+// Every answer forbids what the page does not need.
+func TestHeaders(t *testing.T) {
+	s := newStage(1, false)
+	base := s.serve(t)
+	for path, kind := range map[string]string{
+		"/": "text/html; charset=utf-8", "/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8",
+		"/icon.svg": "image/svg+xml", "/icon.svg?level=bad": "image/svg+xml", "/status.txt": "text/plain; charset=utf-8",
+	} {
+		status, h, body := get(t, base+path)
+		if status != http.StatusOK || h.Get("Content-Type") != kind || body == "" {
+			t.Errorf("%s: %d, %s, %d bytes", path, status, h.Get("Content-Type"), len(body))
+		}
+		csp := h.Get("Content-Security-Policy")
+		for _, want := range []string{"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"} {
+			if !strings.Contains(csp, want) {
+				t.Errorf("%s: the policy %q lacks %s", path, csp, want)
+			}
+		}
+		if strings.Contains(csp, "unsafe") || h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Cache-Control") != "no-store" || h.Get("Set-Cookie") != "" {
+			t.Errorf("%s: headers %v", path, h)
+		}
+	}
+	if _, _, text := get(t, base+"/status.txt"); text != "1 relays\n" {
+		t.Errorf("status.txt is %q", text)
+	}
+	// Without orders there is nothing to act with.
+	_, _, page := get(t, base+"/")
+	for _, path := range []string{"/act?verb=drill&relay=orders", "/nothing", "/page.html", "/act.html"} {
+		if status, _, _ := get(t, base+path); status != http.StatusNotFound {
+			t.Errorf("%s: status %d, want 404", path, status)
+		}
+	}
+	if strings.Contains(page, "act?") {
+		t.Error("the page has buttons")
+	}
+}

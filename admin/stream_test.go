@@ -1,0 +1,286 @@
+package admin
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"understudy/control"
+	"understudy/internal/proctest"
+)
+
+// event is one server-sent event.
+type event struct{ name, id, data string }
+
+// watching is a watcher.
+type watching struct {
+	t    *testing.T
+	in   *bufio.Reader
+	stop func()
+}
+
+// watch begins to watch; mark is the header Last-Event-ID.
+func watch(t *testing.T, address, mark string) (*watching, int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Last-Event-ID", mark)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { res.Body.Close() })
+	return &watching{t, bufio.NewReader(res.Body), func() { cancel(); res.Body.Close() }}, res.StatusCode
+}
+
+// next returns the next event.
+func (w *watching) next() (e event) {
+	w.t.Helper()
+	for {
+		line, err := w.in.ReadString('\n')
+		if err != nil {
+			w.t.Fatal("the events end: ", err)
+		}
+		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+		switch name {
+		case "":
+			if e.name != "" {
+				return e
+			}
+			e = event{} // "retry" alone
+		case "event":
+			e.name = value
+		case "id":
+			e.id = value
+		case "data":
+			e.data += value + "\n"
+		}
+	}
+}
+
+// batch returns the events up to the next one with an id.
+func (w *watching) batch() (all []event) {
+	w.t.Helper()
+	for {
+		e := w.next()
+		all = append(all, e)
+		if e.id != "" {
+			return all
+		}
+	}
+}
+
+// changedIn returns the ids of the elements in a batch.
+func changedIn(batch []event) (ids []string) {
+	for _, e := range batch {
+		if _, after, ok := strings.Cut(e.data, ` id="`); ok && e.name == "html" {
+			id, _, _ := strings.Cut(after, `"`)
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// A watcher gets everything at first, then what changes, and after an interruption what
+// has changed meanwhile.
+func TestStream(t *testing.T) {
+	t.Parallel()
+	s := newStage(2, false)
+	address := s.serve(t) + "/stream"
+	w, _ := watch(t, address, "")
+	first := w.batch()
+	if got := strings.Join(changedIn(first), " "); got != "top relay-0 relay-1 elections probes" {
+		t.Errorf("the first events change %q", got)
+	}
+	for _, e := range first[:len(first)-1] {
+		if e.id != "" {
+			t.Error("an event before the last one of a batch has an id: who loses the connection then misses the rest")
+		}
+	}
+
+	s.change(func(st *control.Status) { st.Relays[1].Clients.Live = 4711 })
+	var got []string
+	last := ""
+	for len(got) == 0 {
+		batch := w.batch()
+		got, last = changedIn(batch), batch[len(batch)-1].id
+	}
+	if strings.Join(got, " ") != "relay-1" {
+		t.Errorf("a change of relay-1 changes %v", got)
+	}
+
+	w.stop()
+	s.change(func(st *control.Status) { st.Relays[0].Clients.Live = 4712 })
+	w, _ = watch(t, address, last)
+	if got := strings.Join(changedIn(w.batch()), " "); got != "relay-0" {
+		t.Errorf("who comes back gets %q, want what changed meanwhile", got)
+	}
+	w, _ = watch(t, address+"?since="+last, "")
+	if got := strings.Join(changedIn(w.batch()), " "); got != "relay-0" {
+		t.Errorf("?since= brings %q", got)
+	}
+	for _, mark := range []string{"x", "x-1", strings.TrimRight(last, "0123456789") + "999999", last + "x", "-"} {
+		w, _ = watch(t, address, mark)
+		if got := len(changedIn(w.batch())); got != 5 {
+			t.Errorf("an unknown mark %q brings %d elements, want all 5", mark, got)
+		}
+	}
+}
+
+// What programs get is the status and the elections as everywhere else.
+func TestStreamOfJSON(t *testing.T) {
+	t.Parallel()
+	s := newStage(1, false)
+	address := s.serve(t) + "/v1/stream"
+	w, _ := watch(t, address, "")
+	batch := w.batch()
+	if len(batch) != 2 || batch[0].name != "election" || batch[1].name != "status" {
+		t.Fatalf("the first events are %+v", batch)
+	}
+	var e control.Event
+	var st control.Status
+	if err := json.Unmarshal([]byte(batch[0].data), &e); err != nil || e.Schema != control.Schema || e.New != "db1.orders:5432" {
+		t.Errorf("election: %+v, %v", e, err)
+	}
+	if err := json.Unmarshal([]byte(batch[1].data), &st); err != nil || st.Schema != control.Schema || st.Relays[0].Primary != "db1.orders:5432" {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	if batch := w.batch(); len(batch) != 1 || batch[0].name != "status" {
+		t.Errorf("then come %+v, want a status alone", batch)
+	}
+}
+
+// There is one more watcher than allowed, until one leaves.
+func TestTooManyWatchers(t *testing.T) {
+	t.Parallel()
+	s := newStage(1, false)
+	address := s.serve(t) + "/stream"
+	var all []*watching
+	for range watchersMost {
+		w, status := watch(t, address, "")
+		if status != http.StatusOK {
+			t.Fatalf("watcher %d gets status %d", len(all)+1, status)
+		}
+		w.batch()
+		all = append(all, w)
+	}
+	if _, status := watch(t, address, ""); status != http.StatusServiceUnavailable {
+		t.Errorf("one watcher too many gets status %d, want 503", status)
+	}
+	all[0].stop()
+	proctest.Until(t, "there is room again", func() bool {
+		w, status := watch(t, address, "")
+		defer w.stop()
+		return status == http.StatusOK
+	})
+	// The page is made once for all of them.
+	all[1].batch()
+	s.mu.Lock()
+	before := s.builds
+	s.mu.Unlock()
+	for range 3 {
+		all[1].batch()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if made := s.builds - before; made > 3*4 {
+		t.Errorf("the status was asked for %d times while one of %d watchers got 3 batches", made, watchersMost)
+	}
+}
+
+// A watcher that does not read is dropped, and delays no other.
+func TestSlowWatcher(t *testing.T) {
+	t.Parallel()
+	s := newStage(60, false)
+	s.sendTimeout = 200 * time.Millisecond
+	base := s.serve(t)
+	slow, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	_ = slow.(*net.TCPConn).SetReadBuffer(4096)
+	if _, err := slow.Write([]byte("GET /stream HTTP/1.1\r\nHost: test\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	w, _ := watch(t, base+"/stream", "")
+	n := uint64(0)
+	proctest.Until(t, "the slow watcher is dropped", func() bool {
+		n++
+		s.change(func(st *control.Status) {
+			for i := range st.Relays {
+				st.Relays[i].Clients.Live = n
+			}
+		})
+		w.batch() // the other one goes on
+		return len(s.watchers) == 1
+	})
+	w.batch()
+}
+
+// Nothing is made while nobody watches.
+func TestNobodyWatches(t *testing.T) {
+	t.Parallel()
+	s := newStage(1, false)
+	w, _ := watch(t, s.serve(t)+"/stream", "")
+	w.batch()
+	w.stop()
+	proctest.Until(t, "the watcher has left", func() bool { return len(s.watchers) == 0 })
+	s.mu.Lock()
+	before := s.builds
+	s.mu.Unlock()
+	time.Sleep(2 * tick)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.builds != before {
+		t.Errorf("the status was asked for %d times", s.builds-before)
+	}
+}
+
+// The end of the page ends its watchers.
+func TestEndOfWatchers(t *testing.T) {
+	t.Parallel()
+	s := newStage(1, false)
+	server := &http.Server{Handler: s.Page}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go server.Serve(l)
+	defer server.Close()
+	w, _ := watch(t, "http://"+l.Addr().String()+"/stream", "")
+	w.batch()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx) }()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := server.Shutdown(t.Context()); err != nil { // waits for requests
+		t.Error(err)
+	}
+}
+
+func FuzzMark(f *testing.F) {
+	feed := newFeed(begins, func() ([]piece, piece) { return nil, piece{event: "tick"} })
+	_, seq := feed.since(0, 0)
+	for _, mark := range []string{"", "-", feed.mark(seq), feed.mark(seq + 1), "x-1", "-1", feed.mark(0) + "0"} {
+		f.Add(mark)
+	}
+	f.Fuzz(func(t *testing.T, mark string) {
+		after := feed.after(mark)
+		if after > seq || after != 0 && !strings.HasPrefix(mark, feed.start+"-") {
+			t.Errorf("after(%q) = %d; the last batch is %d of %s", mark, after, seq, feed.start)
+		}
+	})
+}
