@@ -1,0 +1,113 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Snapshot is the state of a Machine at one moment, for display. It shares no
+// memory with the machine. Durations are from the moment of the last Step.
+type Snapshot struct {
+	Member string
+	Boot   uint64
+
+	// Known tells whether the store has answered. Record is what is known of it.
+	Known  bool
+	Record Record
+
+	// Lease is the time for which bytes may still be moved; not positive when the
+	// lease is over. Confirmed is the age of the last heartbeat that succeeded;
+	// negative before the first.
+	Lease, Confirmed time.Duration
+
+	// Live tells whether connections of Epoch may live.
+	Live   bool
+	Epoch  uint64
+	Fenced uint64
+
+	// Driving tells whether this member changes the primary, and Waiting for whom
+	// it waits.
+	Driving bool
+	Waiting []Waiting
+
+	// Down of Fresh members see the primary down, this one included. Isolated
+	// tells that this one does, and that they are not enough.
+	Down, Fresh int
+	Isolated    bool
+
+	// Members are the other members of the roster, in its order.
+	Members []Other
+
+	// Trouble is what keeps the member from taking part, in one line; empty for
+	// nothing.
+	Trouble string
+}
+
+// Waiting is a member that has not acknowledged a fence.
+type Waiting struct {
+	Member string
+
+	// For is how long it was waited for, and Most how long at most; zero for as
+	// long as it takes.
+	For, Most time.Duration
+}
+
+// Other is another member of the roster.
+type Other struct {
+	Name   string
+	Known  bool // it has a key
+	Member Member
+
+	// Silent is the time since its key was first seen as it is.
+	Silent time.Duration
+}
+
+// Snapshot returns the current state of the machine.
+func (m *Machine) Snapshot() Snapshot {
+	s := Snapshot{
+		Member: m.cfg.Member, Boot: m.cfg.Boot, Known: m.known, Record: m.record,
+		Lease: m.lease - m.now, Confirmed: -1, Live: m.live, Epoch: m.epoch, Fenced: m.fenced,
+		Driving: m.driving(), Trouble: m.trouble(),
+	}
+	s.Record.Roster = slices.Clone(m.record.Roster)
+	if m.confirmed != never {
+		s.Confirmed = m.now - m.confirmed
+	}
+	for _, name := range m.record.Roster {
+		if name == m.cfg.Member {
+			continue
+		}
+		o := Other{Name: name}
+		if p := m.peer(name); p != nil {
+			o.Known, o.Member, o.Silent = true, p.Member, m.now-p.moved
+			o.Member.Down = slices.Clone(p.Member.Down)
+		}
+		s.Members = append(s.Members, o)
+		if s.Driving && !o.Member.Leaving && o.Member.Fenced < m.record.Epoch {
+			w := Waiting{Member: name, For: m.now - m.since}
+			if m.cfg.OnStoreLoss != Keep {
+				w.Most = m.cfg.wait(m.record.Drain)
+			}
+			s.Waiting = append(s.Waiting, w)
+		}
+	}
+	s.Down, s.Fresh = m.verdicts()
+	s.Isolated = m.record.Open && slices.Contains(m.down, m.record.Host) && !m.agreed()
+	return s
+}
+
+// trouble returns what keeps the member from taking part; empty for nothing.
+func (m *Machine) trouble() string {
+	switch {
+	case m.wentBack:
+		return fmt.Sprintf("the store has gone back in time: epoch %d was seen, it may be a restored backup", max(m.oldest, m.record.Epoch))
+	case m.birth.twice:
+		return fmt.Sprintf("another process has the member name %q", m.cfg.Member)
+	case m.known && m.record.Version > 0 && !m.record.has(m.cfg.Member):
+		return fmt.Sprintf("%q is not in the roster of the cluster", m.cfg.Member)
+	case m.known && m.record.Version > 0 && m.record.Settings != m.cfg.Settings:
+		return "the settings differ from those of the cluster"
+	}
+	return ""
+}
