@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bytes"
@@ -15,7 +15,6 @@ func TestLogGoesWhereTheSettingsSay(t *testing.T) {
 		output      string
 		out, errors int // lines
 	}{
-		{"", 0, 1},
 		{"stderr", 0, 1},
 		{"stdout", 1, 0},
 	} {

@@ -1,13 +1,15 @@
-package main
+package daemon
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -23,16 +25,17 @@ import (
 	"understudy/internal/proctest"
 )
 
-// Many reloads leave no goroutine behind, and the end leaves none at all.
+// Many reloads leave no goroutine behind, and none is left at the end.
 func TestReloadsLeaveNoGoroutines(t *testing.T) {
 	a := (&proctest.Host{Name: "a"}).Start(t)
 	dir := t.TempDir()
 	file, socket := filepath.Join(dir, "understudy.yaml"), filepath.Join(dir, "c")
-	addr, extra, verdict, agent, lamp := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	addr, extra, verdict, agent, responder := proctest.FreeAddr(t), proctest.FreeAddr(t), proctest.FreeAddr(t), proctest.FreeAddr(t), proctest.FreeAddr(t)
 	head := "state_dir: " + dir + "\nhttp: " + verdict + "\nrelays:\n  - {name: orders, hosts: [" + a.Addr() + "], listen: [" + addr + "]}\n"
 	variants := []string{
+		"admin: " + proctest.FreeAddr(t) + "\n" + head,
 		head + "  - {name: other, hosts: [" + a.Addr() + "], listen: [" + extra + "]}\n",
-		head + "probes:\n  here: {vip: {addresses: [127.0.0.1]}}\nroutes:\n  /up: {probes: [here], agent: \"" + agent + "\", tcp: \"" + lamp + "\"}\n" +
+		head + "probes:\n  here: {vip: {addresses: [127.0.0.1]}}\nroutes:\n  /up: {probes: [here], agent: \"" + agent + "\", tcp: \"" + responder + "\"}\n" +
 			"  /beat: {probes: [here], name: x, token: \"secret secret secret\", dead_dir: " + dir + "}\n",
 		head + "hots: []\n", // nothing of it may stay either
 		head + "  - {name: busy, hosts: [" + a.Addr() + "], listen: [" + a.Addr() + "]}\n",
@@ -46,16 +49,26 @@ func TestReloadsLeaveNoGoroutines(t *testing.T) {
 	}
 	write(head)
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGUSR2) // the standard library's own goroutine stays for good
+	signal.Notify(signals, syscall.SIGUSR2) // the standard library's own goroutine is permanent
 	signal.Stop(signals)
 	atFirst := runtime.NumGoroutine()
 	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan int, 1)
+	ended := make(chan error, 1)
+	load := func() (config.Settings, error) {
+		settings, _, err := config.Load(config.Given{Flags: map[string][]string{"config": {file}, "control": {socket}, "log-level": {"off"}}})
+		return settings, err
+	}
+	settings, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
 	go func() {
-		ended <- run(ctx, []string{"--config", file, "--control", socket, "--log-level", "off"}, io.Discard, io.Discard)
+		signals := HandleSignals(ctx)
+		defer signals.Release()
+		ended <- Run(Config{Settings: settings, Load: load, Signals: signals, Stdout: io.Discard, Stderr: io.Discard}) //nolint:contextcheck // the signals carry ctx
 	}()
-	defer func() { stop(); <-ended; ended <- 0 }()
-	awaitGreeting(t, addr, "a")
+	defer func() { stop(); <-ended; ended <- nil }()
+	proctest.AwaitGreeting(t, addr, "a")
 	reload := func() {
 		for _, v := range variants {
 			write(v)
@@ -72,22 +85,24 @@ func TestReloadsLeaveNoGoroutines(t *testing.T) {
 	}
 	wantGoroutines(t, "after 50 reloads", before)
 	stop()
-	if code := <-ended; code != exitDone {
-		t.Errorf("exit status %d", code)
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
-	ended <- 0
+	ended <- nil
 	wantGoroutines(t, "after the end", atFirst)
 }
 
-// wantGoroutines fails unless there are soon no more than before.
+// wantGoroutines fails unless the number of goroutines soon is not above
+// before.
 func wantGoroutines(t *testing.T, when string, before int) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	t.Cleanup(func() {
+		if t.Failed() {
 			all := make([]byte, 1<<20)
-			t.Fatalf("%s: %d goroutines, want %d:\n%s", when, runtime.NumGoroutine(), before, all[:runtime.Stack(all, true)])
+			t.Logf("%s: %d goroutines, want %d:\n%s", when, runtime.NumGoroutine(), before, all[:runtime.Stack(all, true)])
 		}
-	}
+	})
+	proctest.Until(t, fmt.Sprintf("%s: %d goroutines", when, before), func() bool { return runtime.NumGoroutine() <= before })
 }
 
 // countingLog counts the errors that are logged.
@@ -98,10 +113,10 @@ type countingLog struct {
 
 func (l *countingLog) Error(string, ...any) { l.errors.Add(1) }
 
-// A conductor that hangs is what a watchdog is for: it gets nothing until the
-// conductor goes on.
+// A watchdog must notice a conductor that hangs: it gets no message until the
+// conductor continues.
 func TestWatchdogGetsNothingFromAProcessThatHangs(t *testing.T) {
-	told := make(chan string, 100)
+	sent := make(chan string, 100)
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "n"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +128,7 @@ func TestWatchdogGetsNothingFromAProcessThatHangs(t *testing.T) {
 			if err != nil {
 				return
 			}
-			told <- string(b[:n])
+			sent <- string(b[:n])
 		}
 	}()
 	t.Setenv("NOTIFY_SOCKET", conn.LocalAddr().String())
@@ -122,7 +137,7 @@ func TestWatchdogGetsNothingFromAProcessThatHangs(t *testing.T) {
 	s := &service{log: log, resolver: health.NewResolver(), runner: hooks.New(hooks.Config{})}
 	defer s.runner.Close()
 	defer s.resolver.Close()
-	settings, _, err := config.Load(config.Given{Flags: map[string][]string{"bind": {freeAddr(t)}, "hosts": {freeAddr(t)}}})
+	settings, _, err := config.Load(config.Given{Flags: map[string][]string{"bind": {proctest.FreeAddr(t)}, "hosts": {proctest.FreeAddr(t)}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,12 +151,10 @@ func TestWatchdogGetsNothingFromAProcessThatHangs(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = s.notify(ctx) }()
 
-	for log.errors.Load() < 3 {
-		time.Sleep(5 * time.Millisecond)
-	}
-	for len(told) > 0 {
-		if text := <-told; strings.Contains(text, "WATCHDOG=1") {
-			t.Errorf("%q was told while the conductor hangs", text)
+	proctest.Until(t, "the hanging conductor is logged", func() bool { return log.errors.Load() >= 3 })
+	for len(sent) > 0 {
+		if text := <-sent; strings.Contains(text, "WATCHDOG=1") {
+			t.Errorf("%q was sent while the conductor hangs", text)
 		}
 	}
 	if err := c.bind(); err != nil {
@@ -151,8 +164,8 @@ func TestWatchdogGetsNothingFromAProcessThatHangs(t *testing.T) {
 	go func() { ran <- c.run(ctx) }()
 	for text := ""; !strings.Contains(text, "WATCHDOG=1"); {
 		select {
-		case text = <-told:
-		case <-time.After(30 * time.Second):
+		case text = <-sent:
+		case <-time.After(30 * time.Second): // a deadline
 			t.Fatal("the watchdog is not fed after the conductor went on")
 		}
 	}
@@ -200,5 +213,25 @@ func TestDifferences(t *testing.T) {
 	}
 	if got := differences(a, a); got != "" {
 		t.Errorf("differences of the same are %q", got)
+	}
+}
+
+func TestNeedRestart(t *testing.T) {
+	t.Parallel()
+	now := config.Settings{Loops: 2}
+	for _, tt := range []struct {
+		now, next config.Settings
+		want      []string
+	}{
+		{now, config.Settings{Loops: 2, LameDuck: time.Hour}, nil},
+		{now, config.Settings{Loops: 3}, []string{"loops"}},
+		{now, config.Settings{Loops: 1, Spin: true, StateDir: "/x"}, []string{"state-dir", "loops", "spin"}},
+		{config.Settings{}, config.Settings{Loops: mostLoops(0)}, nil},
+		{config.Settings{}, config.Settings{Loops: mostLoops(0) + 1}, []string{"loops"}},
+	} {
+		s := &service{settings: tt.now}
+		if got := s.needRestart(tt.next); !slices.Equal(got, tt.want) {
+			t.Errorf("needRestart(%+v, %+v) = %q, want %q", tt.now, tt.next, got, tt.want)
+		}
 	}
 }

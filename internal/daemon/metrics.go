@@ -1,0 +1,32 @@
+package daemon
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"understudy/control"
+	"understudy/correlate"
+	"understudy/metrics"
+)
+
+// newMetrics makes the metrics of a service.
+func newMetrics(s *service) http.Handler {
+	return metrics.NewHandler(metrics.Config{
+		Version:  s.version,
+		Relays:   s.controlled,
+		Findings: func() correlate.Findings { return *s.findings.Load() },
+		Routes: func() (all []*metrics.Route) {
+			return slices.Collect(maps.Values(s.answers.Load().counted))
+		},
+		Dropped: func() map[string]uint64 {
+			return map[string]uint64{"log": s.journal.Dropped(), "verdicts": s.verdicts.Dropped(), "connections": s.connections.dropped.Load()}
+		},
+		Busy:       s.engine.Busy,
+		Started:    time.Now(),
+		LastReload: s.reloaded.Load,
+		Probes:     func() []control.Probe { return s.answers.Load().probesNow() },
+		Logger:     s.log,
+	})
+}
