@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -24,33 +25,40 @@ import (
 	"understudy/failover"
 	"understudy/health"
 	"understudy/hooks"
+	"understudy/internal/address"
+	"understudy/internal/daemon"
 	"understudy/relay"
+	"understudy/roles"
 )
 
 const (
-	// fewConnections is when a limit is worth a warning.
+	// fewConnections is the limit below which a warning is given.
 	fewConnections = 1000
 
-	// usualScript is how long a check script may take of its interval before
-	// that is worth a warning.
+	// usualScript is the part of its interval that a check script may take
+	// before a warning is given.
 	usualScript = 0.5
 
-	// resolveTimeout is how long a name may take.
+	// resolveTimeout limits the lookup of a name.
 	resolveTimeout = 5 * time.Second
 )
 
-// checkAll looks at everything that people get wrong, without a running
-// process and without a client noticing: it binds for a moment, resolves,
-// connects, and runs each check once.
+// checkAll checks everything that is often configured wrongly, without a
+// running process and without any effect on clients: it binds for a moment,
+// resolves, connects, and runs each check once.
 func checkAll(ctx context.Context, l line, stdout, stderr io.Writer) int {
-	settings, _, err := l.settings(passedSockets())
-	if err != nil {
+	sockets, err := daemon.PassedSockets()
+	settings, _, err2 := l.settings(sockets)
+	if err := errors.Join(err, err2); err != nil {
 		return l.usage(stderr, err)
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	c := checkup{}
-	c.control(ctx, settings.Control)
+	c := checkup{environ: daemon.ScriptEnviron(settings)}
+	c.control(ctx, settings)
+	for _, w := range settings.Warnings {
+		c.warn("configuration", w)
+	}
 	c.process(settings)
 	for _, r := range settings.Relays {
 		if len(settings.Relays) > 1 {
@@ -60,7 +68,7 @@ func checkAll(ctx context.Context, l line, stdout, stderr io.Writer) int {
 	}
 	c.prefix = ""
 	c.answers(ctx, settings)
-	if ctx.Err() != nil { // what was found is about the interrupt
+	if ctx.Err() != nil { // the results were caused by the interrupt
 		fmt.Fprintln(stderr, "understudy: check: interrupted")
 		return exitFailed
 	}
@@ -75,10 +83,11 @@ func checkAll(ctx context.Context, l line, stdout, stderr io.Writer) int {
 	return exitDone
 }
 
-// checkup collects what was found.
+// checkup collects the results.
 type checkup struct {
-	running *control.Status // what a running process says; nil when there is none
-	prefix  string          // of the first cell of each row
+	running *control.Status // the status of a running process; nil when there is none
+	environ []string        // of scripts
+	prefix  string          // precedes the first cell of each row
 	rows    [][]string
 	failed  int
 	warned  int
@@ -107,20 +116,57 @@ func (c *checkup) row(what, result, took, detail string) {
 	c.rows = append(c.rows, []string{c.prefix + what, result, took, detail})
 }
 
-// control asks the process that runs already, if one does, or looks whether
-// there could be a control socket.
-func (c *checkup) control(ctx context.Context, setting string) {
-	if setting == config.ControlOff {
+// control looks for a running process with these settings, and checks whether a
+// control socket could be made. The socket of another process does not count as
+// an error in these settings.
+func (c *checkup) control(ctx context.Context, settings config.Settings) {
+	switch settings.Control {
+	case config.ControlOff:
+	case config.ControlAuto:
+		c.controls(ctx, settings)
+	default:
+		c.controlAt(ctx, settings)
+	}
+}
+
+// controls does the same where the program chooses the path.
+func (c *checkup) controls(ctx context.Context, settings config.Settings) {
+	limited, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	all, _ := processes(limited, "", control.Find())
+	for _, p := range all {
+		if p.err == nil && isFor(p.Status, settings) {
+			c.running = &p.Status
+			c.ok("control socket "+p.Path(), fmt.Sprintf("understudy %s is running, pid %d", p.Version, p.PID))
+			return
+		}
+	}
+	what := "control socket in " + control.DefaultDir()
+	dir, err := existing(control.DefaultDir())
+	if err == nil {
+		err = denied(dir)
+	}
+	if err != nil {
+		c.warn(what, err.Error()) // the program runs without one
 		return
 	}
-	path := controlPath(setting)
+	c.ok(what, "free")
+}
+
+// controlAt does the same at the path in the settings.
+func (c *checkup) controlAt(ctx context.Context, settings config.Settings) {
+	path := settings.Control
 	what := "control socket " + path
 	limited, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	status, err := control.NewClient(path).Status(limited)
-	if err == nil {
+	switch {
+	case err == nil && isFor(status, settings):
 		c.running = &status
 		c.ok(what, fmt.Sprintf("understudy %s is running, pid %d", status.Version, status.PID))
+		return
+	case err == nil:
+		c.row(what, "failed", "", "another understudy serves it: "+process{Status: status}.String()+": choose another path")
 		return
 	}
 	var place error
@@ -132,23 +178,30 @@ func (c *checkup) control(ctx context.Context, setting string) {
 	} else {
 		place = tryUnix(ctx, path)
 	}
-	switch {
-	case place == nil:
-		c.ok(what, "free")
-		return
-	case errors.Is(place, syscall.EADDRINUSE):
-		c.warn(what, "somebody serves it, who gives no answer: "+err.Error())
+	if errors.Is(place, syscall.EADDRINUSE) {
+		c.warn(what, "another program serves it and does not answer: "+err.Error())
 		return
 	}
-	if setting == config.ControlAuto {
-		c.warn(what, place.Error()) // the program goes on without
-		return
-	}
-	c.result(what, "", place)
+	c.result(what, "free", place)
 }
 
-// existing is dir, or the nearest one above it that is there. The error says
-// that it is no directory.
+// isFor reports whether a process runs with such settings: it has one of their
+// relays at the same address, or neither has any.
+func isFor(s control.Status, settings config.Settings) bool {
+	for _, r := range settings.Relays {
+		for _, own := range s.Relays {
+			if slices.ContainsFunc(r.Listen, func(addr string) bool {
+				return slices.ContainsFunc(own.Listen, func(a string) bool { return samePlace(a, addr) })
+			}) || len(r.Listen) == 0 && own.Name == r.Name {
+				return true
+			}
+		}
+	}
+	return len(settings.Relays) == 0 && len(s.Relays) == 0
+}
+
+// existing returns dir, or its nearest parent that exists. The error says that
+// it is no directory.
 func existing(dir string) (string, error) {
 	dir = filepath.Clean(dir)
 	info, err := os.Stat(dir)
@@ -162,7 +215,7 @@ func existing(dir string) (string, error) {
 	return dir, err
 }
 
-// denied says why no file can be made in a directory; see access(2).
+// denied returns why no file can be made in a directory; see access(2).
 func denied(dir string) error {
 	if err := unix.Access(dir, unix.W_OK); err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
@@ -170,21 +223,21 @@ func denied(dir string) error {
 	return nil
 }
 
-// process looks at what all relays share.
+// process checks what all relays share.
 func (c *checkup) process(settings config.Settings) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
 		// The Go runtime has raised the soft limit to the hard one.
 		all := int64(min(limit.Cur, 1<<30))
-		n := max(1, (all-64-min(int64(verdictDescriptors(settings.HTTP)), all/4))/2) // as relay.Config has it
+		n := max(1, (all-64-min(int64(daemon.Descriptors(settings)), all/4))/2) // as relay.Config has it
 		detail := fmt.Sprintf("%d descriptors: %d connections", limit.Cur, n)
-		asked := int64(0)
+		configured := int64(0)
 		for _, r := range settings.Relays {
-			asked += int64(r.MaxConnections)
+			configured += int64(r.MaxConnections)
 		}
 		switch {
-		case asked > n:
-			c.row("descriptor limit", "failed", "", fmt.Sprintf("%s, and %d are asked for: raise LimitNOFILE or ulimit -n", detail, asked))
+		case configured > n:
+			c.row("descriptor limit", "failed", "", fmt.Sprintf("%s, and %d are configured: raise LimitNOFILE or ulimit -n", detail, configured))
 		case n < fewConnections:
 			c.warn("descriptor limit", detail+": raise LimitNOFILE or ulimit -n")
 		default:
@@ -192,15 +245,19 @@ func (c *checkup) process(settings config.Settings) {
 		}
 	}
 	if settings.StateDir != "" {
-		c.result("state directory "+settings.StateDir, "writable", checkStateDir(settings.StateDir))
+		detail, err := checkStateDir(settings.StateDir)
+		c.result("state directory "+settings.StateDir, detail, err)
 	}
 }
 
-// answers looks at the HTTP listener, at the ports that tell its verdicts in
-// other words, and asks each probe once.
+// answers checks the HTTP listeners and the ports that report verdicts by
+// other protocols, and runs each probe once.
 func (c *checkup) answers(ctx context.Context, settings config.Settings) {
 	if settings.HTTP.Listen != "" {
 		c.address(ctx, "http", "http", settings.HTTP.Listen)
+	}
+	if settings.Admin.Listen != "" {
+		c.address(ctx, "admin", "http", settings.Admin.Listen)
 	}
 	for _, r := range settings.HTTP.Routes {
 		if v := r.Verdict; v != nil && v.Agent != "" {
@@ -210,22 +267,18 @@ func (c *checkup) answers(ctx context.Context, settings config.Settings) {
 			c.address(ctx, "tcp verdict", "http", v.TCP)
 		}
 	}
-	s := &service{log: hclog.NewNullLogger(), resolver: health.NewResolver(), runner: hooks.New(hooks.Config{})}
-	defer s.resolver.Close()
-	defer s.runner.Close()
-	relays := make([]*conducted, 0, len(settings.Relays))
-	for _, r := range settings.Relays {
-		relays = append(relays, &conducted{name: r.Name})
-	}
-	if _, err := s.answer(settings, relays, nil); err != nil {
+	if err := daemon.CheckRoutes(settings); err != nil {
 		c.result("routes", "", err)
 	}
+	resolver, runner := health.NewResolver(), hooks.New(hooks.Config{Environ: c.environ})
+	defer resolver.Close()
+	defer runner.Close()
 	for _, p := range settings.Probes {
 		what := "probe " + p.Name
 		if p.Exec != nil {
 			c.script(what, p.Exec.Command[0])
 		}
-		ask, err := s.ofProbe(p)
+		ask, end, err := daemon.ProbeCheck(p, resolver.Resolve, runner)
 		if err != nil {
 			c.result(what, "", err)
 			continue
@@ -233,6 +286,7 @@ func (c *checkup) answers(ctx context.Context, settings config.Settings) {
 		limited, cancel := context.WithTimeout(ctx, p.Timeout)
 		result := ask(limited)
 		cancel()
+		end()
 		took := result.Latency.Round(100 * time.Microsecond).String()
 		if result.OK {
 			c.row(what, "ok", took, "")
@@ -242,26 +296,36 @@ func (c *checkup) answers(ctx context.Context, settings config.Settings) {
 	}
 }
 
-// checkStateDir says why the state could not be kept in a directory, which is
-// made at the start.
-func checkStateDir(dir string) error {
-	dir, err := existing(dir)
+// checkStateDir returns why the state could not be kept in a directory, whose
+// last element is created at the start. Otherwise detail says whether that will
+// be done.
+func checkStateDir(dir string) (detail string, err error) {
+	dir = filepath.Clean(dir)
+	place, err := existing(dir)
 	if err != nil {
-		return err
+		return "", err
 	}
-	f, err := os.CreateTemp(dir, ".understudy-check-*")
+	detail = "writable"
+	switch place {
+	case dir:
+	case filepath.Dir(dir):
+		detail = "will be created in " + place
+	default:
+		return "", fmt.Errorf("%s does not exist, and only the last element of a path is created: is the path right?", filepath.Dir(dir))
+	}
+	f, err := os.CreateTemp(place, ".understudy-check-*")
 	if err != nil {
-		return err
+		return "", err
 	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
+	return detail, errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
-// relay looks at one relay.
+// relay checks one relay.
 func (c *checkup) relay(ctx context.Context, r config.Relay) {
 	for _, addr := range r.Listen {
 		c.address(ctx, "listen", "tcp", addr)
 	}
-	for _, s := range [][2]string{{"check script", r.CheckHost}, {"trigger", r.OnFailover}} {
+	for _, s := range [][2]string{{"check script", r.CheckHost}, {"trigger", r.OnFailover}, {"event script", r.OnEvent}, {"rejoin script", r.OnStandby}} {
 		if s[1] != "" {
 			c.script(s[0], s[1])
 		}
@@ -273,22 +337,24 @@ func (c *checkup) relay(ctx context.Context, r config.Relay) {
 	}
 	resolver := health.NewResolver()
 	defer resolver.Close()
-	rules, err := rulesOf(r, resolver.Resolve)
+	pool := roles.NewPool(hclog.NewNullLogger())
+	defer pool.Close()
+	cfg, err := daemon.FailoverConfig(r, resolver.Resolve, nil, pool)
 	if err != nil {
 		c.result("checks", "", err)
 		return
 	}
-	runner := hooks.New(hooks.Config{})
+	runner := hooks.New(hooks.Config{Environ: c.environ})
 	defer runner.Close()
-	rules.Scripts = runner
-	c.hosts(ctx, rules, resolver.Resolve)
-	for _, w := range failover.Predict(rules).Warnings {
+	cfg.Scripts = runner
+	c.hosts(ctx, cfg, resolver.Resolve)
+	for _, w := range failover.Predict(cfg).Warnings {
 		c.warn("settings", w)
 	}
 }
 
-// address looks whether a place to listen is free, or is served by the process
-// that these settings are for.
+// address checks whether an address to listen on is free, or is served by the
+// process that runs with these settings.
 func (c *checkup) address(ctx context.Context, what, kind, addr string) {
 	what += " " + addr
 	if c.running != nil && kind == "tcp" {
@@ -301,7 +367,7 @@ func (c *checkup) address(ctx context.Context, what, kind, addr string) {
 	}
 	err := tryBind(ctx, addr)
 	for wrapped := errors.Unwrap(err); wrapped != nil && strings.Contains(err.Error(), addr); wrapped = errors.Unwrap(err) {
-		err = wrapped // the row says which address
+		err = wrapped // the row has the address
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE) && c.running != nil && kind == "http":
@@ -315,8 +381,8 @@ func (c *checkup) address(ctx context.Context, what, kind, addr string) {
 	c.result(what, "free", err)
 }
 
-// samePlace says whether an address that is served is the one of a setting. A
-// name counts as every address.
+// samePlace reports whether an address that is served is the one of a setting.
+// A name counts as every address.
 func samePlace(served, setting string) bool {
 	if path, ok := strings.CutPrefix(setting, "unix:"); ok {
 		return served == path
@@ -330,21 +396,21 @@ func samePlace(served, setting string) bool {
 	return ip1 == nil || ip2 == nil || ip1.Equal(ip2) || ip1.IsUnspecified() || ip2.IsUnspecified()
 }
 
-// tryBind claims an address and gives it up again. It does not listen: a client
-// that comes now is refused as it would have been before.
+// tryBind binds an address and releases it again. It does not listen: a client
+// that comes meanwhile is refused as it would have been before.
 func tryBind(ctx context.Context, addr string) error {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return tryUnix(ctx, path)
 	}
-	r, err := relay.New(relay.Config{Name: config.MainRelay, Listen: []string{addr}})
+	r, err := relay.New(relay.Config{Name: config.MainRelay, Listen: []string{addr}, ConnectTimeout: time.Second})
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return r.Bind() //nolint:contextcheck // it waits for the name of the address at most
+	return r.Bind()
 }
 
-// tryUnix looks whether a socket could be made at path, and makes none.
+// tryUnix checks whether a socket could be made at path, and makes none.
 func tryUnix(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -367,11 +433,11 @@ func tryUnix(ctx context.Context, path string) error {
 	return errors.Join(syscall.EADDRINUSE, err)
 }
 
-// script looks at a script, or at each of a directory.
+// script checks a script, or each script of a directory.
 func (c *checkup) script(what, path string) {
 	info, err := os.Stat(path)
 	if err != nil || !info.IsDir() {
-		c.result(what+" "+path, "can be run", hooks.Inspect(path))
+		c.inspect(what, path)
 		return
 	}
 	scripts, warnings, err := hooks.List(path)
@@ -383,66 +449,125 @@ func (c *checkup) script(what, path string) {
 		c.warn(what, w.Error())
 	}
 	for _, s := range scripts {
-		c.result(what+" "+s, "can be run", hooks.Inspect(s))
+		c.inspect(what, s)
 	}
 	if len(scripts) == 0 {
 		c.warn(what+" "+path, "there is no script in it")
 	}
 }
 
-// hosts asks every host every check, all hosts at once.
-func (c *checkup) hosts(ctx context.Context, rules failover.Config, resolve health.ResolveFunc) {
-	type outcome struct {
-		addresses string
+// inspect checks what can be known of a script without running it.
+func (c *checkup) inspect(what, path string) {
+	err := hooks.Inspect(path)
+	c.result(what+" "+path, "can be run", err)
+	if err != nil {
+		return
+	}
+	if doubt := hooks.Doubt(path); doubt != nil {
+		c.warn(what, doubt.Error())
+	}
+}
+
+// hosts runs every check on every host, for all hosts at the same time. If one
+// host passes all checks, failures of the others do not make the checkup fail.
+func (c *checkup) hosts(ctx context.Context, cfg failover.Config, resolve health.ResolveFunc) {
+	type answer struct {
+		addresses []netip.Addr // of the name; none for a host that is not a name
 		err       error
 		took      time.Duration
 		steps     []failover.Step
 	}
-	found := make([]outcome, len(rules.Hosts))
+	found := make([]answer, len(cfg.Hosts))
 	var wg sync.WaitGroup
-	for i, host := range rules.Hosts {
+	for i, host := range cfg.Hosts {
 		wg.Go(func() {
 			o := &found[i]
-			if h, err := health.ParseHost(host); err == nil && h.Path == "" && net.ParseIP(h.Name) == nil {
+			if h, err := address.ParseHost(host); err == nil && h.Path == "" && !h.IP().IsValid() {
 				limited, cancel := context.WithTimeout(ctx, resolveTimeout)
 				defer cancel()
 				start := time.Now()
 				ips, err := resolve(limited, h.Name)
 				o.took, o.err = time.Since(start), err
-				o.addresses = strings.Trim(fmt.Sprint(ips), "[]")
+				o.addresses = ips
 			}
-			if o.err == nil { // a host without an address fails all of them
-				o.steps = tryEach(ctx, rules, host)
+			if o.err == nil { // a host without an address fails all checks
+				o.steps = tryEach(ctx, cfg, host)
 			}
 		})
 	}
 	wg.Wait()
-	for i, host := range rules.Hosts {
+	passes := func(o answer) bool {
+		return o.err == nil && !slices.ContainsFunc(o.steps, func(s failover.Step) bool { return !s.OK })
+	}
+	usable := slices.ContainsFunc(found, passes)
+	for i, host := range cfg.Hosts {
 		o := found[i]
+		bad := "failed"
+		switch {
+		case !usable:
+		case o.err == nil && standby(o.steps):
+			bad = "standby"
+		default:
+			bad = "warning" // another host can serve
+		}
 		switch {
 		case o.err != nil:
-			c.row(host+" resolve", "failed", short(o.took), o.err.Error())
-		case o.addresses != "":
-			c.row(host+" resolve", "ok", short(o.took), o.addresses)
+			c.row(host+" resolve", bad, short(o.took), o.err.Error())
+		case len(o.addresses) > 0:
+			c.row(host+" resolve", "ok", short(o.took), strings.Trim(fmt.Sprint(o.addresses), "[]"))
+		}
+		for k, before := range cfg.Hosts[:i] {
+			if place, same := shared(before, found[k].addresses, host, o.addresses); same {
+				c.warn(host, fmt.Sprintf("is the same address as %s (%s): a failover between them changes nothing", before, place))
+			}
 		}
 		for k, s := range o.steps {
 			result, detail := "ok", ""
 			if !s.OK {
-				result, detail = "failed", inPhase(s.Phase, s.Detail)
-			} else if every := rules.Checks[k].Interval; rules.Checks[k].Script != "" && seconds(s.Seconds) > time.Duration(float64(every)*usualScript) {
-				result, detail = "warning", fmt.Sprintf("takes long for a script that runs every %v (check-interval)", every)
+				result, detail = bad, inPhase(s.Phase, s.Detail)
+			} else if every := cfg.Checks[k].Interval; cfg.Checks[k].Script != "" && seconds(s.Seconds) > time.Duration(float64(every)*usualScript) {
+				result, detail = "warning", fmt.Sprintf("is slow for a script that runs every %v (check-interval)", every)
 			}
 			c.row(host+" "+s.Name, result, millis(s.Seconds), detail)
 		}
 	}
 }
 
-// tryEach asks one host every check. One that refuses connections is not asked
-// for more.
-func tryEach(ctx context.Context, rules failover.Config, host string) []failover.Step {
+// standby reports whether a host accepts connections and each failed check had
+// an answer: it may be a host that must not be primary while another one is.
+func standby(steps []failover.Step) bool {
+	return !slices.ContainsFunc(steps, func(s failover.Step) bool { return !s.OK && !s.Refused })
+}
+
+// shared returns the address that two hosts have in common, whose names resolve
+// to ips1 and ips2. Duplicates that are visible in the spelling are a warning
+// of the settings.
+func shared(host1 string, ips1 []netip.Addr, host2 string, ips2 []netip.Addr) (netip.AddrPort, bool) {
+	h1, err1 := address.ParseHost(host1)
+	h2, err2 := address.ParseHost(host2)
+	if err1 != nil || err2 != nil || h1.Port != h2.Port || h1.Path != "" || h2.Path != "" || h1.Canonical() == h2.Canonical() {
+		return netip.AddrPort{}, false
+	}
+	if ip := h1.IP(); ip.IsValid() {
+		ips1 = []netip.Addr{ip}
+	}
+	if ip := h2.IP(); ip.IsValid() {
+		ips2 = []netip.Addr{ip}
+	}
+	for _, ip := range ips1 {
+		if slices.Contains(ips2, ip) {
+			return netip.AddrPortFrom(ip, h1.Port), true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+// tryEach runs every check on one host. If the host refuses connections, only
+// the first one is run.
+func tryEach(ctx context.Context, cfg failover.Config, host string) []failover.Step {
 	var steps []failover.Step
-	for _, k := range rules.Checks {
-		one := rules
+	for _, k := range cfg.Checks {
+		one := cfg
 		one.Checks = []failover.Check{k}
 		steps = append(steps, failover.Try(ctx, one, host)...)
 		if !steps[0].OK {

@@ -4,30 +4,86 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"time"
+
+	"github.com/jessevdk/go-flags"
 
 	"understudy/config"
 )
 
-// printCompletion prints the completion for a shell, made of the verbs and the
-// flags that the help shows.
+// completionVariable makes go-flags print completions instead of a run. With
+// the value verbose each has a tab and its description.
+const completionVariable = "GO_FLAGS_COMPLETION"
+
+// completionScripts make each shell request completions from the program.
+var completionScripts = map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}
+
+// printCompletion prints the completion script of a shell.
 func printCompletion(_ context.Context, l line, stdout, stderr io.Writer) int {
-	shells := map[string]func() string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}
-	script, ok := shells[l.args[0]]
+	script, ok := completionScripts[l.args[0]]
 	if !ok {
 		return l.usage(stderr, fmt.Errorf("completion: %q is none of bash, zsh and fish", l.args[0]))
 	}
-	if _, err := io.WriteString(stdout, script()); err != nil {
+	if _, err := io.WriteString(stdout, script); err != nil {
 		fmt.Fprintf(stderr, "understudy: completion: %v\n", err)
 		return exitFailed
 	}
 	return exitDone
 }
 
-// flagWords are the words that a flag takes beside what cannot be guessed. The
-// others are files where the name of their value says so.
-var flagWords = map[string][]string{
+// complete prints the completions of the last of args, one a line, and returns
+// the exit status.
+func complete(args []string, stdout io.Writer) int {
+	mode := os.Getenv(completionVariable)
+	_ = os.Unsetenv(completionVariable) // fails for malformed names only
+	if len(args) == 0 {
+		args = []string{""}
+	}
+	before, _ := parseLine(args[:len(args)-1]) // errors are reported by a real run
+	running := sync.OnceValue(func() []target { return targetsSoon(args[:len(args)-1]) })
+	known := verbs()
+	options := map[string]any{}
+	for _, v := range known {
+		options[v.name] = &struct {
+			Arguments struct{ First argument } `positional-args:"yes"`
+		}{struct{ First argument }{argument{v, running}}}
+	}
+	p, _, err := newParser(new(general), known, options)
+	for _, v := range known {
+		if v.options != nil && err == nil {
+			_, err = p.Find(v.name).AddGroup("Flags", "", v.options())
+		}
+	}
+	if err != nil {
+		return exitFailed // a mistake in the tables; every test would find it
+	}
+	for _, s := range config.Table() {
+		p.FindOptionByLongName(s.Flag).Hidden = !before.verb.shows(s)
+	}
+	p.FindOptionByLongName("version").Hidden = before.verb.name != "run"
+	p.CompletionHandler = func(items []flags.Completion) {
+		for _, c := range items {
+			if mode == "verbose" && c.Description != "" {
+				c.Item += "\t" + c.Description
+			}
+			fmt.Fprintln(stdout, c.Item)
+		}
+	}
+	_ = os.Setenv(completionVariable, mode) // fails for malformed names only
+	defer os.Unsetenv(completionVariable)
+	_, _ = p.ParseArgs(args) // it calls the handler and parses nothing
+	return exitDone
+}
+
+// settingWords are the words that a setting accepts in addition to values that
+// cannot be listed. Other settings are files if the name of their value says
+// so.
+var settingWords = map[string][]string{
 	"pong-path":      {"/ping"},
 	"trigger-policy": {"continue", "abort"},
 	"fence":          {"now", "drain=30s", "keep"},
@@ -43,44 +99,127 @@ var flagWords = map[string][]string{
 	"log-output":     {"stderr", "stdout", "syslog", "gelf+tcp://", "gelf+udp://"},
 }
 
-// argWords are the words that may stand where a verb has an argument.
-func argWords(v verb) []string {
-	switch v.name {
+// Complete implements [flags.Completer].
+func (v *settingValue) Complete(match string) []flags.Completion {
+	all := startingWith(match, settingWords[v.setting])
+	table := config.Table()
+	value := table[slices.IndexFunc(table, func(s config.Setting) bool { return s.Flag == v.setting })].Value
+	switch {
+	case v.setting == "pong-path" || v.setting == "ping-path": // paths of a URL
+	case value == "DIR":
+		all = append(all, files(match, true)...)
+	case value == "FILE" || value == "PATH" || v.setting == "log-output":
+		all = append(all, files(match, false)...)
+	}
+	return all
+}
+
+// argument is the argument of a verb.
+type argument struct {
+	of      verb
+	running func() []target
+}
+
+// UnmarshalFlag implements [flags.Unmarshaler].
+func (*argument) UnmarshalFlag(string) error { return nil }
+
+// Complete implements [flags.Completer].
+func (a *argument) Complete(match string) []flags.Completion {
+	switch a.of.name {
 	case "completion":
-		return []string{"bash", "fish", "zsh"}
+		return startingWith(match, []string{"bash", "fish", "zsh"})
 	case "help":
-		return visibleVerbs()
+		return startingWith(match, visibleVerbs())
+	case "why", "switch", "drain", "ready", "drill":
+		var hosts []string
+		for _, t := range a.running() {
+			for _, h := range t.relay.Hosts {
+				hosts = append(hosts, h.Name)
+			}
+		}
+		slices.Sort(hosts)
+		return startingWith(match, slices.Compact(hosts))
 	}
 	return nil
 }
 
-// takesFile says whether the value of the flag is a file, and whether only a
-// directory can be meant.
-func (f flagText) takesFile() (file, onlyDir bool) {
-	switch {
-	case f.long == "pong-path" || f.long == "ping-path": // of a URL
-		return false, false
-	case f.value == "DIR":
-		return true, true
+// Complete implements [flags.Completer].
+func (n *relayName) Complete(match string) []flags.Completion {
+	var relays []string
+	for _, t := range targetsSoon([]string{"status"}) { // its control socket is given by a variable or in a known place
+		relays = append(relays, t.relay.Name)
 	}
-	return f.value == "FILE" || f.value == "PATH" || f.long == "log-output", false
+	slices.Sort(relays)
+	return startingWith(match, slices.Compact(relays))
 }
 
-// completed are the flags that are offered behind the verb.
-func (v verb) completed() []flagText {
-	all := v.ownFlags()
-	for _, s := range config.Table() {
-		if v.shows(s) {
-			all = append(all, settingText(s))
-		}
+// completionTime is the time for which completion waits for running processes.
+const completionTime = 300 * time.Millisecond
+
+// targetsSoon returns the relays that the command line selects among the
+// processes that answer at once. The others are left out.
+func targetsSoon(args []string) (list []target) {
+	// go-flags would complete these lines, too.
+	mode := os.Getenv(completionVariable)
+	_ = os.Unsetenv(completionVariable) // fails for malformed names only
+	defer os.Setenv(completionVariable, mode)
+	l, _ := parseLine(args)
+	ctx, cancel := context.WithTimeout(context.Background(), completionTime)
+	defer cancel()
+	path, found, err := l.sockets()
+	if err != nil {
+		return nil
 	}
-	for _, f := range flagTexts(new(general)) {
-		if f.long == "help" || v.name == "run" {
-			all = append(all, f)
+	all, _ := processes(ctx, path, found)
+	var o relayOptions
+	switch own := l.options.(type) {
+	case *switchOptions:
+		o = own.relayOptions
+	case *lockOptions:
+		o = own.relayOptions
+	case *drillOptions:
+		o = own.relayOptions
+	case *showOptions:
+		o = own.relayOptions
+	case *topOptions:
+		o = own.relayOptions
+	case *relayOptions:
+		o = *own
+	}
+	all = slices.DeleteFunc(all, func(p process) bool { return p.err != nil })
+	list, _ = o.targets(all)
+	return list
+}
+
+func startingWith(match string, words []string) []flags.Completion {
+	var all []flags.Completion
+	for _, w := range words {
+		if strings.HasPrefix(w, match) {
+			all = append(all, flags.Completion{Item: w})
 		}
 	}
 	return all
 }
+
+// files lists the files, or only the directories, whose path begins with match.
+// A directory ends in a slash, so that completion continues after it.
+func files(match string, onlyDirs bool) []flags.Completion {
+	paths, _ := filepath.Glob(globQuoted.Replace(match) + "*") // the pattern is well-formed
+	var all []flags.Completion
+	for _, path := range paths {
+		switch info, err := os.Stat(path); {
+		case err == nil && info.IsDir():
+			all = append(all, flags.Completion{Item: path + "/"})
+		case !onlyDirs:
+			all = append(all, flags.Completion{Item: path})
+		}
+	}
+	return all
+}
+
+// globQuoted quotes the characters that are special in a pattern of
+// [filepath.Match].
+var globQuoted = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
 
 func visibleVerbs() []string {
 	var names []string
@@ -92,165 +231,51 @@ func visibleVerbs() []string {
 	return names
 }
 
-// valueFlags are all flags that take a value, in both spellings.
-func valueFlags() []flagText {
-	var all []flagText
-	for _, v := range verbs() {
-		for _, f := range v.completed() {
-			if f.value != "" && !slices.ContainsFunc(all, func(g flagText) bool { return g.long == f.long }) {
-				all = append(all, f)
-			}
-		}
-	}
-	return all
-}
-
-// spellings are the words that mean the flag.
-func (f flagText) spellings() []string {
-	if f.short == 0 {
-		return []string{"--" + f.long}
-	}
-	return []string{"-" + string(f.short), "--" + f.long}
-}
-
-// valueWords are the words behind which a value stands.
-func valueWords() []string {
-	var words []string
-	for _, f := range valueFlags() {
-		words = append(words, f.spellings()...)
-	}
-	return words
-}
-
-// bashCompletion needs nothing but bash itself. The shell may have cut words at
-// '=' and ':', which are in COMP_WORDBREAKS.
-func bashCompletion() string {
-	var b strings.Builder
-	values := valueWords()
-	fmt.Fprintf(&b, `# Completion of understudy for bash: understudy completion bash
+// bash cuts words at the characters of COMP_WORDBREAKS, including '=' and ':'.
+// The script joins them for the program, and removes the text before the last
+// one from the completions.
+const bashCompletion = `# Completion of understudy for bash: understudy completion bash
 
 _understudy() {
-	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb= word i
-	COMPREPLY=()
-	if [[ $cur == = ]]; then
-		cur=
-	elif [[ $prev == = ]]; then
-		prev=${COMP_WORDS[COMP_CWORD-2]}
-	fi
-	for ((i = 1; i < COMP_CWORD; i++)); do
+	local words=() word joined= prefix i
+	for ((i = 1; i <= COMP_CWORD; i++)); do
 		word=${COMP_WORDS[i]}
-		case $word in
-		%s) # its value is no command
-			((i++))
-			if [[ ${COMP_WORDS[i]} == = ]]; then ((i++)); fi
-			;;
-		%s)
-			verb=$word
-			break
-			;;
-		esac
+		if ((i > 1)) && [[ $word == [=:]* || $joined ]]; then
+			words[-1]+=$word
+		else
+			words+=("$word")
+		fi
+		[[ $word == *[=:] ]] && joined=yes || joined=
 	done
-	case $prev in
-`, strings.Join(values, "|"), strings.Join(visibleVerbs(), "|"))
-	for _, f := range valueFlags() {
-		var from []string
-		if words := flagWords[f.long]; words != nil {
-			from = append(from, fmt.Sprintf(`-W '%s'`, strings.Join(words, " ")))
-		}
-		switch file, onlyDir := f.takesFile(); {
-		case onlyDir:
-			from = append(from, "-d")
-		case file:
-			from = append(from, "-f")
-		}
-		if from == nil {
-			continue
-		}
-		names := ""
-		if file, _ := f.takesFile(); file {
-			names = "compopt -o filenames 2>/dev/null\n\t\t"
-		}
-		fmt.Fprintf(&b, "\t%s)\n\t\t%smapfile -t COMPREPLY < <(compgen %s -- \"$cur\")\n\t\treturn\n\t\t;;\n",
-			strings.Join(f.spellings(), "|"), names, strings.Join(from, " "))
-	}
-	fmt.Fprintf(&b, "\t%s)\n\t\treturn\n\t\t;;\n\tesac\n\tlocal words=\n\tcase $verb in\n", strings.Join(values, "|"))
-	for _, v := range verbs() {
-		if v.hidden {
-			continue
-		}
-		pattern, words := v.name, argWords(v)
-		if v.name == "run" { // what happens without a command
-			pattern = "''"
-			words = visibleVerbs()
-		}
-		var long []string
-		for _, f := range v.completed() {
-			long = append(long, "--"+f.long)
-		}
-		line := fmt.Sprintf("\t\tif [[ $cur == -* ]]; then words='%s'; else words='%s'; fi\n\t\t;;\n",
-			strings.Join(long, " "), strings.Join(words, " "))
-		fmt.Fprintf(&b, "\t%s)\n%s", pattern, line)
-		if v.name == "run" {
-			fmt.Fprintf(&b, "\trun)\n\t\twords='%s'\n\t\t;;\n", strings.Join(long, " "))
-		}
-	}
-	b.WriteString(`	esac
-	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+	mapfile -t COMPREPLY < <(GO_FLAGS_COMPLETION=1 "${COMP_WORDS[0]}" "${words[@]}" 2>/dev/null)
+	word=${COMP_WORDS[COMP_CWORD]}
+	[[ $word == [=:] ]] && word=
+	prefix=${words[-1]%"$word"}
+	COMPREPLY=("${COMPREPLY[@]#"$prefix"}")
+	if [[ ${#COMPREPLY[@]} == 1 && $COMPREPLY == */ ]]; then
+		compopt -o nospace 2>/dev/null
+	fi
 }
 complete -F _understudy understudy
-`)
-	return b.String()
-}
+`
 
-// zshCompletion is a file for a directory of fpath, or to be sourced behind
+// zshCompletion is a file for a directory of fpath, or to be sourced after
 // compinit.
-func zshCompletion() string {
-	var b strings.Builder
-	b.WriteString(`#compdef understudy
+const zshCompletion = `#compdef understudy
 # Completion of understudy for zsh: understudy completion zsh
 
 _understudy() {
-	local curcontext="$curcontext" state line
-	typeset -A opt_args
-	local -a commands
-	commands=(
-`)
-	for _, v := range verbs() {
-		if !v.hidden {
-			fmt.Fprintf(&b, "\t\t%s\n", quoteShell(v.name+":"+strings.ReplaceAll(v.summary, ":", `\:`)))
-		}
-	}
-	b.WriteString("\t)\n\t_arguments -C -s -S \\\n")
-	writeZshFlags(&b, verbs()[0], "\t\t")
-	b.WriteString(`		'1:command:->command' \
-		'*::argument:->argument' && return
-	case $state in
-	command)
-		_describe -t commands 'command' commands
-		;;
-	argument)
-		curcontext="${curcontext%:*}-$words[1]:"
-		case $words[1] in
-`)
-	for _, v := range verbs() {
-		if v.hidden {
-			continue
-		}
-		fmt.Fprintf(&b, "\t\t%s)\n\t\t\t_arguments -s -S \\\n", v.name)
-		writeZshFlags(&b, v, "\t\t\t\t")
-		switch words := argWords(v); {
-		case words != nil:
-			fmt.Fprintf(&b, "\t\t\t\t%s\n", quoteShell("1:"+zshText(v.args)+":("+strings.Join(words, " ")+")"))
-		case v.maxArgs > 0:
-			fmt.Fprintf(&b, "\t\t\t\t%s\n", quoteShell("1:"+zshText(v.args)+":"))
-		default:
-			b.WriteString("\t\t\t\t'*: :'\n")
-		}
-		b.WriteString("\t\t\t;;\n")
-	}
-	b.WriteString(`		esac
-		;;
-	esac
+	local -a items
+	local line item suffix=' '
+	for line in "${(@f)$(GO_FLAGS_COMPLETION=verbose ${words[1]} "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
+		[[ -n $line ]] || continue
+		item=${line%%$'\t'*}
+		[[ $item == */ ]] && suffix=
+		item=${item//:/\\:}
+		[[ $line == *$'\t'* ]] && item+=:${line#*$'\t'}
+		items+=("$item")
+	done
+	_describe -t understudy understudy items -S "$suffix"
 }
 
 if [[ $funcstack[1] == _understudy ]]; then
@@ -258,126 +283,14 @@ if [[ $funcstack[1] == _understudy ]]; then
 else
 	compdef _understudy understudy
 fi
-`)
-	return b.String()
-}
+`
 
-func writeZshFlags(b *strings.Builder, v verb, indent string) {
-	for _, f := range v.completed() {
-		value := ""
-		if f.value != "" {
-			value = ":" + zshText(f.value) + ":"
-			words := strings.Join(flagWords[f.long], " ")
-			switch file, onlyDir := f.takesFile(); {
-			case onlyDir:
-				value += "_files -/"
-			case file && words == "":
-				value += "_files"
-			case file:
-				value += `{compadd -- ` + words + `; _files}`
-			case words != "":
-				value += "(" + words + ")"
-			}
-		}
-		for _, name := range f.spellings() {
-			if strings.HasPrefix(name, "--") && f.value != "" {
-				name += "="
-			}
-			fmt.Fprintf(b, "%s%s \\\n", indent, quoteShell("*"+name+"["+zshText(f.help)+"]"+value))
-		}
-	}
-}
+const fishCompletion = `# Completion of understudy for fish: understudy completion fish
 
-// zshText is text inside a specification of _arguments.
-func zshText(text string) string {
-	return strings.NewReplacer(`\`, `\\`, `[`, `\[`, `]`, `\]`, `:`, `\:`).Replace(text)
-}
-
-// fishCompletion offers the flags of the command that was typed.
-func fishCompletion() string {
-	var b strings.Builder
-	values := valueWords()
-	fmt.Fprintf(&b, `# Completion of understudy for fish: understudy completion fish
-
-function __understudy_command --description 'the command that was typed, or none'
-	set -l value no
-	for word in (commandline -opc)[2..-1]
-		if test $value = yes # of the flag in front of it
-			set value no
-		else if contains -- $word %s
-			set value yes
-		else if contains -- $word %s
-			echo $word
-			return
-		end
-	end
-	echo none
+function __understudy_complete
+	set -l words (commandline -opc) (commandline -ct)
+	GO_FLAGS_COMPLETION=verbose $words[1] $words[2..-1] 2>/dev/null
 end
 
-function __understudy_in
-	contains -- (__understudy_command) $argv
-end
-
-complete -c understudy -f
-`, strings.Join(values, " "), strings.Join(visibleVerbs(), " "))
-	// Each flag once, with the commands that have it. Flags of one name that mean
-	// something else behind another verb have a line of their own.
-	type entry struct {
-		flag  flagText
-		verbs []string
-	}
-	var entries []entry
-	for _, v := range verbs() {
-		if v.hidden {
-			continue
-		}
-		fmt.Fprintf(&b, "complete -c understudy -n '__understudy_in none' -a %s -d %s\n", v.name, quoteFish(v.summary))
-		if words := argWords(v); words != nil {
-			fmt.Fprintf(&b, "complete -c understudy -n '__understudy_in %s' -a %s\n", v.name, quoteFish(strings.Join(words, " ")))
-		}
-		names := []string{v.name}
-		if v.name == "run" {
-			names = []string{"none", "run"}
-		}
-		for _, f := range v.completed() {
-			i := slices.IndexFunc(entries, func(e entry) bool { return e.flag == f })
-			if i < 0 {
-				i = len(entries)
-				entries = append(entries, entry{flag: f})
-			}
-			entries[i].verbs = append(entries[i].verbs, names...)
-		}
-	}
-	for _, e := range entries {
-		fmt.Fprintf(&b, "complete -c understudy -n '__understudy_in %s'", strings.Join(e.verbs, " "))
-		if e.flag.short != 0 {
-			fmt.Fprintf(&b, " -s %c", e.flag.short)
-		}
-		fmt.Fprintf(&b, " -l %s", e.flag.long)
-		words := strings.Join(flagWords[e.flag.long], " ")
-		switch file, onlyDir := e.flag.takesFile(); {
-		case onlyDir:
-			b.WriteString(" -x -a '(__fish_complete_directories)'")
-		case file && words != "":
-			fmt.Fprintf(&b, " -rF -a %s", quoteFish(words))
-		case file:
-			b.WriteString(" -rF")
-		case words != "":
-			fmt.Fprintf(&b, " -x -a %s", quoteFish(words))
-		case e.flag.value != "":
-			b.WriteString(" -x")
-		}
-		fmt.Fprintf(&b, " -d %s\n", quoteFish(e.flag.help))
-	}
-	return b.String()
-}
-
-// quoteShell is text as one word of bash and zsh.
-func quoteShell(text string) string {
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
-}
-
-// quoteFish is text as one word of fish.
-func quoteFish(text string) string {
-	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(text) + "'"
-}
+complete -c understudy -f -a '(__understudy_complete)'
+`

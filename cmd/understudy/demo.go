@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,8 +18,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"understudy/config"
 	"understudy/control"
+	"understudy/hooks"
+	"understudy/internal/accept"
+	"understudy/internal/daemon"
 )
 
 const (
@@ -29,8 +35,8 @@ const (
 	demoEvery = 100 * time.Millisecond
 )
 
-// demo runs two small hosts, a relay in front of them, /ping, and a client
-// that says who answers. It needs nothing prepared and leaves nothing behind.
+// demo runs two small hosts, a relay in front of them, /ping, and a client that
+// prints which host answers. It needs no preparation and leaves nothing behind.
 func demo(ctx context.Context, line line, stdout, stderr io.Writer) int {
 	d := &demonstration{out: &lockedWriter{w: stdout}}
 	defer func() {
@@ -55,17 +61,20 @@ func demo(ctx context.Context, line line, stdout, stderr io.Writer) int {
 		return usage(stderr, err)
 	}
 
-	ctx, end := context.WithCancel(ctx)
+	signals := daemon.HandleSignals(ctx)             // until the process has ended, as in serve
+	ctx, end := context.WithCancel(signals.Finish()) //nolint:contextcheck // it comes from ctx
 	var side sync.WaitGroup
-	err = serve(ctx, process{
-		settings: settings,
-		stdout:   stdout,
-		stderr:   stderr,
-		bound: func(b bound) error {
+	err = daemon.Run(daemon.Config{
+		Signals:  signals,
+		Settings: settings,
+		Version:  versionText(),
+		Stdout:   stdout,
+		Stderr:   stderr,
+		Bound: func(b daemon.Bound) error {
 			d.invite(b)
-			side.Go(func() { d.watch(ctx, b.relays[0].String()) })
-			// A read of standard input cannot be called off, so nobody waits
-			// for this one; it ends with the process.
+			side.Go(func() { d.watch(ctx, b.Relays[0].String()) })
+			// A read of standard input cannot be cancelled, so this goroutine
+			// is not waited for; it ends with the process.
 			go d.keys(os.Stdin)
 			return nil
 		},
@@ -82,14 +91,15 @@ func demo(ctx context.Context, line line, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-// demonstration is what the demo shows around the relay.
+// demonstration is the part of the demo around the relay.
 type demonstration struct {
 	out   io.Writer
 	hosts []*embeddedHost
 }
 
-// given makes the demo's settings: the operator's, but for the hosts, and the
-// demo's own defaults. --port is on loopback here, as is all of the demo.
+// given returns the demo's settings: the operator's, except for the hosts, with
+// the demo's own defaults. --port is on loopback here, like everything in the
+// demo.
 func (d *demonstration) given(line line) (config.Given, error) {
 	g := config.Given{Flags: maps.Clone(line.flags)}
 	for _, flag := range []string{"hosts", "config"} {
@@ -114,7 +124,7 @@ func (d *demonstration) given(line line) (config.Given, error) {
 		g.Flags["http"] = []string{demoHTTP}
 	}
 	if set["drain-timeout"] == "" {
-		g.Flags["drain-timeout"] = []string{"1s"} // an open nc must not hold up Ctrl-C
+		g.Flags["drain-timeout"] = []string{"1s"} // an open nc must not delay Ctrl-C
 	}
 	var hosts []string
 	for _, h := range d.hosts {
@@ -130,12 +140,12 @@ func (d *demonstration) given(line line) (config.Given, error) {
 	return g, nil
 }
 
-// invite says what there is and what to try.
-func (d *demonstration) invite(b bound) {
-	relay := b.relays[0].(*net.TCPAddr)
+// invite prints the addresses and what to try.
+func (d *demonstration) invite(b daemon.Bound) {
+	relay := b.Relays[0].(*net.TCPAddr)
 	operate := ""
-	if b.control != "" {
-		operate = "\n    " + operateCommand(b.control) + "   who is primary, and why? switch, drill and events work too"
+	if b.Control != "" {
+		operate = "\n    " + operateCommand(b.Control) + "   who is primary, and why? switch, drill and events work too"
 	}
 	fmt.Fprintf(d.out, `
   The relay listens on %[1]s, the verdict on http://%[2]s/ping.
@@ -150,21 +160,21 @@ func (d *demonstration) invite(b bound) {
   or with kill -9 %[7]d (host 1) or kill -9 %[8]d (host 2) there.
   Ctrl-C ends it all.
 
-`, relay, b.http, d.hosts[0].addr, d.hosts[1].addr, relay.IP, relay.Port, d.hosts[0].pid(), d.hosts[1].pid(), operate)
+`, relay, b.HTTP, d.hosts[0].addr, d.hosts[1].addr, relay.IP, relay.Port, d.hosts[0].pid(), d.hosts[1].pid(), operate)
 }
 
-// operateCommand is what to enter in another terminal to look into this
-// process, whose control socket is at path.
+// operateCommand returns the command to enter in another terminal to operate
+// this process, whose control socket is at path.
 func operateCommand(path string) string {
 	command := os.Args[0]
-	if path != control.DefaultPath() {
+	if filepath.Dir(path) != control.DefaultDir() {
 		command += " --control " + path
 	}
 	return command + " status"
 }
 
 // keys kills or starts the host whose number is entered. Without a terminal
-// there is nothing to read, and the demo goes on.
+// there is nothing to read, and the demo continues.
 func (d *demonstration) keys(in io.Reader) {
 	for lines := bufio.NewScanner(in); lines.Scan(); {
 		switch key := strings.TrimSpace(lines.Text()); key {
@@ -185,19 +195,19 @@ func (d *demonstration) keys(in io.Reader) {
 	}
 }
 
-// watch connects to addr again and again, and says when somebody else answers
-// and how long nobody did.
+// watch connects to addr repeatedly, and prints when another host answers and
+// how long none did.
 func (d *demonstration) watch(ctx context.Context, addr string) {
 	var last time.Time
 	before, failing := "", false
 	for {
-		who, err := d.ask(ctx, addr)
+		who, err := d.greeting(ctx, addr)
 		now := time.Now()
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil && !failing && before != "":
-			fmt.Fprintf(d.out, "  client: nobody answers: %v\n", err)
+			fmt.Fprintf(d.out, "  client: no host answers: %v\n", err)
 			failing = true
 		case err != nil:
 		case before == "":
@@ -217,8 +227,8 @@ func (d *demonstration) watch(ctx context.Context, addr string) {
 	}
 }
 
-// ask connects once and returns who greeted.
-func (d *demonstration) ask(ctx context.Context, addr string) (string, error) {
+// greeting connects once and returns the name of the host that answers.
+func (d *demonstration) greeting(ctx context.Context, addr string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	var dialer net.Dialer
@@ -241,17 +251,17 @@ func (d *demonstration) ask(ctx context.Context, addr string) (string, error) {
 type embeddedHost struct {
 	name string
 
-	mu    sync.Mutex // guards everything below
-	addr  string     // the same from the first start on
-	child *exec.Cmd  // nil when it does not run
-	stdin io.Closer
-	gone  chan struct{} // closed when child was reaped
+	mu     sync.Mutex // guards everything below
+	addr   string     // does not change after the first start
+	child  *exec.Cmd  // nil when it does not run
+	stdin  io.Closer
+	reaped chan struct{} // closed when child was reaped
 }
 
-// String is "host 1".
+// String returns "host 1".
 func (h *embeddedHost) String() string { return "host " + h.name }
 
-// pid is the child's id, or zero when the host does not run.
+// pid returns the child's id, or zero when the host does not run.
 func (h *embeddedHost) pid() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -272,10 +282,10 @@ func (h *embeddedHost) start() error {
 	if err != nil {
 		return err
 	}
-	// No context: kill ends it, and so does the end of this process, since the
-	// child reads from a pipe that only this process holds.
+	// There is no context: kill ends the child, and so does the end of this
+	// process, since the child reads from a pipe that only this process holds.
 	cmd := exec.Command(self, "demo-host", h.name, h.addr) //nolint:gosec,noctx // this very program
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}  // Ctrl-C is for the demo, not for its hosts
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}  // Ctrl-C must reach the demo, not its hosts
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -285,13 +295,14 @@ func (h *embeddedHost) start() error {
 	if err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	wait, err := hooks.Start(cmd)
+	if err != nil {
 		return fmt.Errorf("start %s: %w", h, err)
 	}
 	addr, err := bufio.NewReader(stdout).ReadString('\n')
-	gone := make(chan struct{})
-	h.child, h.stdin, h.gone = cmd, stdin, gone
-	go h.await(cmd, gone)
+	reaped := make(chan struct{})
+	h.child, h.stdin, h.reaped = cmd, stdin, reaped
+	go h.await(wait, reaped)
 	if err != nil {
 		return fmt.Errorf("start %s: it does not listen: %w", h, err)
 	}
@@ -299,10 +310,10 @@ func (h *embeddedHost) start() error {
 	return nil
 }
 
-// await reaps the child whenever it ends, by a kill from outside too.
-func (h *embeddedHost) await(cmd *exec.Cmd, gone chan struct{}) {
-	defer close(gone)
-	_ = cmd.Wait() // "signal: killed" is what the demo is about
+// await reaps the child when it ends, including by a kill from outside.
+func (h *embeddedHost) await(wait func() error, reaped chan struct{}) {
+	defer close(reaped)
+	_ = wait() // "signal: killed" is the purpose of the demo
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stdin.Close()
@@ -312,52 +323,50 @@ func (h *embeddedHost) await(cmd *exec.Cmd, gone chan struct{}) {
 // kill ends the child with SIGKILL, if it runs, and waits for its end.
 func (h *embeddedHost) kill() {
 	h.mu.Lock()
-	child, gone := h.child, h.gone
+	child, reaped := h.child, h.reaped
 	h.mu.Unlock()
 	if child == nil {
 		return
 	}
-	_ = child.Process.Kill() // fails when it is gone already
-	<-gone
+	_ = child.Process.Kill() // fails when it has ended already
+	<-reaped
 }
 
-// demoHost is the verb that a host of the demo runs: it greets each connection
-// at once, in words that a browser, curl and nc understand, and keeps it open.
-// It says on standard output at which address.
+// demoHost runs one host of the demo: it greets each connection at once, in a
+// form that a browser, curl and nc accept, and keeps it open. It prints its
+// address on standard output.
 func demoHost(ctx context.Context, line line, stdout, stderr io.Writer) int {
 	if len(line.args) != 2 {
-		return usage(stderr, errors.New("demo-host: wants a name and an address"))
+		return usage(stderr, errors.New("demo-host: needs a name and an address"))
 	}
-	l, err := listenForDemo(ctx, line.args[1])
+	listening, err := listenForDemo(ctx, line.args[1])
 	if err != nil {
 		fmt.Fprintf(stderr, "understudy: %v\n", err)
 		return exitFailed
 	}
+	l := accept.Retry(listening, hclog.New(&hclog.LoggerOptions{Output: stderr}))
 	body := "host " + line.args[0] + " says hello\n"
 	greeting := fmt.Sprintf("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	go func() {
 		for {
 			conn, err := l.Accept()
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
 			if err != nil {
-				<-time.After(demoEvery) // no descriptors: at once would spin
-				continue
+				return // closed
 			}
-			go greet(conn, greeting)
+			go serveGreeting(conn, greeting)
 		}
 	}()
 	fmt.Fprintln(stdout, l.Addr())
-	// The demo holds the other end of standard input: it ends with the demo.
+	// The demo holds the other end of standard input: this host ends with the
+	// demo.
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	l.Close()
 	return exitDone
 }
 
-// listenForDemo listens at addr, or, without one, at the first port from 8081
-// that is free. That is below the ephemeral range: a connect to a port of that
-// range on which nobody listens can be connected to itself, and a dead host
+// listenForDemo listens at addr or, if that is empty, at the first free port
+// from 8081. That is below the ephemeral range: a connect to a port of that
+// range on which no program listens can be connected to itself, and a dead host
 // would seem alive.
 func listenForDemo(ctx context.Context, addr string) (net.Listener, error) {
 	var config net.ListenConfig
@@ -372,15 +381,16 @@ func listenForDemo(ctx context.Context, addr string) (net.Listener, error) {
 	return nil, errors.New("no port from 8081 to 8999 is free for a host of the demo")
 }
 
-// greet greets one client and stays until it leaves.
-func greet(conn net.Conn, greeting string) {
+// serveGreeting greets one client and keeps the connection until the client
+// closes it.
+func serveGreeting(conn net.Conn, greeting string) {
 	defer conn.Close()
 	if _, err := io.WriteString(conn, greeting); err == nil {
 		_, _ = io.Copy(io.Discard, conn)
 	}
 }
 
-// lockedWriter keeps lines of several goroutines apart.
+// lockedWriter keeps lines of several goroutines separate.
 type lockedWriter struct {
 	mu sync.Mutex // guards w
 	w  io.Writer

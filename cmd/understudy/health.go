@@ -10,17 +10,18 @@ import (
 	"strings"
 	"time"
 
-	"understudy/health"
+	"understudy/verdict"
 )
 
-// askTimeout is how long a verdict may take in all: longer than it takes by
-// the settings' limits, shorter than a person or a HEALTHCHECK would wait.
-const askTimeout = 10 * time.Second
+// verdictTimeout is the longest time that a verdict may take in total: longer than it
+// takes by the limits in the settings, shorter than a person or a HEALTHCHECK would
+// wait.
+const verdictTimeout = 10 * time.Second
 
-// askHealth asks for one verdict and says by its exit status whether it is
-// good. It is made for HEALTHCHECK lines, which have no curl.
-func askHealth(ctx context.Context, line line, stdout, stderr io.Writer) int {
-	var own *tls.Config // how our own listener is spoken to
+// checkHealth requests one verdict and returns it as its exit status. It is
+// made for HEALTHCHECK lines of images without curl.
+func checkHealth(ctx context.Context, line line, stdout, stderr io.Writer) int {
+	var own *tls.Config // for our own listener
 	target := "/ping"
 	if len(line.args) > 0 {
 		target = line.args[0]
@@ -31,14 +32,14 @@ func askHealth(ctx context.Context, line line, stdout, stderr io.Writer) int {
 			return usage(stderr, err)
 		}
 		target = base + target
-		// It is asked by an address that its certificate does not name.
+		// It is addressed by an address that its certificate does not name.
 		own = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true} //nolint:gosec // the process on this machine, and no secret is sent
 	} else if !strings.HasPrefix(target, "http://") && !strings.HasPrefix(target, "https://") {
 		return usage(stderr, fmt.Errorf("health: %q is neither an http URL nor a path", target))
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, verdictTimeout)
 	defer cancel()
-	answer, err := health.Ask(ctx, target, own)
+	answer, err := verdict.Check(ctx, target, own)
 	if err != nil {
 		fmt.Fprintf(stderr, "understudy: %v\n", err)
 		return exitFailed
@@ -47,8 +48,8 @@ func askHealth(ctx context.Context, line line, stdout, stderr io.Writer) int {
 	return exitDone
 }
 
-// verdictAddress is the URL of the listener that the settings name, without a
-// path. The other settings do not matter here, right or wrong.
+// verdictAddress returns the URL of the listener in the settings, without a
+// path. The other settings are not validated here.
 func (l line) verdictAddress() (string, error) {
 	settings, values, _ := l.settings(nil)
 	scheme := "http://"
@@ -68,5 +69,5 @@ func (l line) verdictAddress() (string, error) {
 		}
 		return scheme + net.JoinHostPort(host, port), nil
 	}
-	return "", errors.New("health: a path alone needs --http or HTTP, the address to ask at")
+	return "", errors.New("health: a path alone needs --http or HTTP, the address to request it from")
 }

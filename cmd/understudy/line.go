@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -13,18 +14,20 @@ import (
 	"github.com/jessevdk/go-flags"
 
 	"understudy/config"
+	"understudy/internal/safetext"
 )
 
-// verb is one thing that the program does. Its file holds its run function.
+// verb is one command of the program. Its file holds its run function.
 type verb struct {
 	name     string
 	args     string // arguments in the help
 	minArgs  int
 	maxArgs  int
 	summary  string
-	settings bool // takes the settings as flags
-	operates bool // takes those of them that say where the control socket is
-	flags    bool // takes those of them that say where flag files are
+	settings bool // accepts the settings as flags
+	operates bool // accepts the settings that locate the control socket
+	flags    bool // accepts the settings that locate the flag files
+	creates  bool // accepts the settings of a new configuration file
 	hidden   bool
 	group    string // heading in the help
 
@@ -38,52 +41,58 @@ type verb struct {
 // The groups of verbs in the help.
 const (
 	running   = "Run"
-	looking   = "Look into a running understudy"
+	looking   = "Inspect a running understudy"
 	changing  = "Change what it does"
-	preparing = "Before it matters"
-	other     = "Beside that"
+	preparing = "Prepare and rehearse"
+	other     = "Other"
 )
 
 // verbs lists them in the order of the help. The first runs when none is given.
 func verbs() []verb {
 	return []verb{
-		{name: "run", group: running, summary: "run (what happens without a command)", settings: true, run: serveVerb},
-		{name: "demo", group: running, summary: "two small hosts, a relay and /ping, to try it all", settings: true, run: demo},
+		{name: "run", group: running, summary: "run in the foreground (the default without a command)", settings: true, run: serve},
+		{name: "demo", group: running, summary: "start two small hosts, a relay and /ping on loopback, to try everything", settings: true, run: demo},
 
 		{name: "status", group: looking, summary: "what every relay and host does now", operates: true,
 			options: func() any { return new(statusOptions) }, run: showStatus},
+		{name: "top", group: looking, summary: "the same on a page that is kept up to date, with keys to sort, filter, switch, drain and freeze", operates: true,
+			options: func() any { return new(topOptions) }, run: showTop},
 		{name: "why", group: looking, args: "[HOST]", maxArgs: 1, summary: "why this host is primary and that one is not", operates: true,
 			options: func() any { return new(showOptions) }, run: showWhy},
-		{name: "events", group: looking, summary: "the record of every election", operates: true,
+		{name: "events", group: looking, summary: "every election with its timeline", operates: true,
 			options: func() any { return new(eventsOptions) }, run: showEvents},
 
-		{name: "switch", group: changing, args: "HOST", maxArgs: 1, minArgs: 1, summary: "make another host primary, without losing a client", operates: true,
+		{name: "switch", group: changing, args: "[HOST]", maxArgs: 1, summary: "make another host primary, now or --at a time: clients wait, connections may finish for --drain and are reset then", operates: true,
 			options: func() any { return new(switchOptions) }, run: switchTo},
-		{name: "drain", group: changing, args: "HOST", maxArgs: 1, minArgs: 1, summary: "take a host out of the election", operates: true,
+		{name: "drain", group: changing, args: "HOST", maxArgs: 1, minArgs: 1, summary: "exclude a host from elections", operates: true,
 			options: func() any { return new(lockOptions) }, run: lockHost},
-		{name: "ready", group: changing, args: "HOST", maxArgs: 1, minArgs: 1, summary: "put a host back into the election", operates: true,
+		{name: "ready", group: changing, args: "HOST", maxArgs: 1, minArgs: 1, summary: "end the exclusion of a host", operates: true,
 			options: func() any { return new(relayOptions) }, run: unlockHost},
-		{name: "freeze", group: changing, summary: "no change of primary until told otherwise", operates: true,
+		{name: "freeze", group: changing, summary: "no failover until unfreeze; switch still works", operates: true,
 			options: func() any { return new(lockOptions) }, run: lockHost},
 		{name: "unfreeze", group: changing, summary: "end a freeze", operates: true,
 			options: func() any { return new(relayOptions) }, run: unlockHost},
 
-		{name: "reload", group: changing, summary: "read the configuration file again", operates: true, run: reloadRunning},
+		{name: "reload", group: changing, summary: "read the configuration file again", operates: true,
+			options: func() any { return new(relayOptions) }, run: reloadRunning},
 
-		{name: "drill", group: preparing, args: "[HOST]", maxArgs: 1, summary: "rehearse: who would take over, and would it work", operates: true,
+		{name: "drill", group: preparing, args: "[HOST]", maxArgs: 1, summary: "rehearse: would HOST, or the host that is elected, take over from the primary", operates: true,
 			options: func() any { return new(drillOptions) }, run: drill},
-		{name: "predict", group: preparing, summary: "how long a failover takes at worst, from the settings", settings: true,
+		{name: "predict", group: preparing, summary: "the longest time that a failover can take, from the settings", settings: true,
 			options: func() any { return new(showOptions) }, run: predict},
 		{name: "check", group: preparing, summary: "validate the settings and try every check once", settings: true, run: checkAll},
 
+		{name: "init", group: preparing, args: "KIND", maxArgs: 1, minArgs: 1,
+			summary: "write a configuration for postgres, mysql, redis, tcp or cloudflare", creates: true, run: initialize},
+
 		{name: "config", group: other, summary: "print every setting and where it came from", settings: true, run: printConfig},
-		{name: "activate", group: other, args: "SERVICE[.PORT]", maxArgs: 1, minArgs: 1, summary: "switch a service on for those who ask /status",
+		{name: "activate", group: other, args: "SERVICE[.PORT]", maxArgs: 1, minArgs: 1, summary: "switch a service on for /status",
 			flags: true, run: setFlag},
-		{name: "deactivate", group: other, args: "SERVICE[.PORT]", maxArgs: 1, minArgs: 1, summary: "switch a service off for those who ask /status",
+		{name: "deactivate", group: other, args: "SERVICE[.PORT]", maxArgs: 1, minArgs: 1, summary: "switch a service off for /status",
 			flags: true, run: setFlag},
 		{name: "inactivate", args: "SERVICE[.PORT]", maxArgs: 1, minArgs: 1, summary: "another name for deactivate", hidden: true,
 			flags: true, run: setFlag},
-		{name: "health", group: other, args: "[URL|PATH]", maxArgs: 1, summary: "ask for one verdict; exit 0 when it is good", settings: true, run: askHealth},
+		{name: "health", group: other, args: "[URL|PATH]", maxArgs: 1, summary: "request one verdict; exit 0 when it is good", settings: true, run: checkHealth},
 		{name: "completion", group: other, args: "SHELL", maxArgs: 1, minArgs: 1, summary: "print the completion for bash, zsh or fish", run: printCompletion},
 		{name: "man", group: other, summary: "print the manual page (understudy man | man -l -)", run: printManual},
 		{name: "version", group: other, summary: "print version, commit and Go version", run: printVersion},
@@ -93,11 +102,14 @@ func verbs() []verb {
 	}
 }
 
-// takes says whether a verb that takes no settings takes this one.
+// takes reports whether a verb that does not accept all settings accepts this
+// one.
 func (v verb) takes(s config.Setting) bool {
 	switch s.Flag {
-	case "config": // where the other may be written
-		return v.operates || v.flags
+	case "config": // the file may contain the other one
+		return v.operates || v.flags || v.creates
+	case "hosts", "port":
+		return v.creates
 	case "control":
 		return v.operates
 	case "status-dir":
@@ -106,13 +118,13 @@ func (v verb) takes(s config.Setting) bool {
 	return false
 }
 
-// shows says whether the help of the verb has this setting. A health check asks
-// about an address that it is given, or the one setting.
+// shows reports whether the help of the verb has this setting. A health check
+// uses an address from its argument, or the one setting.
 func (v verb) shows(s config.Setting) bool {
 	return v.takes(s) || v.settings && v.maxArgs == 0
 }
 
-// line is a command line, taken apart.
+// line is a parsed command line.
 type line struct {
 	verb    verb
 	flags   map[string][]string // settings given as flags, by long name
@@ -120,6 +132,8 @@ type line struct {
 	options any                 // of the verb; what verb.options made
 	help    bool
 	version bool
+
+	warnings []string // about flags of other programs
 
 	parser *flags.Parser
 }
@@ -130,18 +144,32 @@ type general struct {
 	Version bool `long:"version" description:"print version, commit and Go version"`
 }
 
-// parseLine takes args apart. The error joins every problem; the values of
-// settings are looked at later, by config.
-func parseLine(args []string) (line, error) {
-	var g general
+// newParser returns a parser of the flags in g, of every setting and of the
+// verbs, whose own flags are in options, by the verb's name. Given returns the
+// settings that were parsed.
+func newParser(g *general, known []verb, options map[string]any) (p *flags.Parser, given func() map[string][]string, err error) {
 	// The environment and the defaults are config's: go-flags sees neither.
-	p := flags.NewNamedParser("understudy", flags.PassDoubleDash|flags.AllowBoolValues)
+	p = flags.NewNamedParser("understudy", flags.PassDoubleDash|flags.AllowBoolValues)
 	p.LongDescription = "Relays TCP connections to the primary among several hosts and fails over without losing a client. " +
 		"Each setting is a flag or an environment variable; the flag wins."
 	p.Usage = "[flags]"
 	p.SubcommandsOptional = true
-	given := addSettings(p.Group)
-	_, err := p.AddGroup("General", "", &g)
+	given = addSettings(p.Group)
+	_, err = p.AddGroup("General", "", g)
+	for _, v := range known {
+		c, err2 := p.AddCommand(v.name, v.summary, v.summary+".", options[v.name])
+		err = errors.Join(err, err2)
+		if err2 == nil {
+			c.Hidden = v.hidden
+		}
+	}
+	return p, given, err
+}
+
+// parseLine parses args. The error joins every problem; the values of settings
+// are validated later, by config.
+func parseLine(args []string) (line, error) {
+	var g general
 	known := verbs()
 	options := map[string]any{}
 	for _, v := range known {
@@ -149,14 +177,10 @@ func parseLine(args []string) (line, error) {
 		if v.options != nil {
 			options[v.name] = v.options()
 		}
-		c, err2 := p.AddCommand(v.name, v.summary, v.summary+".", options[v.name])
-		err = errors.Join(err, err2)
-		if err2 == nil {
-			c.Hidden = v.hidden
-		}
 	}
+	p, given, err := newParser(&g, known, options)
 	if err != nil {
-		return line{}, err // a mistake in the tables; every test would see it
+		return line{}, err // a mistake in the tables; every test would find it
 	}
 
 	var problems []error
@@ -165,12 +189,15 @@ func parseLine(args []string) (line, error) {
 		problems = append(problems, problem)
 		_, hasValue := given.Value()
 		if takesValue && !hasValue && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
-			rest = rest[1:] // the value of the flag that was meant
+			rest = rest[1:] // the value of the flag that was probably intended
 		}
 		return rest, nil
 	}
 	l := line{parser: p, verb: known[0], help: false}
-	l.args, err = parseAll(p, withNegatives(args))
+	old := respellFor(args, known)
+	problems = append(problems, old.problems...)
+	l.warnings = old.warnings
+	l.args, err = parseAll(p, withNegatives(old.args))
 	if err != nil {
 		problems = append(problems, err)
 	}
@@ -186,6 +213,11 @@ func parseLine(args []string) (line, error) {
 	if l.help || l.version {
 		return l, errors.Join(problems...)
 	}
+	if old.ip != "" {
+		if err := l.oldListener(old.ip); err != nil {
+			problems = append(problems, err)
+		}
+	}
 	if len(l.args) > l.verb.maxArgs {
 		problems = append(problems, fmt.Errorf("%s: unexpected argument %q", l.verb.name, l.args[l.verb.maxArgs]))
 	}
@@ -199,7 +231,7 @@ func parseLine(args []string) (line, error) {
 	if !l.verb.settings {
 		for _, s := range config.Table() {
 			if _, ok := l.flags[s.Flag]; ok && !l.verb.takes(s) {
-				problems = append(problems, fmt.Errorf("--%s: has no meaning for %s", s.Flag, l.verb.name))
+				problems = append(problems, fmt.Errorf("--%s: is not valid for %s", s.Flag, l.verb.name))
 			}
 		}
 	}
@@ -207,10 +239,11 @@ func parseLine(args []string) (line, error) {
 }
 
 // addSettings adds a group of options to g for each group of settings. The
-// function it returns gives the values, by long name, of those that were used.
+// function that it returns gives the values, by long name, of the flags that
+// were used.
 //
-// go-flags learns of options from the tags of a struct, so the table of
-// settings is turned into structs here.
+// go-flags reads options from the tags of a struct, so the table of settings is
+// converted to structs here.
 func addSettings(g *flags.Group) (given func() map[string][]string) {
 	table := config.Table()
 	type field struct {
@@ -223,7 +256,7 @@ func addSettings(g *flags.Group) (given func() map[string][]string) {
 		var fields []reflect.StructField
 		for ; end < len(table) && table[end].Group == table[start].Group; end++ {
 			s := &table[end]
-			kind := reflect.TypeFor[[]string]()
+			kind := reflect.TypeFor[settingValue]()
 			if s.Switch() {
 				kind = reflect.TypeFor[*bool]()
 			}
@@ -241,21 +274,25 @@ func addSettings(g *flags.Group) (given func() map[string][]string) {
 			panic(err) // the table is wrong, whatever the command line
 		}
 		for i := range fields {
-			all = append(all, field{table[start+i], group.Elem().Field(i)})
+			f := field{table[start+i], group.Elem().Field(i)}
+			if v, ok := reflect.TypeAssert[*settingValue](f.value.Addr()); ok {
+				v.setting = f.setting.Flag
+			}
+			all = append(all, f)
 		}
 		start = end
 	}
 	return func() map[string][]string {
 		values := map[string][]string{}
 		for _, f := range all {
-			switch v := f.value.Interface().(type) {
-			case []string:
-				if len(v) > 0 {
-					values[f.setting.Flag] = v
+			switch v := f.value.Addr().Interface().(type) {
+			case *settingValue:
+				if len(v.given) > 0 {
+					values[f.setting.Flag] = v.given
 				}
-			case *bool:
-				if v != nil {
-					values[f.setting.Flag] = []string{fmt.Sprint(*v)}
+			case **bool:
+				if *v != nil {
+					values[f.setting.Flag] = []string{fmt.Sprint(**v)}
 				}
 			}
 		}
@@ -263,7 +300,19 @@ func addSettings(g *flags.Group) (given func() map[string][]string) {
 	}
 }
 
-// orDash is a default as go-flags shows it; it shows none for a dash.
+// settingValue collects the values of one setting, as they were given.
+type settingValue struct {
+	setting string // the long name of its flag
+	given   []string
+}
+
+// UnmarshalFlag implements [flags.Unmarshaler]. It never fails.
+func (v *settingValue) UnmarshalFlag(value string) error {
+	v.given = append(v.given, value)
+	return nil
+}
+
+// orDash returns a default as go-flags shows it; for a dash it shows none.
 func orDash(text string) string {
 	if text == "" {
 		return "-"
@@ -272,7 +321,7 @@ func orDash(text string) string {
 }
 
 // parseAll parses args to the end. go-flags stops at its first problem, so it
-// is started again behind it, for the operator to see all of them at once.
+// is started again after it, to report all of them at once.
 func parseAll(p *flags.Parser, args []string) (rest []string, all error) {
 	last := ""
 	for {
@@ -297,8 +346,8 @@ func parseAll(p *flags.Parser, args []string) (rest []string, all error) {
 	}
 }
 
-// withNegatives joins a negative number to the flag in front of it, which
-// go-flags would take for another flag: none of ours begins with a digit.
+// withNegatives joins a negative number to the flag before it, because go-flags
+// would parse it as another flag: no flag begins with a digit.
 func withNegatives(args []string) []string {
 	var all []string
 	for i, a := range args {
@@ -316,8 +365,8 @@ func withNegatives(args []string) []string {
 	return all
 }
 
-// flagsFor maps the flags that have a meaning for the verb that was parsed last
-// to whether they take a value.
+// flagsFor maps the flags of the verb that was parsed last to whether they take
+// a value.
 func flagsFor(p *flags.Parser, known []verb) map[string]bool {
 	v := known[0]
 	all := map[string]bool{"help": false, "version": false}
@@ -335,8 +384,8 @@ func flagsFor(p *flags.Parser, known []verb) map[string]bool {
 	return all
 }
 
-// unknownFlag says which flag was probably meant, and whether that one takes a
-// value. All are those there are.
+// unknownFlag returns which flag was probably intended, and whether that one
+// takes a value. All are the existing flags.
 func unknownFlag(name string, all map[string]bool) (takesValue bool, problem error) {
 	if len(name) == 1 {
 		return false, fmt.Errorf("unknown flag -%s", name)
@@ -361,13 +410,19 @@ func unknownVerb(name string, known []verb) error {
 	return fmt.Errorf("unknown command %q", name)
 }
 
-// usage reports every problem in err and where there is help for the verb.
+// usage reports every problem in err and how to get help for the verb.
 func (l line) usage(stderr io.Writer, err error) int {
-	if errors.Is(err, config.ErrNothing) {
+	if err.Error() == config.ErrNothing.Error() { // if wrapped, it names the file; joined alone it may be
+		for _, path := range l.flags["check-host"] {
+			if ext := filepath.Ext(path); ext != ".yaml" && ext != ".yml" {
+				continue
+			}
+			fmt.Fprintf(stderr, "understudy: -c: is --check-host, a script: a configuration file is --config %s\n", safetext.Terminal(path))
+		}
 		return usage(stderr, err)
 	}
 	for problem := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(stderr, "understudy: %s\n", printable(problem))
+		fmt.Fprintf(stderr, "understudy: %s\n", safetext.Terminal(problem))
 	}
 	command := "understudy"
 	if l.parser != nil && l.parser.Active != nil {
@@ -375,76 +430,4 @@ func (l line) usage(stderr io.Writer, err error) int {
 	}
 	fmt.Fprintf(stderr, "Try '%s --help'.\n", command)
 	return exitUsage
-}
-
-// showHelp is the verb that does what --help does.
-func showHelp(_ context.Context, l line, stdout, stderr io.Writer) int {
-	asked, err := parseLine(slices.Concat(l.args, []string{"--help"}))
-	if err != nil {
-		return asked.usage(stderr, err)
-	}
-	asked.writeHelp(stdout)
-	return exitDone
-}
-
-// writeHelp writes the help for the verb of the line, or for the program.
-func (l line) writeHelp(w io.Writer) {
-	if l.parser.Active != nil {
-		l.verb.writeHelp(w)
-		return
-	}
-	p := l.parser
-	known := verbs()
-	for _, v := range known {
-		p.Find(v.name).Hidden = true // go-flags would sort them
-	}
-	p.Usage = "[flags] [command]"
-	showVariables(p)
-	var text strings.Builder
-	p.WriteHelp(&text)
-	// go-flags shows a list of the commands that are not hidden: an empty one.
-	fmt.Fprint(w, strings.Replace(text.String(), " []", "", 1))
-	group := ""
-	for _, v := range known {
-		if v.hidden {
-			continue
-		}
-		if v.group != group {
-			group = v.group
-			fmt.Fprintf(w, "\n%s:\n", group)
-		}
-		fmt.Fprintf(w, "  %-25s %s\n", strings.TrimSpace(v.name+" "+v.args), v.summary)
-	}
-	fmt.Fprintln(w, "\n'understudy help COMMAND' shows the flags of a command.")
-}
-
-// writeHelp writes the help for one verb: its own flags first, and of the
-// settings those that it looks at.
-func (v verb) writeHelp(w io.Writer) {
-	p := flags.NewNamedParser("understudy "+v.name, flags.None)
-	p.Usage = strings.TrimSpace(v.args + " [flags]")
-	p.LongDescription = strings.ToUpper(v.summary[:1]) + v.summary[1:] + "."
-	var err error
-	if v.options != nil {
-		_, err = p.AddGroup("Flags", "", v.options())
-	}
-	addSettings(p.Group)
-	_, err2 := p.AddGroup("General", "", new(general))
-	if err = errors.Join(err, err2); err != nil {
-		panic(err) // the tables are wrong, whatever the command line
-	}
-	for _, s := range config.Table() {
-		p.FindOptionByLongName(s.Flag).Hidden = !v.shows(s)
-	}
-	p.FindOptionByLongName("version").Hidden = v.name != "version"
-	showVariables(p)
-	p.WriteHelp(w)
-}
-
-// showVariables adds the variables to the help. Only the help may know them:
-// go-flags would read them, the empty ones too.
-func showVariables(p *flags.Parser) {
-	for _, s := range config.Table() {
-		p.FindOptionByLongName(s.Flag).EnvDefaultKey = s.Env
-	}
 }

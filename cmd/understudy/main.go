@@ -1,8 +1,8 @@
 // Command understudy relays TCP connections to the primary among several
 // hosts, fails over when it goes away, and answers health verdicts over HTTP.
 //
-// This file says what happens with a command line; serve.go what happens when
-// the program runs. Each verb has a file of its own.
+// This file runs a command line; run.go serves. Each verb has a file of its
+// own.
 package main
 
 import (
@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"understudy/config"
+	"understudy/internal/daemon"
 )
 
 func main() {
@@ -22,16 +24,19 @@ func main() {
 
 // The exit statuses are part of the interface.
 const (
-	exitDone   = 0 // ended as asked
+	exitDone   = 0 // ended on request
 	exitFailed = 1 // failed at run time
 	exitUsage  = 2 // wrong usage or configuration
 )
 
-// run does what args ask for and returns the exit status.
+// run carries out args and returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if os.Getenv(completionVariable) != "" {
+		return complete(args, stdout) //nolint:contextcheck // it has a limit of its own
+	}
 	line, err := parseLine(args)
 	if err != nil {
-		// The values that were understood may be wrong as well.
+		// The values that were parsed may be wrong as well.
 		if _, _, wrong := line.settings(nil); line.verb.settings && !errors.Is(wrong, config.ErrNothing) {
 			err = errors.Join(err, wrong)
 		}
@@ -47,15 +52,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return line.verb.run(ctx, line, stdout, stderr)
 }
 
-// settings makes the settings of a command line, the environment and the sockets
-// that systemd passed.
-func (l line) settings(sockets []passedSocket) (config.Settings, []config.Value, error) {
-	return config.Load(config.Given{Flags: l.flags, Environ: os.Environ(), Sockets: namesOf(sockets)})
+// settings returns the settings of a command line, the environment and the
+// sockets that systemd passed.
+func (l line) settings(sockets []daemon.Socket) (config.Settings, []config.Value, error) {
+	settings, values, err := config.Load(config.Given{Flags: l.flags, Environ: os.Environ(), Sockets: daemon.SocketNames(sockets)})
+	settings.Warnings = slices.Concat(l.warnings, settings.Warnings)
+	return settings, values, err
 }
 
 // usage reports every problem in err, one a line, and returns the exit status.
 func usage(stderr io.Writer, err error) int {
-	if errors.Is(err, config.ErrNothing) {
+	if err.Error() == config.ErrNothing.Error() { // if wrapped, it names the file; joined alone it may be
 		fmt.Fprint(stderr, shortUsage)
 		return exitUsage
 	}

@@ -13,7 +13,7 @@ import (
 	"understudy/config"
 )
 
-// A flagText is one flag as the manual page and the completions have it.
+// A flagText is one flag in the manual page and the completions.
 type flagText struct {
 	long  string
 	short rune   // or zero
@@ -25,7 +25,7 @@ type flagText struct {
 	fallback string
 }
 
-// ownFlags are the flags of the verb that are no settings.
+// ownFlags returns the flags of the verb that are no settings.
 func (v verb) ownFlags() []flagText {
 	if v.options == nil {
 		return nil
@@ -33,7 +33,7 @@ func (v verb) ownFlags() []flagText {
 	return flagTexts(v.options())
 }
 
-// flagTexts are the flags of a struct with tags of go-flags.
+// flagTexts returns the flags of a struct with tags of go-flags.
 func flagTexts(options any) []flagText {
 	g, err := flags.NewNamedParser("", flags.None).AddGroup("", "", options)
 	if err != nil {
@@ -50,7 +50,7 @@ func settingText(s config.Setting) flagText {
 	return flagText{long: s.Flag, short: s.Short, value: s.Value, help: s.Help, env: s.Env, fallback: s.Default}
 }
 
-// printManual prints the manual page, made of what the help shows.
+// printManual prints the manual page, which is made from the texts of the help.
 func printManual(_ context.Context, _ line, stdout, stderr io.Writer) int {
 	date := ""
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -67,8 +67,13 @@ func printManual(_ context.Context, _ line, stdout, stderr io.Writer) int {
 	return exitDone
 }
 
-// manual is the manual page in the macros of man(7). Date is that of the
-// program, or empty when it is not known.
+// manual returns the manual page in the macros of man(7). Date is the date of
+// the program, or empty when it is not known.
+//
+// WriteManPage of go-flags has no sections for files, signals, exit status and
+// examples, sorts the commands by name, shows neither defaults nor variables in
+// our form, and prints minus signs as hyphens, which a shell does not accept
+// when they are copied from the page.
 func manual(date string) string {
 	var b strings.Builder
 	release, _, _ := strings.Cut(versionText(), " ")
@@ -126,8 +131,8 @@ func (f flagText) writeManual(b *strings.Builder) {
 		fmt.Fprintf(b, ` (variable \fB%s\fR)`, roff(f.env))
 	}
 	help := f.help
-	// Words to be written as they are have no capital.
-	if first, _, _ := strings.Cut(help, " "); !slices.Contains(flagWords[f.long], strings.Trim(first, ",")) {
+	// Words to be entered literally have no capital.
+	if first, _, _ := strings.Cut(help, " "); !slices.Contains(settingWords[f.long], strings.Trim(first, ",")) {
 		help = sentence(help)
 	}
 	fmt.Fprintf(b, "\n%s.\n", roff(help))
@@ -136,12 +141,13 @@ func (f flagText) writeManual(b *strings.Builder) {
 	}
 }
 
-// sentence is text with a capital in front.
+// sentence returns text with a capital at the beginning.
 func sentence(text string) string {
 	return strings.ToUpper(text[:1]) + text[1:]
 }
 
-// roff is text that troff prints as it is, at the begin of a line too.
+// roff returns text that troff prints unchanged, even at the beginning of a
+// line.
 func roff(text string) string {
 	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`).Replace(text)
 	if strings.HasPrefix(text, ".") {
@@ -150,7 +156,7 @@ func roff(text string) string {
 	return text
 }
 
-// roffArgument is text as one argument of a macro.
+// roffArgument returns text as one argument of a macro.
 func roffArgument(text string) string {
 	return `"` + strings.ReplaceAll(roff(text), `"`, `\(dq`) + `"`
 }
@@ -170,22 +176,22 @@ understudy \- TCP relay that fails over, with health verdicts over HTTP
 .B understudy
 is a TCP relay for a service that runs on several hosts, of which one at a time
 is the primary.
-It passes the connections of clients on to the primary without looking at their
-bytes, notices when the primary fails, chooses the next host, cuts the old one
-off, runs scripts and lets the waiting clients through: they see a slower
-connect, not an error.
-Beside that it answers over HTTP one health verdict over everything on this
-machine.
+It forwards every client connection to the primary without reading the data.
+When the primary fails, it detects that, elects the next host, resets the
+connections to the old primary, runs scripts and connects the waiting clients:
+they see a slower connect, not an error.
+It also answers health checks over HTTP with one verdict over all services of
+this machine.
 `
 
 const manualSettings = `Each is a flag, an environment variable, or a key of the configuration file, where
 \- is written as _.
-A flag wins over a variable, a variable over the file, the file over the default;
-an empty variable counts as none.
+A flag overrides a variable, a variable overrides the file, and the file overrides
+the default; an empty variable counts as not set.
 Lists are separated by commas, or the flag is repeated.
 Durations are like 500ms, 10s or 1m30s; a bare number is seconds.
 .B understudy config
-prints every value and where it came from.
+prints every value and its origin.
 `
 
 const manualTail = `.SH ENVIRONMENT
@@ -193,8 +199,10 @@ Check scripts and triggers get the connection string of a host as their only
 argument, and these variables beside those of the program:
 .TP
 .B UNDERSTUDY_EVENT
-.BR start ", " failover ", " switchover ", " failback " or " reselect
-(the same host again).
+.BR start ", " failover ", " switchover ", " failback ", " reselect
+(the same host again) or
+.B moved
+(the same host at another address).
 .TP
 .B UNDERSTUDY_RELAY
 The name of the relay.
@@ -204,6 +212,10 @@ The number of this election.
 .TP
 .BR UNDERSTUDY_OLD ", " UNDERSTUDY_NEW
 Connection strings; the old one is empty at start.
+.TP
+.BR UNDERSTUDY_ADDRESS ", " UNDERSTUDY_OLD_ADDRESS
+The addresses of the new and the old host where those are names: connections and
+checks go there.
 .TP
 .B UNDERSTUDY_REASON
 One line.
@@ -224,12 +236,14 @@ Every key of a configuration file, with an explanation.
 .I /usr/share/understudy/understudy.functions
 Functions for init scripts that switch a service on and off.
 .TP
-.I /run/understudy/control.sock
+.I /run/understudy/PID.sock
 Control socket of a process of root.
 .SH SIGNALS
 .TP
 .BR TERM ", " INT
-Stop accepting, let connections finish for
+Turn verdicts bad; after
+.B \-\-lame\-duck
+stop accepting, let connections finish for
 .BR \-\-drain\-timeout ,
 reset the rest, exit 0.
 A second one ends at once.
@@ -259,10 +273,10 @@ Answer for two local services with one verdict:
 .B understudy \-\-http :5000 \-\-lport 3000 \-\-lport 3001
 .RE
 .PP
-Make another host primary without losing a client:
+Make another host primary, with 5 s for open connections to finish:
 .PP
 .RS
-.B understudy switch db2:5432
+.B understudy switch db2 \-\-drain 5s
 .RE
 .SH "SEE ALSO"
 .BR systemd.service (5),

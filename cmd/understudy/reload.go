@@ -2,408 +2,36 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"net/netip"
-	"reflect"
-	"regexp"
-	"slices"
+	"io"
 	"strings"
-	"time"
 
-	"understudy/config"
 	"understudy/control"
-	"understudy/failover"
-	"understudy/relay"
+	"understudy/internal/safetext"
 )
 
-// settleTime is how long a reload waits at most for its new relays to find a
-// primary before they count in verdicts.
-const settleTime = 5 * time.Second
-
-// reopen opens log files anew.
-func (s *service) reopen() {
-	if err := s.journal.Reopen(); err != nil {
-		s.log.Error("log is not opened anew", "error", err)
-	}
-}
-
-// hangup is what HUP asks for beside log files that are opened anew.
-func (s *service) hangup(ctx context.Context) {
-	if s.load == nil {
-		s.tellReloading()()
-		s.log.Info("nothing to reload: there is no configuration file")
-		return
-	}
-	_, _ = s.reload(ctx, "") // what came of it is in the log
-}
-
-// reload reads the configuration again and changes what has changed in it, and
-// nothing else: listeners, connections, the primary and what is known of hosts
-// and probes stay where their settings do. If anything is wrong with the new
-// settings nothing changes at all. It waits for an election that is under way.
-func (s *service) reload(ctx context.Context, by string) (control.Changes, error) {
-	if s.load == nil {
-		return control.Changes{}, failover.RefusedError{Reason: "there is no configuration file: flags and variables are read at the start only"}
-	}
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	if s.ending {
-		return control.Changes{}, failover.ErrOver
-	}
-	// The end of the program waits for nothing, and half a reload must not
-	// depend on whether somebody waits for it.
-	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	defer context.AfterFunc(s.finish, stop)() //nolint:contextcheck // see above
-
-	defer s.tellReloading()()
-	report := &control.Reload{At: time.Now(), By: by}
-	next, err := s.load()
-	var u *upcoming
-	if err == nil {
-		u, err = s.prepare(ctx, next)
-	}
-	if err != nil {
-		report.Error = err.Error()
-		s.reloaded.Store(report)
-		for problem := range strings.SplitSeq(err.Error(), "\n") {
-			s.log.Error("configuration not reloaded, what held before goes on", "file", s.settings.File, "error", problem)
-		}
-		return report.Changes, failover.RefusedError{Reason: "nothing has changed:\n" + err.Error()}
-	}
-	err = s.take(ctx, u)
-	report.Changes, report.OK = u.did, err == nil
-	if err != nil {
-		if s.finish.Err() != nil {
-			return report.Changes, failover.ErrOver
-		}
-		report.Error = err.Error()
-		s.reloaded.Store(report)
-		s.log.Error("configuration reloaded in part", "file", next.File, "error", err)
-		return report.Changes, err
-	}
-	s.reloaded.Store(report)
-	for _, w := range next.Warnings {
-		s.log.Warn("configuration", "reason", w)
-	}
-	s.log.Info("configuration reloaded", "file", next.File, "by", by, "changed", u.did.Changed)
-	if len(u.did.Restart) > 0 {
-		s.log.Warn("some settings take a restart", "settings", u.did.Restart)
-	}
-	return report.Changes, nil
-}
-
-// upcoming is what will be in the place of what is now. Its addresses are bound.
-type upcoming struct {
-	settings config.Settings
-	relays   []*conducted // in the order of the settings
-	fresh    []*conducted // of relays, those that are new
-	changes  []relayChange
-	answers  *answers
-	did      control.Changes
-}
-
-// relayChange is a relay that gets other settings.
-type relayChange struct {
-	of     *conducted
-	next   config.Relay
-	engine *relay.Change
-	rules  failover.Config
-}
-
-// undo gives up what is prepared.
-func (u *upcoming) undo(old *answers) {
-	for _, c := range u.fresh {
-		c.close()
-	}
-	for _, c := range u.changes {
-		c.engine.Undo()
-	}
-	if u.answers != nil {
-		u.answers.close(old)
-	}
-}
-
-// prepare does everything that can fail about other settings, and changes
-// nothing.
-func (s *service) prepare(ctx context.Context, next config.Settings) (_ *upcoming, err error) {
-	if err := s.moves(next); err != nil {
-		return nil, err
-	}
-	u := &upcoming{did: control.Changes{Restart: s.needRestart(next)}}
-	next.Log.JSON, next.Log.Output = s.settings.Log.JSON, s.settings.Log.Output
-	next.Control, next.StateDir = s.settings.Control, s.settings.StateDir
-	u.settings = next
-	old := s.answers.Load()
-	defer func() {
+// reloadRunning requests a reload of the running process.
+func reloadRunning(ctx context.Context, l line, stdout, stderr io.Writer) int {
+	o := l.options.(*relayOptions)
+	return l.request(ctx, stderr, func(ctx context.Context, all []process) error {
+		p, err := o.process(all)
 		if err != nil {
-			u.undo(old)
+			return err
 		}
-	}()
-	reserved := verdictDescriptors(next.HTTP) != verdictDescriptors(s.settings.HTTP)
-	before := s.current()
-	for _, r := range next.Relays {
-		i := slices.IndexFunc(before, func(c *conducted) bool { return c.name == r.Name })
-		if i < 0 {
-			s.awaitDecided(ctx, r.Name)
-			c, err := s.conduct(r, next, nil)
-			if err != nil {
-				return nil, fmt.Errorf("relay %s: %w", r.Name, err)
+		did, err := p.Client.Reload(ctx, control.Order{By: onBehalf()})
+		if err != nil {
+			for problem := range strings.SplitSeq(err.Error(), "\n") {
+				fmt.Fprintf(stderr, "understudy: reload: %s\n", safetext.Terminal(problem))
 			}
-			u.relays, u.fresh = append(u.relays, c), append(u.fresh, c)
-			if err := c.bind(); err != nil { //nolint:contextcheck // it waits for the name of the address at most
-				return nil, err
-			}
-			u.did.Changed = append(u.did.Changed, "relay "+r.Name+": new")
-			continue
+			return errBad
 		}
-		c := before[i]
-		u.relays = append(u.relays, c)
-		engine := s.relayConfig(r, next.HTTP)
-		for _, name := range c.relay.NeedsRestart(engine) {
-			u.did.Restart = append(u.did.Restart, "relay "+r.Name+": "+name)
-		}
-		r.Loops, r.Spin = c.settings.Loops, c.settings.Spin
-		if reflect.DeepEqual(c.settings, r) && !reserved {
-			continue
-		}
-		rules, err := rulesOf(r, s.resolver.Resolve)
-		if err == nil {
-			err = c.conductor.Accepts(rules)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("relay %s: %w", r.Name, err)
-		}
-		change, err := c.relay.Prepare(engine) //nolint:contextcheck // it waits for the name of the address at most
-		if err != nil {
-			return nil, fmt.Errorf("relay %s: %w", r.Name, err)
-		}
-		u.changes = append(u.changes, relayChange{c, r, change, rules})
-		if what := differences(c.settings, r); what != "" {
-			u.did.Changed = append(u.did.Changed, "relay "+r.Name+": "+what)
-		}
-	}
-	if u.answers, err = s.answer(next, u.relays, old); err != nil {
-		return nil, err
-	}
-	return u, u.answers.bind(old) //nolint:contextcheck // it waits for nothing
-}
-
-// take puts what is prepared in its place. Nothing of that can fail but for what
-// only the system or the end of the program does.
-func (s *service) take(ctx context.Context, u *upcoming) error {
-	before, old := s.current(), s.answers.Load()
-	for _, c := range u.fresh {
-		s.startRelay(c)
-	}
-	s.relays.Store(&u.relays)
-	results := make(chan error)
-	for _, c := range u.changes {
-		if err := c.engine.Commit(); err != nil { //nolint:contextcheck // look-ups for clients end with Run
-			go func() { results <- fmt.Errorf("relay %s: %w", c.of.name, err) }()
-			continue
-		}
-		c.of.settings = c.next
-		go func() { results <- c.of.conductor.Reconfigure(ctx, c.rules) }()
-	}
-
-	// A verdict does not turn only because a relay is new or gone.
-	s.settle(ctx, u.fresh)
-	s.answers.Store(u.answers)
-	u.answers.start(s, old)
-	for _, c := range before {
-		if !slices.Contains(u.relays, c) {
-			u.did.Changed = append(u.did.Changed, "relay "+c.name+": gone, its connections may finish")
-			s.leave(c) //nolint:contextcheck // as above
-		}
-	}
-
-	u.did.Changed = append(u.did.Changed, s.otherChanges(old, u.answers, u.settings)...)
-	s.journal.SetLevel(u.settings.Log.Level)
-	s.settings = u.settings
-	var errs []error
-	for range u.changes {
-		errs = append(errs, <-results)
-	}
-	return errors.Join(errs...)
-}
-
-// settle waits until new relays have a primary or know that there is none to be
-// had, for settleTime at most.
-func (s *service) settle(ctx context.Context, fresh []*conducted) {
-	ctx, stop := context.WithTimeout(ctx, settleTime)
-	defer stop()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !s.decided(fresh) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// leave has a relay that is no longer configured end once its connections have
-// finished. Its addresses are given up when it returns. Changing is held.
-func (s *service) leave(c *conducted) {
-	s.leaving = append(s.leaving, c)
-	c.part.end()
-	c.relay.Leave()
-	s.serving.wg.Go(func() {
-		<-c.part.over
-		c.logCounts(s.log)
-		c.close()
-		s.changing.Lock()
-		s.leaving = slices.DeleteFunc(s.leaving, func(l *conducted) bool { return l == c })
-		s.changing.Unlock()
+		fmt.Fprint(stdout, describeChanges(did))
+		fmt.Fprintln(stdout, p)
+		return nil
 	})
 }
 
-// awaitDecided waits until an earlier relay of that name decides nothing more, so
-// that the next one can go on where it ended. Its connections may go on as well.
-func (s *service) awaitDecided(ctx context.Context, name string) {
-	ctx, stop := context.WithTimeout(ctx, settleTime)
-	defer stop()
-	for _, c := range s.leaving {
-		if c.name != name {
-			continue
-		}
-		select {
-		case <-c.decided:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// place is where somebody listens.
-type place struct{ owner, addr string }
-
-// places lists where the parts of a process listen.
-func places(all config.Settings) (list []place) {
-	for _, r := range all.Relays {
-		for _, addr := range r.Listen {
-			list = append(list, place{"relay " + r.Name, addr})
-		}
-	}
-	if all.HTTP.Listen != "" {
-		list = append(list, place{"http", all.HTTP.Listen})
-	}
-	for _, r := range all.HTTP.Routes {
-		if v := r.Verdict; v != nil && v.Agent != "" {
-			list = append(list, place{"agent", v.Agent})
-		}
-		if v := r.Verdict; v != nil && v.TCP != "" {
-			list = append(list, place{"tcp verdict", v.TCP})
-		}
-	}
-	return list
-}
-
-// moves names the addresses that go from one part of the process to another.
-// They cannot be bound while the one has them, and if the one gave them up first
-// there would be no way back.
-func (s *service) moves(next config.Settings) error {
-	now := places(s.settings)
-	var errs []error
-	for _, p := range places(next) {
-		if slices.Contains(now, p) {
-			continue
-		}
-		for _, n := range now {
-			if n.owner == p.owner && strings.HasPrefix(n.owner, "relay ") {
-				continue // the relay says what is to be done
-			}
-			if overlap(n.addr, p.addr) {
-				errs = append(errs, fmt.Errorf("%s: %s is still the address of %s (%s): reload once without it there, and then with it here", p.owner, p.addr, n.owner, n.addr))
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// overlap says whether two addresses cannot be listened on at one time.
-func overlap(a, b string) bool {
-	if a == b {
-		return !strings.HasSuffix(a, ":0")
-	}
-	hostA, portA, errA := net.SplitHostPort(a)
-	hostB, portB, errB := net.SplitHostPort(b)
-	if errA != nil || errB != nil || portA != portB || portA == "0" {
-		return false
-	}
-	covers := func(all, one string) bool {
-		ip, err := netip.ParseAddr(one)
-		return all == "" || all == "::" || all == "0.0.0.0" && (one == "" || one == "::" || err == nil && ip.Unmap().Is4())
-	}
-	return covers(hostA, hostB) || covers(hostB, hostA)
-}
-
-// otherChanges names what has changed beside the relays.
-func (s *service) otherChanges(old, a *answers, next config.Settings) (list []string) {
-	for _, p := range a.probes {
-		switch was := old.probe(p.settings.Name); {
-		case was == nil:
-			list = append(list, "probe "+p.settings.Name+": new")
-		case was != p:
-			list = append(list, "probe "+p.settings.Name+": "+differences(was.settings, p.settings))
-		}
-	}
-	for _, p := range old.probes {
-		if a.probe(p.settings.Name) == nil {
-			list = append(list, "probe "+p.settings.Name+": gone")
-		}
-	}
-	if what := differences(old.settings, a.settings); what != "" {
-		list = append(list, "http: "+what)
-	}
-	if next.Log.Level != s.settings.Log.Level {
-		list = append(list, "log: level "+next.Log.Level)
-	}
-	return list
-}
-
-// needRestart names the settings that hold from the next start only.
-func (s *service) needRestart(next config.Settings) (list []string) {
-	for _, k := range []struct {
-		name     string
-		old, new any
-	}{
-		{"log-format", s.settings.Log.JSON, next.Log.JSON},
-		{"log-output", s.settings.Log.Output, next.Log.Output},
-		{"control", s.settings.Control, next.Control},
-		{"state-dir", s.settings.StateDir, next.StateDir},
-	} {
-		if k.old != k.new {
-			list = append(list, k.name)
-		}
-	}
-	if now := next.SecretVariables(); !slices.Equal(now, s.settings.SecretVariables()) {
-		list = append(list, "token_env (until then scripts see the variable)")
-	}
-	return list
-}
-
-// differences names the fields in which two settings of a kind differ, in the
-// spelling of the file.
-func differences(a, b any) string {
-	var names []string
-	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
-	for i := range x.NumField() {
-		if !reflect.DeepEqual(x.Field(i).Interface(), y.Field(i).Interface()) {
-			name := wordStart.ReplaceAllString(x.Type().Field(i).Name, "${1}_$2")
-			names = append(names, strings.ToLower(name))
-		}
-	}
-	return strings.Join(names, ", ")
-}
-
-var wordStart = regexp.MustCompile(`([a-z])([A-Z])`)
-
-// describeChanges says for people what a reload did.
+// describeChanges describes for people what a reload changed.
 func describeChanges(did control.Changes) string {
 	if len(did.Changed)+len(did.Restart) == 0 {
 		return "nothing had changed\n"
@@ -413,7 +41,7 @@ func describeChanges(did control.Changes) string {
 		fmt.Fprintf(&b, "%s\n", c)
 	}
 	for _, r := range did.Restart {
-		fmt.Fprintf(&b, "%s: takes a restart, and is as before\n", r)
+		fmt.Fprintf(&b, "%s: needs a restart, and is unchanged\n", r)
 	}
 	return b.String()
 }

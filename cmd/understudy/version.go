@@ -8,23 +8,27 @@ import (
 	"runtime/debug"
 )
 
+// release is the version of builds that git describe finds no tag for. The
+// Makefile reads it here.
+const release = "v1.0.0-rc.1"
+
 // version is set by the linker (-X main.version=…) in release builds.
 var version string
 
-// printVersion prints what this binary was built from.
+// printVersion prints the source of this binary.
 func printVersion(_ context.Context, _ line, stdout, _ io.Writer) int {
 	fmt.Fprintln(stdout, "understudy", versionText())
 	return exitDone
 }
 
-// versionText is "v1.2.3 (commit 0123456789ab, go1.26.0 linux/amd64)". What
-// the build did not record is left out.
+// versionText returns "v1.2.3 (commit 0123456789ab, go1.26.0 linux/amd64)".
+// Parts that the build did not record are left out.
 func versionText() string {
 	v, commit := version, ""
+	if v == "" {
+		v = release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok {
-		if v == "" && info.Main.Version != "(devel)" {
-			v = info.Main.Version
-		}
 		modified := ""
 		for _, s := range info.Settings {
 			switch {
@@ -37,9 +41,6 @@ func versionText() string {
 		if commit != "" {
 			commit += modified + ", "
 		}
-	}
-	if v == "" {
-		v = "devel"
 	}
 	return fmt.Sprintf("%s (%s%s %s/%s)", v, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

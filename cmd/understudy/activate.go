@@ -10,23 +10,23 @@ import (
 	"strings"
 
 	"understudy/config"
-	"understudy/health"
+	"understudy/internal/flagfile"
 )
 
 // setFlag is activate, deactivate and inactivate: it switches a service on or
-// off for those who ask /status. No process has to run.
+// off in the answers of /status. No process has to run.
 func setFlag(_ context.Context, l line, stdout, stderr io.Writer) int {
 	dir, err := l.statusDir()
 	if err != nil {
 		return usage(stderr, err)
 	}
-	name, flags := l.args[0], health.Flags{Dir: dir}
+	name, flags := l.args[0], flagfile.Dir(dir)
 	did, set := "activated", flags.Set
 	if l.verb.name != "activate" {
 		did, set = "deactivated", flags.Clear
 	}
 	switch err := set(name); {
-	case errors.Is(err, health.ErrFlagName):
+	case errors.Is(err, flagfile.ErrName):
 		return usage(stderr, fmt.Errorf("%s: %w", l.verb.name, err))
 	case errors.Is(err, fs.ErrNotExist):
 		fmt.Fprintf(stderr, "understudy: %s: %v: make the directory, or choose another with --status-dir or STATUS_DIR\n", l.verb.name, err)
@@ -39,9 +39,9 @@ func setFlag(_ context.Context, l line, stdout, stderr io.Writer) int {
 	return exitDone
 }
 
-// statusDir is the directory of flags that the settings name: --status-dir, or
+// statusDir returns the directory of flags in the settings: --status-dir, or
 // the file's only route with flags, or of several the one at /status. The other
-// settings do not matter here, right or wrong.
+// settings are not validated here.
 func (l line) statusDir() (string, error) {
 	settings, values, _ := l.settings(nil)
 	for _, v := range values {
@@ -60,7 +60,7 @@ func (l line) statusDir() (string, error) {
 		}
 	}
 	if len(dirs) > 1 {
-		return "", fmt.Errorf("%s: needs --status-dir or STATUS_DIR to say which of the directories is meant: %s", l.verb.name, strings.Join(dirs, ", "))
+		return "", fmt.Errorf("%s: needs --status-dir or STATUS_DIR, because there are several: %s", l.verb.name, strings.Join(dirs, ", "))
 	}
 	if len(dirs) == 0 {
 		return "", fmt.Errorf("%s: needs --status-dir or STATUS_DIR, the directory of the flags", l.verb.name)

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"slices"
+
+	"understudy/control"
+)
+
+// adviceFor returns what an operator can do about the problems that why shows
+// of a relay and of the hosts that are left in it, the most important first;
+// empty when there is no problem.
+func adviceFor(r control.RelayStatus) (all []string) {
+	add := func(text string) {
+		if !slices.Contains(all, text) {
+			all = append(all, text)
+		}
+	}
+	relay := " --relay " + r.Name
+	switch {
+	case r.State == "switching":
+		add("wait until the triggers have run; understudy status" + relay + " shows the step, and the log names a trigger that hangs")
+	case r.Frozen != nil:
+		add("understudy unfreeze" + relay + ", when the primary may change again")
+	}
+	for _, h := range r.Hosts {
+		for _, text := range adviceForHost(r, h) {
+			add(text)
+		}
+	}
+	if r.SaveError != "" {
+		add("give the state directory space and write permission: a restart will not know the primary")
+	}
+	return all
+}
+
+func adviceForHost(r control.RelayStatus, h control.Host) (all []string) {
+	of := h.Name + " --relay " + r.Name
+	if h.Drained != nil {
+		all = append(all, "understudy ready "+of+", when the work on it is done")
+	}
+	if h.Rejected {
+		all = append(all, "repair the trigger that failed for "+h.Name+" (understudy events shows its output), then understudy switch "+of)
+	}
+	if h.Guarded && h.State == "up" {
+		all = append(all, "find out why "+h.Name+" fails again and again; understudy switch "+of+" elects it all the same")
+	}
+	for _, k := range h.Checks {
+		if k.Last == nil || k.Last.OK {
+			continue
+		}
+		return append(all, adviceForCheck(h.Name, k))
+	}
+	return all
+}
+
+// adviceForCheck returns the advice for a check that did not pass.
+func adviceForCheck(host string, k control.Check) string {
+	if k.Last.Unknown && k.Last.Phase != "script" {
+		return "find out what this machine lacks (descriptors, ports, memory; docs/operations.md, limits): check " + k.Name + " of " + host + " could not be run and is ignored"
+	}
+	switch k.Last.Phase {
+	case "resolve":
+		return "make the name of " + host + " resolve on this machine, or write its address in hosts"
+	case "connect":
+		return "start the service of " + host + " if it is stopped, or let this machine through to it (address, port, route, firewall)"
+	case "tls":
+		return "renew or correct the certificate of " + host + ", or the authority that check " + k.Name + " trusts"
+	case "script":
+		if k.Last.Unknown {
+			return "run the script of check " + k.Name + " by hand for " + host + ": its result is unknown, and is ignored until that is repaired"
+		}
+		return "follow the message of check " + k.Name + " about " + host + "; if it is to stay a standby, nothing is needed"
+	case "criteria":
+		return "repair the service of " + host + ": its answer to check " + k.Name + " does not meet the criteria"
+	}
+	return "repair the service of " + host + ": it accepts connections, but does not answer check " + k.Name + " in time"
+}
