@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,20 +13,21 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"understudy/control"
 	"understudy/internal/proctest"
 )
 
-// checking starts a check of hosts with an address that is free; more comes
-// behind.
+// checking starts a check of hosts with an address that is free; more is
+// appended.
 func checking(t *testing.T, hosts string, more ...string) *proctest.Understudy {
 	t.Helper()
-	return proctest.Start(t, nil, append([]string{"check", "-b", freeAddr(t), "-H", hosts}, more...)...)
+	return proctest.Start(t, nil, append([]string{"check", "-b", proctest.FreeAddr(t), "-H", hosts}, more...)...)
 }
 
-// wantChecked waits for the end of a check and looks for its exit status and
-// for rows of its table.
+// wantChecked waits for the end of a check and compares its exit status and
+// rows of its table.
 func wantChecked(t *testing.T, u *proctest.Understudy, status int, rows ...string) {
 	t.Helper()
 	if code := u.Exit(); code != status || u.Log() != "" {
@@ -62,10 +65,16 @@ func TestCheckOfScripts(t *testing.T) {
 	wantChecked(t, checking(t, a.Addr(), "-c", lost), 1, `lost +failed .*needs the interpreter /no/such/interpreter, which is missing`)
 	wantChecked(t, checking(t, a.Addr(), "-f", plain), 1, `^trigger .*plain +failed .*is not executable`)
 	wantChecked(t, checking(t, a.Addr(), "-f", filepath.Join(dir, "nowhere")), 1, `^trigger .*nowhere +failed .*is missing`)
-	// What else lies in a directory is passed over with a warning, as it is at
-	// an election.
+	// Other files in a directory are skipped with a warning, as in an election.
 	wantChecked(t, checking(t, a.Addr(), "-f", dir), 0,
 		`^trigger .*good +ok`, `^trigger +warning .*plain.*is not executable`, `^trigger +warning .*lost.*interpreter`)
+	env := filepath.Join(t.TempDir(), "env")
+	write(t, env, "#!/usr/bin/env no-such-program\n", 0o755)
+	wantChecked(t, checking(t, a.Addr(), "-f", env), 0, `^trigger .*env +ok`, `^trigger +warning .*needs "no-such-program", which is not in PATH`)
+	unread := filepath.Join(t.TempDir(), "unread")
+	write(t, unread, "#!/bin/sh\n", 0o111)
+	cmd := proctest.Command(t, nil, "check", "-b", proctest.FreeAddr(t), "-H", a.Addr(), "-f", unread)
+	wantChecked(t, proctest.StartCommand(t, unprivileged(t, cmd)), 0, `^trigger +warning .*unread: is not readable for this user`)
 	empty := t.TempDir()
 	wantChecked(t, checking(t, a.Addr(), "-f", empty), 0, `^trigger .* +warning .*there is no script in it`)
 }
@@ -86,14 +95,14 @@ func TestCheckOfSlowScript(t *testing.T) {
 	t.Parallel()
 	a := (&proctest.Host{Name: "a"}).Start(t)
 	wantChecked(t, checking(t, a.Addr(), "-c", script(t, "sleep 0.2\n"), "--check-interval", "300ms"), 0,
-		`check-host +warning .*takes long for a script that runs every 300ms`)
+		`check-host +warning .*is slow for a script that runs every 300ms`)
 }
 
 func TestCheckOfTakenPorts(t *testing.T) {
 	t.Parallel()
 	a := (&proctest.Host{Name: "a"}).Start(t)
-	busy, verdict := a.Addr(), freeAddr(t)
-	u := proctest.Start(t, nil, "check", "-b", busy, "-H", freeAddr(t)+","+freeAddr(t), "--http", verdict)
+	busy, verdict := a.Addr(), proctest.FreeAddr(t)
+	u := proctest.Start(t, nil, "check", "-b", busy, "-H", proctest.FreeAddr(t)+","+proctest.FreeAddr(t), "--http", verdict)
 	wantChecked(t, u, 1, `^listen `+busy+` +failed .*address already in use: another program has it`, `^http `+verdict+` +ok +free`)
 	u = proctest.Start(t, nil, "check", "-b", verdict, "-H", a.Addr(), "--http", busy)
 	wantChecked(t, u, 1, `^http `+busy+` +failed .*another program has it`)
@@ -119,17 +128,76 @@ func TestCheckOfTakenPorts(t *testing.T) {
 func TestCheckOfHosts(t *testing.T) {
 	t.Parallel()
 	a := (&proctest.Host{Name: "a", PingPort: proctest.FreePort(t, "127.0.0.1")}).Start(t)
-	dead := freeAddr(t)
+	dead := proctest.FreeAddr(t)
 	pong := []string{"--pong-port", strconv.Itoa(a.PingPort)}
 	wantChecked(t, checking(t, a.Addr(), pong...), 0, `^`+a.Addr()+` tcp +ok +[0-9.]+.?s$`, `http:`+pong[1]+` +ok`)
-	wantChecked(t, checking(t, a.Addr()+","+dead), 1,
-		`^`+a.Addr()+` tcp +ok`, `^`+dead+` tcp +failed +[0-9.]+.?s +connect: .*connection refused`, `^1 of \d+ failed`)
-	wantChecked(t, checking(t, "nosuch.invalid:1,localhost:"+strconv.Itoa(a.Port)), 1,
-		`^nosuch.invalid:1 resolve +failed .*nosuch.invalid`, `^localhost:\d+ resolve +ok .*127.0.0.1`, `^localhost:\d+ tcp +ok`, `^1 of \d+ failed`)
+	wantChecked(t, checking(t, dead), 1, `^`+dead+` tcp +failed +[0-9.]+.?s +connect: .*connection refused`, `^1 of \d+ failed`)
+	wantChecked(t, checking(t, "nosuch.invalid:1"), 1, `^nosuch.invalid:1 resolve +failed .*nosuch.invalid`, `^1 of \d+ failed`)
+
+	// One usable host is enough.
+	wantChecked(t, checking(t, a.Addr()+","+dead), 0,
+		`^`+a.Addr()+` tcp +ok`, `^`+dead+` tcp +warning +[0-9.]+.?s +connect: .*connection refused`, `^nothing failed; warnings: [1-9]`)
+	wantChecked(t, checking(t, "nosuch.invalid:1,localhost:"+strconv.Itoa(a.Port)), 0,
+		`^nosuch.invalid:1 resolve +warning .*nosuch.invalid`, `^localhost:\d+ resolve +ok .*127.0.0.1`, `^localhost:\d+ tcp +ok`, `^nothing failed`)
 
 	// Every check is run, not only the first that fails.
 	u := checking(t, a.Addr(), append(pong, "--pong-path", "/", "-c", script(t, "exit 7\n"), "--pong-port", strconv.Itoa(a.Port))...)
 	wantChecked(t, u, 1, `http:`+pong[1]+` +ok`, `http:`+strconv.Itoa(a.Port)+` +failed`, `check-host +failed .*exit status 7`)
+}
+
+// TestCheckOfStandbys is about pairs of which only one host may be primary: the
+// other answers every check, and one of the answers is negative.
+func TestCheckOfStandbys(t *testing.T) {
+	t.Parallel()
+	a := (&proctest.Host{Name: "a", PingPort: proctest.FreePort(t, "127.0.0.1")}).Start(t)
+	b := (&proctest.Host{Name: "b"}).Start(t)
+	pair := a.Addr() + "," + b.Addr()
+	only := func(host, does string) string { // a script that passes for one host
+		return script(t, `[ "$1" = `+host+` ] || { `+does+`; }`+"\n")
+	}
+	for _, c := range []struct {
+		name   string
+		args   []string
+		status int
+		row    string
+	}{
+		{"the check script says no", []string{"-c", only(a.Addr(), "echo a standby; exit 1")}, 0, `^` + b.Addr() + ` check-host +standby .*a standby \(script .*exit status 1\)`},
+		{"to both", []string{"-c", script(t, "echo a standby; exit 1\n")}, 1, `^` + b.Addr() + ` check-host +failed `},
+		{"it could not find out", []string{"-c", only(a.Addr(), "exit 75")}, 0, `^` + b.Addr() + ` check-host +warning `},
+		{"it crashes", []string{"-c", only(a.Addr(), "kill -KILL $$")}, 0, `^` + b.Addr() + ` check-host +warning `},
+		{"it times out", []string{"-c", only(a.Addr(), "exec sleep 600"), "--check-timeout", "2s"}, 0, `^` + b.Addr() + ` check-host +warning `},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			u := checking(t, pair, c.args...)
+			wantChecked(t, u, c.status, c.row)
+			if passes := regexp.MustCompile(`(?m)^` + a.Addr() + ` check-host +(ok|warning)`).MatchString(u.Stdout()); passes == (c.status != 0) {
+				t.Errorf("the first host passes: %v\n%s", passes, u.Stdout())
+			}
+		})
+	}
+	t.Run("an HTTP check says no", func(t *testing.T) {
+		t.Parallel()
+		if runtime.GOOS != "linux" {
+			t.Skip("needs 127.0.0.2")
+		}
+		b := (&proctest.Host{Name: "b", IP: "127.0.0.2"}).Start(t)
+		port := proctest.FreePort(t, "127.0.0.1")
+		for ip, status := range map[string]int{"127.0.0.1": http.StatusOK, "127.0.0.2": http.StatusServiceUnavailable} {
+			l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort(ip, strconv.Itoa(port)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }), ReadHeaderTimeout: time.Minute}
+			go func() { _ = server.Serve(l) }()
+			t.Cleanup(func() { server.Close() })
+		}
+		file := filepath.Join(t.TempDir(), "u.yaml")
+		write(t, file, fmt.Sprintf("relays: [{name: x, listen: [%q], hosts: [%q, %q], checks: [{http: {port: %d, path: /primary}}]}]\n",
+			proctest.FreeAddr(t), a.Addr(), b.Addr(), port), 0o600)
+		wantChecked(t, proctest.Start(t, nil, "check", "--config", file), 0,
+			`^`+a.Addr()+` http\S* +ok`, `^`+b.Addr()+` tcp +ok`, `^`+b.Addr()+` http\S* +standby .*503`)
+	})
 }
 
 // TestCheckOfSilentHosts is about hosts and scripts that never answer.
@@ -141,7 +209,7 @@ func TestCheckOfSilentHosts(t *testing.T) {
 		`^`+a.Addr()+` tcp +ok`, `http:\d+ +failed .*(timeout|deadline|no answer)`, `check-host +failed .*timed out after 1s`)
 }
 
-// TestCheckAsksAllHostsAtOnce has scripts that wait for each other.
+// TestCheckAsksAllHostsAtOnce uses scripts that wait for each other.
 func TestCheckAsksAllHostsAtOnce(t *testing.T) {
 	t.Parallel()
 	a := (&proctest.Host{Name: "a"}).Start(t)
@@ -165,7 +233,7 @@ func TestCheckEndsWithCtrlC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	awaitGone(t, n)
+	awaitEnd(t, n)
 }
 
 func TestCheckOfDescriptorLimit(t *testing.T) {
@@ -177,11 +245,11 @@ func TestCheckOfDescriptorLimit(t *testing.T) {
 		row                string
 	}{
 		{"300", "", 0, `^descriptor limit +warning +300 descriptors: 118 connections: raise LimitNOFILE or ulimit -n`},
-		{"300", "200", 1, `^descriptor limit +failed +300 descriptors: 118 connections, and 200 are asked for`},
+		{"300", "200", 1, `^descriptor limit +failed +300 descriptors: 118 connections, and 200 are configured`},
 		{"300", "100", 0, `^descriptor limit +warning`},
 		{"3000", "1000", 0, `^descriptor limit +ok +3000 descriptors: 1468 connections`},
 	} {
-		args := []string{"check", "-b", freeAddr(t), "-H", a.Addr()}
+		args := []string{"check", "-b", proctest.FreeAddr(t), "-H", a.Addr()}
 		if c.connections != "" {
 			args = append(args, "--max-connections", c.connections)
 		}
@@ -197,7 +265,8 @@ func TestCheckOfStateDirectory(t *testing.T) {
 	file := filepath.Join(dir, "file")
 	write(t, file, "", 0o600)
 	wantChecked(t, checking(t, a.Addr(), "--state-dir", dir), 0, `^state directory .* +ok +writable`)
-	wantChecked(t, checking(t, a.Addr(), "--state-dir", dir+"/a/b"), 0, `^state directory .* +ok +writable`)
+	wantChecked(t, checking(t, a.Addr(), "--state-dir", dir+"/a"), 0, `^state directory .* +ok +will be created in `+dir)
+	wantChecked(t, checking(t, a.Addr(), "--state-dir", dir+"/a/b"), 1, `^state directory .* +failed +`+dir+`/a does not exist`)
 	wantChecked(t, checking(t, a.Addr(), "--state-dir", file), 1, `^state directory .* +failed .*is not a directory`)
 	wantChecked(t, checking(t, a.Addr(), "--state-dir", file+"/below"), 1, `^state directory .* +failed .*not a directory`)
 	if runtime.GOOS == "linux" {
@@ -210,7 +279,7 @@ func TestCheckOfStateDirectory(t *testing.T) {
 	if err := os.Chmod(locked, 0o500); err != nil {
 		t.Fatal(err)
 	}
-	cmd := proctest.Command(t, nil, "check", "-b", freeAddr(t), "-H", a.Addr(), "--state-dir", locked)
+	cmd := proctest.Command(t, nil, "check", "-b", proctest.FreeAddr(t), "-H", a.Addr(), "--state-dir", locked)
 	wantChecked(t, proctest.StartCommand(t, unprivileged(t, cmd)), 1, `^state directory .* +failed .*permission denied`)
 }
 
@@ -227,8 +296,8 @@ func TestCheckOfControlSocket(t *testing.T) {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
 
-	// A socket that nobody serves any more is no obstacle. One that somebody
-	// serves who says nothing is, within a second, worth a warning.
+	// A socket that no process serves any more is no error. A socket whose
+	// process does not answer causes a warning within a second.
 	path := filepath.Join(dir, "c.sock")
 	l, err := new(net.ListenConfig).Listen(t.Context(), "unix", path)
 	if err != nil {
@@ -240,11 +309,11 @@ func TestCheckOfControlSocket(t *testing.T) {
 	wantChecked(t, checking(t, a.Addr(), "--control", path), 0, `^control socket .* +ok +free`)
 }
 
-// TestCheckBesideARunningOne uses the settings of a process that runs with
-// them: nothing of its own is held against them, and it notices nothing.
+// TestCheckBesideARunningOne uses the settings of a running process: its own
+// addresses are no errors, and the check has no effect on it.
 func TestCheckBesideARunningOne(t *testing.T) {
 	t.Parallel()
-	verdict, state, ran := freeAddr(t), t.TempDir(), filepath.Join(t.TempDir(), "ran")
+	verdict, state, ran := proctest.FreeAddr(t), t.TempDir(), filepath.Join(t.TempDir(), "ran")
 	settings := []string{"--http", verdict, "--state-dir", state, "-f", script(t, "echo x >>"+ran+"\n")}
 	o := startOperated(t, settings...)
 	o.awaitState(t, o.b.Addr(), "up")
@@ -280,7 +349,7 @@ func TestCheckBesideARunningOne(t *testing.T) {
 		}
 	}
 
-	// Another port of another program is taken all the same.
+	// A port of another program is still reported as busy.
 	u = proctest.Start(t, o.env, "check", "-b", o.a.Addr(), "-H", o.b.Addr())
 	wantChecked(t, u, 1, `^listen `+o.a.Addr()+` +failed .*another program has it`)
 }
@@ -304,5 +373,30 @@ func TestSamePlace(t *testing.T) {
 		if got := samePlace(c.served, c.setting); got != c.want {
 			t.Errorf("%s and %s: %v, want %v", c.served, c.setting, got, c.want)
 		}
+	}
+}
+
+// A host that is listed twice by different names is a warning: once where the
+// spelling shows it, and once where the addresses do.
+func TestCheckOfOneHostByTwoNames(t *testing.T) {
+	t.Parallel()
+	a := (&proctest.Host{Name: "a"}).Start(t)
+	_, port, err := net.SplitHostPort(a.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantChecked(t, checking(t, "localhost:"+port+","+a.Addr()), 0, `^configuration +warning .*are one address`)
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(t.Context(), "ip4", name)
+	if err != nil {
+		t.Skipf("SKIPPED: the machine's own name has no address: %v", err)
+	}
+	u := checking(t, name+":"+port+","+addrs[0].Unmap().String()+":"+port)
+	u.Exit() // 0 or 1: the host may have another address
+	if !regexp.MustCompile(`warning +is the same address as ` + name).MatchString(u.Stdout()) {
+		t.Errorf("no warning:\n%s", u.Stdout())
 	}
 }

@@ -10,12 +10,14 @@ import (
 	"testing"
 
 	"understudy/config"
+	"understudy/internal/proctest"
 )
 
-// completions are questions and what has to be among the answers, or must not.
+// completions are command lines and the completions that must, or must not, be
+// printed.
 var completions = []struct {
 	name      string
-	line      string // of which the last word is completed
+	line      string // the last word is completed
 	want, not []string
 }{
 	{"commands", "understudy s", []string{"status", "switch"}, []string{"why", "--source", "demo-host"}},
@@ -24,7 +26,8 @@ var completions = []struct {
 	{"version is no flag of commands", "understudy status --", []string{"--watch", "--json", "--control", "--config", "--help"}, []string{"--hosts", "--version"}},
 	{"flags of a command", "understudy switch --", []string{"--drain", "--reason", "--relay"}, []string{"--for", "--hosts"}},
 	{"behind the value of a flag", "understudy -p 5432 --hosts db1:5432 pre", []string{"predict"}, nil},
-	{"a value that looks like a command", "understudy --reason status --h", []string{"--hosts"}, nil},
+	{"a value that looks like a command", "understudy --ping-path status --ho", []string{"--hosts"}, nil},
+	{"value in one word", "understudy --fence=k", []string{"--fence=keep"}, []string{"--fence=now"}},
 	{"values", "understudy --log-level w", []string{"warn"}, []string{"error"}},
 	{"values of a flag with a file", "understudy --control o", []string{"off"}, nil},
 	{"commands of help", "understudy help pre", []string{"predict"}, nil},
@@ -34,12 +37,12 @@ var completions = []struct {
 	{"no files for a host", "understudy switch un", nil, []string{"understudy.yaml"}},
 }
 
-// completionDir has the scripts and a file to complete.
+// completionDir makes a directory with the scripts and a file to complete.
 func completionDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"bash.sh": bashCompletion(), "_understudy": zshCompletion(), "understudy.fish": fishCompletion(), "understudy.yaml": "",
+		"bash.sh": bashCompletion, "_understudy": zshCompletion, "understudy.fish": fishCompletion, "understudy.yaml": "",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -48,12 +51,13 @@ func completionDir(t *testing.T) string {
 	return dir
 }
 
-// shellOutput runs a shell that has to be content and quiet on standard error.
+// shellOutput runs a shell that must succeed and print nothing on standard
+// error.
 func shellOutput(t *testing.T, dir, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir, "LC_ALL=C.UTF-8")
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(proctest.Build(t))+":"+os.Getenv("PATH"), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir, "LC_ALL=C.UTF-8")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -83,19 +87,22 @@ func TestBashCompletion(t *testing.T) {
 		t.Skip("SKIPPED: bash is not installed (apt-get install bash)")
 	}
 	dir := completionDir(t)
-	ask := func(words []string) []string {
+	request := func(words []string) []string {
 		script := `source ./bash.sh; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _understudy; printf '%s\n' "${COMPREPLY[@]}"`
 		return strings.Fields(shellOutput(t, dir, "bash", append([]string{"--norc", "-c", script, "-"}, words...)...))
 	}
 	for _, c := range completions {
 		t.Run(c.name, func(t *testing.T) {
-			compareCompletions(t, ask(strings.Split(c.line, " ")), c.want, c.not)
+			if strings.Contains(c.line, "=") {
+				t.Skip("bash cuts the word at the equals sign: see below")
+			}
+			compareCompletions(t, request(strings.Split(c.line, " ")), c.want, c.not)
 		})
 	}
 	t.Run("words that are cut at the equals sign", func(t *testing.T) {
-		compareCompletions(t, ask([]string{"understudy", "--fence", "=", "k"}), []string{"keep"}, []string{"now"})
-		compareCompletions(t, ask([]string{"understudy", "--fence", "="}), []string{"keep", "now"}, nil)
-		compareCompletions(t, ask([]string{"understudy", "--reason", "=", "run", "wh"}), []string{"why"}, nil)
+		compareCompletions(t, request([]string{"understudy", "--fence", "=", "k"}), []string{"keep"}, []string{"now"})
+		compareCompletions(t, request([]string{"understudy", "--fence", "="}), []string{"keep", "now"}, nil)
+		compareCompletions(t, request([]string{"understudy", "--ping-path", "=", "run", "wh"}), []string{"why"}, nil)
 	})
 	t.Run("it is registered", func(t *testing.T) {
 		got := shellOutput(t, dir, "bash", "--norc", "-c", "source ./bash.sh; complete -p understudy")
@@ -125,7 +132,7 @@ func TestFishCompletion(t *testing.T) {
 	}
 }
 
-func TestZshCompletionIsWellFormed(t *testing.T) {
+func TestZshCompletion(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("zsh"); err != nil {
 		t.Skip("SKIPPED: zsh is not installed (apt-get install zsh)")
@@ -137,28 +144,30 @@ func TestZshCompletionIsWellFormed(t *testing.T) {
 	if want := "_understudy\n"; got != want {
 		t.Errorf("compinit knows %q, want %q", got, want)
 	}
-	// comparguments, which reads the specifications, works in the line editor
-	// only: its stand-in takes one apart and shows the flags.
-	got = shellOutput(t, dir, "zsh", "-f", "-c", `
-		compdef() {}
-		_describe() { print -rl -- ${(P)4} }
-		_arguments() { print -rl -- "${@%%\[*}"; state=(argument); return 1 }
-		words=(switch ''); source ./_understudy; _understudy; true`)
-	for _, flag := range []string{"*--drain=", "*--relay=", "*--hosts=", "*-p", "1:command:->command"} {
-		if !slices.Contains(strings.Fields(got), flag) {
-			t.Errorf("no %s in\n%s", flag, got)
+	// _describe works only in the line editor: a replacement prints its
+	// arguments.
+	for _, c := range completions {
+		got := shellOutput(t, dir, "zsh", "-f", "-c", `
+			compdef() {}
+			_describe() { print -rl -- "${(@P)4}" }
+			words=("${(@s: :)1}"); CURRENT=$#words; source ./_understudy; _understudy; true`, "-", c.line)
+		var items []string
+		for line := range strings.Lines(got) {
+			item, _, _ := strings.Cut(strings.TrimSpace(line), ":")
+			items = append(items, item)
 		}
+		t.Run(c.name, func(t *testing.T) { compareCompletions(t, items, c.want, c.not) })
 	}
 }
 
-// The words that are offered for a flag are words that it takes.
+// The words that are completed for a flag are accepted by it.
 func TestFlagWordsAreAccepted(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
 	for _, s := range config.Table() {
 		known[s.Flag] = true
 	}
-	for flag, words := range flagWords {
+	for flag, words := range settingWords {
 		if !known[flag] {
 			t.Errorf("--%s is no setting", flag)
 		}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,10 +23,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if in := os.Getenv("CRASH_TOP"); in != "" {
+		fmt.Println(crashTop(in))
+		os.Exit(1)
+	}
 	testscript.Main(scripted{m}, map[string]func(){"understudy": main})
 }
 
-// scripted lets testscript's commands in first, then the roles of proctest.
+// scripted runs testscript's commands first, then the roles of proctest.
 type scripted struct{ m *testing.M }
 
 func (s scripted) Run() int {
@@ -33,7 +39,7 @@ func (s scripted) Run() int {
 	})
 }
 
-// TestCommandLine plays testdata/script: the command line as its users see it.
+// TestCommandLine runs testdata/script: the command line as its users see it.
 func TestCommandLine(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/ping" {
@@ -47,14 +53,14 @@ func TestCommandLine(t *testing.T) {
 	b := (&proctest.Host{Name: "b"}).Start(t)
 	testscript.Run(t, testscript.Params{
 		Dir:      "testdata/script",
-		Deadline: time.Now().Add(2 * time.Minute), // what should have ended and serves instead is killed
+		Deadline: time.Now().Add(2 * time.Minute), // a program that serves instead of ending is killed
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("FREE_PORT", strconv.Itoa(proctest.FreePort(t, "127.0.0.1")))
 			env.Setenv("SERVER", server.URL)
 			env.Setenv("SERVER_ADDR", strings.TrimPrefix(server.URL, "http://"))
 			env.Setenv("A", a.Addr())
 			env.Setenv("B", b.Addr())
-			env.Setenv("DEAD", freeAddr(t))
+			env.Setenv("DEAD", proctest.FreeAddr(t))
 			env.Setenv("CONTROL", filepath.Join(env.WorkDir, "control.sock"))
 			return nil
 		},
@@ -64,8 +70,8 @@ func TestCommandLine(t *testing.T) {
 	})
 }
 
-// exits is the command of scripts that runs a program and wants an exit status:
-// exits 2 understudy nonsense.
+// exits is the command of scripts that runs a program and expects an exit
+// status: exits 2 understudy nonsense.
 func exits(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -82,7 +88,7 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// isJSON is the command of scripts that wants the last standard output to be
+// isJSON is the command of scripts that expects the last standard output to be
 // one value in JSON.
 func isJSON(ts *testscript.TestScript, _ bool, _ []string) {
 	if text := ts.ReadFile("stdout"); !json.Valid([]byte(text)) {
@@ -94,20 +100,12 @@ func isJSON(ts *testscript.TestScript, _ bool, _ []string) {
 // await db1:5432 up. Primary is a state here.
 func await(ts *testscript.TestScript, _ bool, args []string) {
 	c := control.NewClient(ts.Getenv("CONTROL"))
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	for ctx.Err() == nil {
-		if s, err := c.Status(ctx); err == nil {
-			for _, h := range s.Relays[0].Hosts {
-				if h.Name == args[0] && (h.State == args[1] || h.Primary && args[1] == "primary") {
-					return
-				}
-			}
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-	ts.Fatalf("%s is not %s within 30s", args[0], args[1])
+	proctest.Until(ts, args[0]+" is "+args[1], func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		s, err := c.Status(ctx)
+		return err == nil && slices.ContainsFunc(s.Relays[0].Hosts, func(h control.Host) bool {
+			return h.Name == args[0] && (h.State == args[1] || h.Primary && args[1] == "primary")
+		})
+	})
 }

@@ -38,8 +38,8 @@ func TestManualHasEveryVerbAndFlag(t *testing.T) {
 		has(`(variable \fB` + s.Env + `\fR)`)
 		has(".SS " + roffArgument(s.Group))
 	}
-	has("text or json.\n") // no capital: this is what has to be written
-	has("\nMake another host primary, without losing a client.\n")
+	has("text or json.\n") // no capital: the word is entered literally
+	has("\nMake another host primary, now or ")
 	has(`.TH UNDERSTUDY 1 "2026-11-21"`)
 }
 

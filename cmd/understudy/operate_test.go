@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -30,16 +29,10 @@ type operated struct {
 	env  []string // for the verbs
 }
 
-func startOperated(t *testing.T, args ...string) operated {
-	t.Helper()
-	o := operated{
-		a: (&proctest.Host{Name: "a"}).Start(t), b: (&proctest.Host{Name: "b"}).Start(t), addr: freeAddr(t),
-		env: []string{"CONTROL=" + filepath.Join(t.TempDir(), "c.sock")},
-	}
-	o.Understudy = proctest.Start(t, o.env, append([]string{"-b", o.addr, "-H", o.a.Addr() + "," + o.b.Addr()}, args...)...)
-	o.WaitLog("relay open")
-	return o
-}
+// relay returns the name of its relay, which was given none.
+func (o operated) relay() string { return portOf(o.addr) }
+
+func portOf(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
 
 // verb runs a verb to its end.
 func (o operated) verb(t *testing.T, args ...string) (status int, stdout, stderr string) {
@@ -54,7 +47,7 @@ func TestWatchGoesOnUntilCtrlC(t *testing.T) {
 	o := startOperated(t)
 	tables := proctest.Start(t, o.env, "status", "--watch")
 	values := proctest.Start(t, o.env, "status", "--watch", "--json")
-	tables.Until("three tables", func() bool { return strings.Count(tables.Stdout(), "● main: serving") >= 3 })
+	tables.Until("three tables", func() bool { return strings.Count(tables.Stdout(), "● "+o.relay()+": serving") >= 3 })
 	values.Until("three values", func() bool { return decoded[control.Status](values.Stdout()) >= 3 })
 	for _, u := range []*proctest.Understudy{tables, values} {
 		u.Signal(syscall.SIGINT)
@@ -66,7 +59,7 @@ func TestWatchGoesOnUntilCtrlC(t *testing.T) {
 		}
 	}
 	left := proctest.Start(t, o.env, "status", "--watch")
-	left.Until("a table", func() bool { return strings.Contains(left.Stdout(), "● main") })
+	left.Until("a table", func() bool { return strings.Contains(left.Stdout(), "● "+o.relay()) })
 	o.Signal(syscall.SIGTERM)
 	if code := left.Exit(); code != 1 || !strings.HasPrefix(left.Log(), "understudy: status: ") {
 		t.Errorf("without a process: exit status %d, want 1; standard error: %q", code, left.Log())
@@ -93,14 +86,14 @@ func TestFollowTellsWhatIsAndWhatComes(t *testing.T) {
 	})
 	lines := proctest.Start(t, o.env, "events", "--follow")
 	values := proctest.Start(t, o.env, "events", "--follow", "--json")
-	lines.Until("the start", func() bool { return strings.Contains(lines.Stdout(), "main: start, epoch 1, open") })
+	lines.Until("the start", func() bool { return strings.Contains(lines.Stdout(), o.relay()+": start, epoch 1, open") })
 	o.a.Kill()
 	proctest.Until(t, "b answers", func() bool {
 		who, err := proctest.Greeting(o.addr, 5*time.Second)
 		return err == nil && who == "b"
 	})
 	lines.Until("the failover", func() bool {
-		return strings.Contains(lines.Stdout(), "first byte") && strings.Contains(lines.Stdout(), "main: failover, epoch 2, open")
+		return strings.Contains(lines.Stdout(), "first byte") && strings.Contains(lines.Stdout(), o.relay()+": failover, epoch 2, open")
 	})
 	values.Until("two values", func() bool { return decoded[failover.Incident](values.Stdout()) == 2 })
 	lines.Signal(syscall.SIGINT)
@@ -113,7 +106,7 @@ func TestFollowTellsWhatIsAndWhatComes(t *testing.T) {
 	}
 }
 
-func TestSocketOfSomebodyElse(t *testing.T) {
+func TestSocketOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	o := startOperated(t)
 	dir := filepath.Dir(strings.TrimPrefix(o.env[0], "CONTROL="))
@@ -127,28 +120,8 @@ func TestSocketOfSomebodyElse(t *testing.T) {
 	}
 }
 
-// unprivileged makes cmd obey the modes of files, for root too.
-func unprivileged(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
-	t.Helper()
-	if os.Getuid() != 0 {
-		return cmd
-	}
-	path, err := exec.LookPath("setpriv")
-	if err != nil {
-		t.Skip("SKIPPED: root needs setpriv (package util-linux) to be kept out of anything")
-	}
-	return startedBy(cmd, path, "--bounding-set=-all", "--inh-caps=-all")
-}
-
-// startedBy has a program start cmd.
-func startedBy(cmd *exec.Cmd, path string, args ...string) *exec.Cmd {
-	cmd.Args = append(append([]string{path}, args...), append([]string{cmd.Path}, cmd.Args[1:]...)...)
-	cmd.Path = path
-	return cmd
-}
-
-// TestStrangeAnswers has verbs speak to something that is no understudy, or an
-// evil one.
+// TestStrangeAnswers runs verbs against servers that are not understudy, or
+// malicious.
 func TestStrangeAnswers(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ answer, verb, want string }{
@@ -192,66 +165,69 @@ func serveHTTP(t *testing.T, path string, f http.HandlerFunc) {
 	})
 }
 
-// TestInterruptedVerb asks somebody who never answers.
+// TestInterruptedVerb sends a request to a process that never answers.
 func TestInterruptedVerb(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "c.sock")
-	asked := make(chan struct{}, 1)
+	requested := make(chan struct{}, 1)
 	serveHTTP(t, path, func(_ http.ResponseWriter, r *http.Request) {
-		asked <- struct{}{}
+		requested <- struct{}{}
 		<-r.Context().Done()
 	})
 	u := proctest.Start(t, []string{"CONTROL=" + path}, "switch", "b:1", "--drain", "1h")
-	<-asked
+	<-requested
 	u.Signal(syscall.SIGINT)
 	if code := u.Exit(); code != 1 || u.Log() != "understudy: switch: interrupted\n" {
 		t.Errorf("exit status %d, want 1; standard error: %q", code, u.Log())
 	}
 }
 
-// TestWatchInterruptedWhileItAsks has the second question go unanswered.
+// TestWatchInterruptedWhileItAsks leaves the second request unanswered.
 func TestWatchInterruptedWhileItAsks(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "c.sock")
-	asked := make(chan struct{}, 2)
+	requested := make(chan struct{}, 2)
 	serveHTTP(t, path, func(w http.ResponseWriter, r *http.Request) {
-		asked <- struct{}{}
-		if len(asked) == 2 {
+		requested <- struct{}{}
+		if len(requested) == 2 {
 			<-r.Context().Done()
 		}
 		_, _ = io.WriteString(w, "{}")
 	})
 	u := proctest.Start(t, []string{"CONTROL=" + path}, "status", "--watch")
-	u.Until("it asks again", func() bool { return len(asked) == 2 })
+	u.Until("it asks again", func() bool { return len(requested) == 2 })
 	u.Signal(syscall.SIGINT)
 	if code := u.Exit(); code != 0 || u.Log() != "" {
 		t.Errorf("exit status %d, want 0; standard error: %q", code, u.Log())
 	}
 }
 
-// TestStoppedProcess asks a process that stands still.
+// TestStoppedProcess sends a request to a stopped process.
 func TestStoppedProcess(t *testing.T) {
 	t.Parallel()
 	o := startOperated(t)
 	o.Signal(syscall.SIGSTOP)
-	var asked []*proctest.Understudy
+	var requested []*proctest.Understudy
 	for _, verb := range []string{"status", "why", "predict", "events"} {
-		asked = append(asked, proctest.Start(t, o.env, verb))
+		requested = append(requested, proctest.Start(t, o.env, verb))
 	}
-	for _, u := range asked {
+	for _, u := range requested {
 		if code := u.Exit(); code != 1 || !strings.Contains(u.Log(), "gave no answer within 5s") {
 			t.Errorf("exit status %d, want 1; standard error: %q", code, u.Log())
 		}
 	}
 }
 
-// TestOrdersOfVerbs looks at what is sent, and at several relays.
+// TestOrdersOfVerbs checks the requests that are sent, and several relays.
 func TestOrdersOfVerbs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.sock")
 	var sent []string
+	hosts := []control.Host{{Name: "db1:1"}, {Name: "db2:1"}, {Name: "db22:1"}}
 	serveHTTP(t, path, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet {
-			_ = json.NewEncoder(w).Encode(control.Status{Relays: []control.RelayStatus{{Name: "mail"}, {Name: "orders"}}})
+			_ = json.NewEncoder(w).Encode(control.Status{PID: 7, Relays: []control.RelayStatus{
+				{Name: "mail", Listen: []string{"127.0.0.1:25"}, Hosts: hosts}, {Name: "orders", Listen: []string{"[::]:80", "/run/x"}, Hosts: hosts},
+			}})
 			return
 		}
 		body, _ := io.ReadAll(r.Body)
@@ -268,41 +244,61 @@ func TestOrdersOfVerbs(t *testing.T) {
 		return errs.String()
 	}
 	do(0, "switch", "db2:1", "--relay", "orders", "--drain", "0", "--reason", "a b")
-	do(0, "switch", "db2:1")
-	do(0, "drain", "db2:1", "--for", "90", "--relay=mail")
-	do(0, "ready", "db2:1")
-	do(0, "freeze", "--for=1h30m")
-	do(0, "unfreeze")
-	do(1, "drill", "db2:1", "--triggers") // the answer says that it did not go well
+	do(0, "switch", "db2", "--relay", "80")
+	do(0, "drain", "2", "--for", "90", "--relay=mail")
+	do(0, "ready", "db22:", "--relay", ":25", "--pid", "7")
+	do(0, "freeze", "--for=1h30m", "--relay", "[::]:80")
+	do(0, "unfreeze", "--relay", "unix:/run/x")
+	do(1, "drill", "db1", "--triggers", "--relay", "127.0.0.1:25") // the answer reports a failure
 	want := []string{
 		`/v1/switch {"relay":"orders","host":"db2:1","reason":"a b","by":"anna","drain_seconds":0}`,
-		`/v1/switch {"host":"db2:1","by":"anna"}`,
+		`/v1/switch {"relay":"orders","host":"db2:1","by":"anna"}`,
 		`/v1/drain {"relay":"mail","host":"db2:1","by":"anna","for_seconds":90}`,
-		`/v1/ready {"host":"db2:1","by":"anna"}`,
-		`/v1/freeze {"by":"anna","for_seconds":5400}`,
-		`/v1/unfreeze {"by":"anna"}`,
-		`/v1/drill {"host":"db2:1","by":"anna","triggers":true}`,
+		`/v1/ready {"relay":"mail","host":"db22:1","by":"anna"}`,
+		`/v1/freeze {"relay":"orders","by":"anna","for_seconds":5400}`,
+		`/v1/unfreeze {"relay":"orders","by":"anna"}`,
+		`/v1/drill {"relay":"mail","host":"db1:1","by":"anna","triggers":true}`,
 	}
 	if got := strings.Join(sent, "\n"); got != strings.Join(want, "\n") {
 		t.Errorf("sent:\n%s\nwant:\n%s", got, strings.Join(want, "\n"))
 	}
-	if got := do(2, "why"); !strings.Contains(got, "--relay: needed to say which is meant: mail, orders") {
-		t.Errorf("why of one of two relays says %q", got)
+	const list = "--relay: needed, because there are several (or --pid, or --control):\n" +
+		"understudy:   relay mail (127.0.0.1:25, pid 7)\nunderstudy:   relay orders ([::]:80 /run/x, pid 7)\n"
+	for _, verb := range []string{"freeze", "unfreeze", "drill", "predict"} {
+		if got := do(2, verb); !strings.Contains(got, list) {
+			t.Errorf("%s of one of two relays says %q", verb, got)
+		}
 	}
+	for arg, want := range map[string]string{
+		"db":  `relay mail has several hosts that begin with "db": db1:1, db2:1, db22:1`,
+		"4":   `relay mail has no host "4": its hosts are db1:1, db2:1, db22:1`,
+		"db3": `relay mail has no host "db3"`,
+	} {
+		if got := do(1, "switch", arg, "--relay", "mail"); !strings.Contains(got, want) {
+			t.Errorf("switch %s says %q, want %q", arg, got, want)
+		}
+	}
+	if got := do(1, "freeze", "--pid", "8"); !strings.Contains(got, "no understudy has pid 8: there is 7") {
+		t.Errorf("another pid: %q", got)
+	}
+	if len(sent) != len(want) {
+		t.Errorf("orders that were refused were sent: %q", sent[len(want):])
+	}
+	do(0, "why")
 	do(0, "why", "--relay", "mail")
 }
 
-// TestOperatingTheDemo enters what the demo's invitation says.
+// TestOperatingTheDemo enters the command that the demo prints.
 func TestOperatingTheDemo(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "c.sock")
-	u := proctest.StartCommand(t, proctest.BinaryCommand(proctest.Build(t), []string{"CONTROL=" + path}, "demo", "--bind", freeAddr(t), "--http", freeAddr(t)))
-	u.Until("somebody answers", func() bool { return strings.Contains(u.Stdout(), "client: host 1 answers") })
+	path, addr := filepath.Join(t.TempDir(), "c.sock"), proctest.FreeAddr(t)
+	u := proctest.StartCommand(t, proctest.BinaryCommand(proctest.Build(t), []string{"CONTROL=" + path}, "demo", "--bind", addr, "--http", proctest.FreeAddr(t)))
+	u.Until("a host answers", func() bool { return strings.Contains(u.Stdout(), "client: host 1 answers") })
 	if want := " --control " + path + " status "; !strings.Contains(u.Stdout(), want) {
 		t.Errorf("the invitation has no %q: %s", want, u.Stdout())
 	}
 	var out, errs bytes.Buffer
-	if code := run(t.Context(), []string{"--control", path, "status"}, &out, &errs); code != 0 || !strings.Contains(out.String(), "● main: serving") {
+	if code := run(t.Context(), []string{"--control", path, "status"}, &out, &errs); code != 0 || !strings.Contains(out.String(), "● "+portOf(addr)+": serving") {
 		t.Errorf("exit status %d, %q, %q", code, out.String(), errs.String())
 	}
 	u.Signal(syscall.SIGINT)
@@ -314,8 +310,8 @@ func TestOperatingTheDemo(t *testing.T) {
 	}
 }
 
-// TestSwitchLosesNobody is for the verb; e2e has the rest.
-func TestSwitchLosesNobody(t *testing.T) {
+// TestSwitchLosesNoClient tests the verb; e2e has the rest.
+func TestSwitchLosesNoClient(t *testing.T) {
 	t.Parallel()
 	o := startOperated(t)
 	load := proctest.StartLoad(t, o.addr, 100, 15*time.Second)
@@ -353,4 +349,74 @@ func (o operated) awaitState(t *testing.T, host, state string) {
 		}
 		return false
 	})
+}
+
+// The last line of output of a check script or a trigger is shown before its
+// exit status, in every place with a result.
+func TestScriptsLastLineIsShown(t *testing.T) {
+	t.Parallel()
+	const said = "timeline 1 has ended, db2 went on in 2: make this a standby again (pg_rewind)"
+	dir := t.TempDir()
+	good := filepath.Join(dir, "good") // hosts that pass
+	check := script(t, `grep -qsFx "$1" `+good+` || { echo 'looking at it'; echo '`+said+`'; exit 1; }`+"\n")
+	trigger := script(t, `[ $UNDERSTUDY_EVENT = start ] && exit; echo 'first'; echo 'no such zone: example.net'; exit 3`+"\n")
+	a := (&proctest.Host{Name: "a"}).Start(t)
+	b := (&proctest.Host{Name: "b"}).Start(t)
+	write(t, good, a.Addr()+"\n", 0o600)
+	o := operated{a: a, b: b, addr: proctest.FreeAddr(t), env: []string{"CONTROL=" + filepath.Join(dir, "c.sock")}}
+	settings := []string{"-b", o.addr, "-H", a.Addr() + "," + b.Addr(), "-c", check, "--check-interval", "100ms", "-f", trigger, "--trigger-policy", "abort"}
+	o.Understudy = proctest.Start(t, o.env, settings...)
+	o.WaitLog("relay open")
+	o.awaitState(t, b.Addr(), "down")
+
+	want := func(status int, text string, args ...string) {
+		t.Helper()
+		code, out, log := o.verb(t, args...)
+		if all := strings.Join(strings.Fields(out+log), " "); code != status || !strings.Contains(all, text) {
+			t.Errorf("%q: exit status %d, want %d and %q:\n%s%s", args, code, status, text, out, log)
+		}
+	}
+	full := said + " (script " + check + ": exit status 1)"
+	want(0, said+" (exit status 1)", "status")
+	want(0, full, "status", "--json")
+	want(0, full, "why")
+	want(0, full, "why", b.Addr())
+	want(1, full, "switch", b.Addr())
+	want(1, full, "drill")
+	want(0, full, append([]string{"check"}, settings...)...)
+
+	write(t, good, a.Addr()+"\n"+b.Addr()+"\n", 0o600)
+	o.awaitState(t, b.Addr(), "up")
+	full = "no such zone: example.net (script " + trigger + ": exit status 3)"
+	want(1, full, "drill", "--triggers")
+	want(1, full, "switch", b.Addr())
+	want(0, "no such zone: example.net (exit status 3)", "events")
+	if !strings.Contains(o.Log(), full) {
+		t.Errorf("not in the log: %s", full)
+	}
+}
+
+// The JSON of the commands is that of the control socket, which docs/control.md
+// describes.
+func TestJSONIsThatOfTheSocket(t *testing.T) {
+	t.Parallel()
+	o := startOperated(t)
+	for _, tt := range []struct {
+		args   []string
+		value  any
+		schema func(any) int
+	}{
+		{[]string{"status", "--json"}, new(control.Status), func(v any) int { return v.(*control.Status).Schema }},
+		{[]string{"events", "--json"}, new([]control.Event), func(v any) int { return (*v.(*[]control.Event))[0].Schema }},
+		{[]string{"predict", "--json"}, new(control.PredictAnswer), func(v any) int { return v.(*control.PredictAnswer).Schema }},
+		{[]string{"predict", "--json", "-b", o.addr, "-H", o.a.Addr()}, new(control.PredictAnswer), func(v any) int { return v.(*control.PredictAnswer).Schema }},
+		{[]string{"why", "--json"}, new(control.RelayStatus), func(any) int { return control.Schema }},
+	} {
+		status, stdout, stderr := o.verb(t, tt.args...)
+		in := json.NewDecoder(strings.NewReader(stdout))
+		in.DisallowUnknownFields()
+		if err := in.Decode(tt.value); status != 0 || err != nil || tt.schema(tt.value) != control.Schema {
+			t.Errorf("%v: status %d, %v: %s%s", tt.args, status, err, stdout, stderr)
+		}
+	}
 }

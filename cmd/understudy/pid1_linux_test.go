@@ -22,9 +22,10 @@ func zombies(t *testing.T, pid int) int {
 	for _, path := range stats {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			continue // gone meanwhile
+			continue // ended meanwhile
 		}
-		// "pid (comm) state ppid …"; comm may hold anything but ends at the last ")".
+		// "pid (comm) state ppid …"; comm may contain anything but ends at the
+		// last ")".
 		_, rest, _ := strings.Cut(string(text[strings.LastIndexByte(string(text), ')'):]), " ")
 		if strings.HasPrefix(rest, fmt.Sprintf("Z %d ", pid)) {
 			n++
@@ -39,22 +40,19 @@ func TestOrphansAreReapedByProcessOne(t *testing.T) {
 		t.Skip("SKIP: needs root, for a name space of process ids")
 	}
 	a := (&proctest.Host{Name: "a"}).Start(t)
-	addr := freeAddr(t)
+	addr := proctest.FreeAddr(t)
 	// Each orphan has a session of its own, so the end of the script's group
-	// does not reach it; it ends by itself, later, as a child of process 1.
+	// does not end it; it ends by itself, later, as a child of process 1.
 	trigger := script(t, "for i in 1 2 3 4 5 6 7 8 9 10; do (setsid sleep 0.3 >/dev/null 2>&1 &) ; done\n")
 	cmd := proctest.Command(t, nil, "-b", addr, "-H", a.Addr(), "-f", trigger)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
 	u := proctest.StartCommand(t, cmd)
-	awaitGreeting(t, addr, "a")
+	proctest.AwaitGreeting(t, addr, "a")
 	u.WaitLog("pid=1 ")
 	children := func() int {
 		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", u.PID(), u.PID()))
 		return len(strings.Fields(string(text)))
 	}
 	u.Until("all orphans have ended and none is left", func() bool { return children() == 0 && zombies(t, u.PID()) == 0 })
-	u.Signal(syscall.SIGTERM)
-	if code := u.Exit(); code != 0 {
-		t.Errorf("exit status %d, want 0", code)
-	}
+	u.Terminate()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -18,8 +19,8 @@ import (
 
 const reference = "../../docs/reference.md"
 
-// The reference's tables are made from those of the program, so neither can
-// say what the other does not.
+// The tables of the reference are made from those of the program, so that they
+// cannot differ.
 func TestReferenceHasEverySettingAndVerb(t *testing.T) {
 	text, err := os.ReadFile(reference)
 	if err != nil {
@@ -61,8 +62,8 @@ func settingsTable(t *testing.T) string {
 	return b.String() + "\n"
 }
 
-// keyOf is the setting's name in the file, as the file itself sees it. The file
-// cannot name another one.
+// keyOf returns the setting's name in the file, determined by reading a file.
+// The key of the file itself cannot be set in it.
 func keyOf(t *testing.T, s config.Setting) string {
 	t.Helper()
 	if s.Flag == "config" {
@@ -132,7 +133,7 @@ func codeCell(text string) string {
 func inCell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
 
 // The reference names every variable that the program reads and every signal
-// that it takes, and no variable of scripts that they do not get.
+// that it handles, and no variable that scripts do not get.
 func TestReferenceHasEveryVariableAndSignal(t *testing.T) {
 	text, err := os.ReadFile(reference)
 	if err != nil {
@@ -160,8 +161,8 @@ func TestReferenceHasEveryVariableAndSignal(t *testing.T) {
 	}
 }
 
-// namesInSource are the variables that the program's packages read or set by
-// name, and the signals that they ask for, without SIG.
+// namesInSource returns the variables that the program's packages read or set
+// by name, and the signals that they handle, without SIG.
 func namesInSource(t *testing.T) (names []string) {
 	t.Helper()
 	ours := regexp.MustCompile(`^(UNDERSTUDY|LISTEN|NOTIFY|WATCHDOG)_[A-Z_]+$`)
@@ -174,11 +175,12 @@ func namesInSource(t *testing.T) (names []string) {
 	}
 	files, err := filepath.Glob("../../*/*.go")
 	more, err2 := filepath.Glob("*.go")
-	if err != nil || err2 != nil {
-		t.Fatal(err, err2)
+	inside, err3 := filepath.Glob("../../internal/*/*.go")
+	if err := errors.Join(err, err2, err3); err != nil {
+		t.Fatal(err)
 	}
-	for _, name := range append(files, more...) {
-		if dir := filepath.Base(filepath.Dir(name)); strings.HasSuffix(name, "_test.go") || dir == "bench" {
+	for _, name := range slices.Concat(files, more, inside) {
+		if dir := filepath.Base(filepath.Dir(name)); strings.HasSuffix(name, "_test.go") || dir == "bench" || dir == "proctest" {
 			continue
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
@@ -188,7 +190,7 @@ func namesInSource(t *testing.T) (names []string) {
 		ast.Inspect(file, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.BasicLit:
-				if s, err := strconv.Unquote(n.Value); err == nil && ours.MatchString(strings.TrimSuffix(s, "=")) {
+				if s, err := strconv.Unquote(n.Value); err == nil && ours.MatchString(strings.TrimSuffix(s, "=")) && !strings.HasSuffix(s, "_") {
 					names = append(names, strings.TrimSuffix(s, "="))
 				}
 			case *ast.CallExpr:
@@ -213,4 +215,46 @@ func namesInSource(t *testing.T) (names []string) {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// README.md names no flag that the program does not have. The table of every
+// setting is in the reference.
+func TestREADMENamesOnlyFlagsThatExist(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := []string{"help", "version", "build"} // --build is docker compose's
+	for _, s := range config.Table() {
+		known = append(known, s.Flag)
+	}
+	for _, v := range verbs() {
+		for _, f := range v.ownFlags() {
+			known = append(known, f.long)
+		}
+	}
+	found := regexp.MustCompile(`--([a-z][a-z-]*)`).FindAllStringSubmatch(string(text), -1)
+	if len(found) == 0 {
+		t.Fatal("README.md names no flag at all")
+	}
+	for _, m := range found {
+		if !slices.Contains(known, m[1]) {
+			t.Errorf("README.md names --%s, which does not exist", m[1])
+		}
+	}
+	if lines := strings.Count(string(text), "\n"); lines > 120 {
+		t.Errorf("README.md has %d lines; two screens are enough", lines)
+	}
+}
+
+// The newest release in the changelog is the version of builds without a tag.
+func TestChangelogHasTheRelease(t *testing.T) {
+	text, err := os.ReadFile("../../CHANGELOG.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	headings := regexp.MustCompile(`(?m)^## (\d.*)$`).FindAllStringSubmatch(string(text), -1)
+	if len(headings) == 0 || "v"+headings[0][1] != release {
+		t.Errorf("headings %q, want %s first", headings, strings.TrimPrefix(release, "v"))
+	}
 }

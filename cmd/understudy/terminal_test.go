@@ -15,17 +15,18 @@ import (
 
 	"understudy/control"
 	"understudy/failover"
+	"understudy/internal/safetext"
 	"understudy/selector"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// moment is when everything below happens, wherever the test runs.
+// moment is the time of everything below, wherever the test runs.
 var moment = time.Date(2026, 3, 14, 3, 12, 44, 0, time.Local)
 
 func before(d time.Duration) time.Time { return moment.Add(-d) }
 
-// renderings are what operators see, each made from values that never change.
+// renderings are the outputs for operators, each made from constant values.
 func renderings() map[string]func(t *terminal) error {
 	s := someStatus()
 	one := s.Relays[0]
@@ -33,18 +34,25 @@ func renderings() map[string]func(t *terminal) error {
 	return map[string]func(t *terminal) error{
 		"status":        func(t *terminal) error { return t.status(s) },
 		"status-probes": func(t *terminal) error { return t.status(answering()) },
-		"status-none":   func(t *terminal) error { return t.status(control.Status{}) },
-		"why":           func(t *terminal) error { return t.why(s.Relays[0], moment, false) },
-		"why-host":      func(t *terminal) error { return t.why(one, moment, true) },
-		"drill-good":    func(t *terminal) error { return t.drill(goodDrill()) },
-		"drill-bad":     func(t *terminal) error { return t.drill(badDrill()) },
-		"predict":       func(t *terminal) error { return t.prediction(somePrediction()) },
-		"events":        func(t *terminal) error { return t.incident(failedOver()) },
-		"events-abort":  func(t *terminal) error { return t.incident(abortedSwitchover()) },
+		"status-no-standby": func(t *terminal) error {
+			s := someStatus()
+			s.Relays = s.Relays[:1]
+			s.Relays[0].NoStandby = before(3 * time.Minute)
+			return t.status(s)
+		},
+		"status-none":  func(t *terminal) error { return t.status(control.Status{}) },
+		"why":          func(t *terminal) error { return t.why(s.Relays[0], moment, false) },
+		"why-host":     func(t *terminal) error { return t.why(one, moment, true) },
+		"why-warning":  func(t *terminal) error { return t.why(s.Relays[1], moment, false) },
+		"drill-good":   func(t *terminal) error { return t.drill(goodDrill()) },
+		"drill-bad":    func(t *terminal) error { return t.drill(badDrill()) },
+		"predict":      func(t *terminal) error { return t.prediction(somePrediction()) },
+		"events":       func(t *terminal) error { return t.incident(failedOver()) },
+		"events-abort": func(t *terminal) error { return t.incident(abortedSwitchover()) },
 	}
 }
 
-// answering is a process that only answers, and whose file has become wrong.
+// answering is a process that only answers, and whose file has become invalid.
 func answering() control.Status {
 	return control.Status{Now: moment,
 		Probes: []control.Probe{
@@ -70,9 +78,13 @@ func someStatus() control.Status {
 			Elect: "db1.example:5432", Elected: before(75 * time.Hour), Epoch: 7, Event: "failover", Reason: "db2.example:5432 is down: tcp: connection refused",
 			Why:    "db1.example:5432 has been primary for 75h0m0s (failover: db2.example:5432 is down: tcp: connection refused)",
 			Frozen: &freeze, GoodDrill: before(20 * 24 * time.Hour), Rise: 2, Fall: 3,
-			Clients: control.Clients{Queued: 1, Held: 2, Live: 120, Accepted: 1234567, Finished: 1234000, Reset: 400, Fenced: 40, Expired: 3, Gone: 4},
+			Pacing:  &control.PacingProgress{Waited: 4000, Turns: 60, Rate: 100, Seconds: 1.1},
+			Clients: control.Clients{Queued: 1, Held: 2, Live: 120, Accepted: 1234567, Finished: 1234000, Reset: 400, Fenced: 40, Expired: 3, Aborted: 4},
 			Hosts: []control.Host{
-				{Name: "db1.example:5432", State: "up", Since: before(75 * time.Hour), Primary: true, Checks: []control.Check{
+				{Name: "db1.example:5432", State: "up", Since: before(75 * time.Hour), Primary: true, Address: &control.Address{
+					Address: "192.0.2.1", Confirmed: before(45 * time.Second), Source: "name server 192.0.2.53:53", Others: []string{"192.0.2.9"},
+					Error: "lookup db1.example on 192.0.2.53:53: no such host",
+				}, Checks: []control.Check{
 					{Name: "tcp", State: "up", Streak: -1, Suspected: true, Last: &control.Result{At: before(30 * time.Millisecond), Phase: "connect", Error: "i/o timeout", Seconds: 1.0001}},
 					ok("http:8008", 9000, 0.0123),
 				}},
@@ -84,38 +96,44 @@ func someStatus() control.Status {
 				{Name: "db3.example:5432", State: "up", Since: before(100 * time.Second), Drained: &drained,
 					Why: "db3.example:5432 is not elected: it is drained by root since 2026-03-13 01:12:44 (new disk)", Checks: []control.Check{
 						ok("tcp", 100, 0.0009),
-						{Name: "http:8008", State: "down", Streak: 1, Last: &control.Result{At: before(time.Second), OK: false, Local: true, Phase: "connect", Error: "no descriptors left", Seconds: 0}},
+						{Name: "http:8008", State: "down", Streak: 1, Last: &control.Result{At: before(time.Second), OK: false, Unknown: true, Phase: "connect", Error: "no descriptors left", Seconds: 0}},
 					}},
 			},
 		},
 		{
+			SaveError: "open /var/lib/understudy/mail.json.new: no space left on device", SaveFails: before(7 * time.Minute),
 			Name: "mail", Listen: []string{"192.0.2.7:25"}, State: "selecting", Since: before(3 * time.Second), RetryAt: moment.Add(2 * time.Second), Why: "there has been no primary for 3s: no host is usable",
-			Hosts: []control.Host{{Name: "unix:/run/a/rather/long/path/of/a/socket/that/fills/the/line.sock", State: "unknown", Checks: []control.Check{{Name: "tcp", State: "unknown"}}}},
+			Warnings: []string{"all 4 hosts of 2 relays stopped answering within 0.4 s: this machine's network is the likely cause (link eth0 is down; there is no default route)"},
+			Hosts:    []control.Host{{Name: "unix:/run/a/rather/long/path/of/a/socket/that/fills/the/line.sock", State: "unknown", Checks: []control.Check{{Name: "tcp", State: "unknown"}}}},
 		},
 	}}
 }
 
 func goodDrill() failover.DrillReport {
 	return failover.DrillReport{
-		Relay: "orders", At: moment, Host: "db1:5432", Heir: "db2:5432", OK: true, Text: "db2:5432 would take over from db1:5432",
+		At: moment, Host: "db1:5432", Candidate: "db2:5432", OK: true, Text: "db2:5432 would take over from db1:5432",
 		Steps: []failover.Step{
-			{Name: "tcp", OK: true, Seconds: 0.0004},
-			{Name: "/etc/understudy/triggers.d/10-promote", OK: true, Seconds: 1.25, Detail: `would promote db2\nand tell the others\n`},
+			{Host: "db2:5432", Name: "tcp", OK: true, Seconds: 0.0004},
+			{Host: "db2:5432", Name: "/etc/understudy/triggers.d/10-promote", OK: true, Seconds: 1.25, Detail: `would promote db2\nand tell the others\n`},
 		},
-		Heirs:   []failover.Heir{{Host: "db3:5432", Reason: "passes too, and comes later in order"}},
-		Seconds: 1.2504, BoundSeconds: 32.8,
+		Candidates: []failover.Candidate{{Host: "db3:5432", Reason: "passes too, and comes later in order"}},
+		Seconds:    1.2504, BoundSeconds: 32.8,
 	}
 }
 
 func badDrill() failover.DrillReport {
 	return failover.DrillReport{
-		Relay: "orders", At: moment, Host: "db1:5432", Heir: "db2:5432", Text: "the trigger 10-promote fails: exit status 1",
-		Steps: []failover.Step{{Name: "10-promote", Seconds: 0.01, Phase: "script", Detail: `exit status 1: cannot reach the registry at registry.example\nand gave up after three attempts, so nothing was promoted`}}, Seconds: 0.01,
+		At: moment, Host: "db1:5432", Candidate: "db2:5432", Text: "the trigger 10-promote fails: exit status 1",
+		Steps: []failover.Step{{Host: "db2:5432", Name: "10-promote", Seconds: 0.01, Phase: "script", Detail: `exit status 1: cannot reach the registry at registry.example\nand gave up after three attempts, so nothing was promoted`}}, Seconds: 0.01,
 	}
 }
 
 func somePrediction() failover.Prediction {
-	p := failover.Prediction{Warnings: []string{"3 × trigger-timeout 30s is longer than hold 10s: clients are refused while a slow trigger runs"}}
+	p := failover.Prediction{
+		Warnings: []string{"3 × trigger-timeout 30s is longer than hold 10s: clients are refused while a slow trigger runs"},
+		Waits:    []failover.Wait{{Clients: 100, Rate: 50, Seconds: 1.34}, {Clients: 1000, Rate: 133.3, Seconds: 3.02}},
+		Notes:    []string{"a primary that is silent for less than 1.2s stays (timeout 1s + 2 × fast-interval 100ms); one that is silent for 1.1s longer is down"},
+	}
 	for _, f := range []failover.Failure{failover.Refused, failover.Hung} {
 		for _, traffic := range []bool{true, false} {
 			c := failover.Case{Failure: f, Traffic: traffic, DetectSeconds: 0.3, ElectSeconds: 1.5, TriggersSeconds: 90, TotalSeconds: 91.8,
@@ -124,7 +142,7 @@ func somePrediction() failover.Prediction {
 				c.DetectSeconds, c.TotalSeconds, c.Formula = 1.3, 92.8, strings.Replace(c.Formula, "detect: ", "detect: interval 1s + ", 1)
 			}
 			if f == failover.Hung {
-				c = failover.Case{Failure: f, Traffic: traffic, Never: true, Formula: "no check looks further than the connect: give a pong port or a check script"}
+				c = failover.Case{Failure: f, Traffic: traffic, Never: true, Formula: "only the TCP connect is checked: add a pong port or a check script, or let check-tcp read the greeting"}
 			}
 			p.Cases = append(p.Cases, c)
 		}
@@ -141,6 +159,7 @@ func failedOver() failover.Incident {
 		Fence:    &failover.FenceRun{Finished: 2, Reset: 117, Moved: 1, Seconds: 0.0031},
 		Triggers: []failover.TriggerRun{{Script: "/etc/understudy/triggers.d/10-promote", Status: "exit status 0", Seconds: 0.41, Output: `waiting for db1\npromoted`}},
 		Opened:   moment.Add(640 * time.Millisecond), FirstByte: moment.Add(652 * time.Millisecond), ClientsHeld: 31, ClientsLost: 0,
+		Pacing:        &failover.Pacing{Turns: 33, FirstRate: 50, PeakRate: 100, Slowed: 2, Seconds: 0.41},
 		DetectSeconds: 0.21, ElectSeconds: 0.004, SwitchSeconds: 0.426, TotalSeconds: 0.64, BoundSeconds: 0.5, OverBound: true,
 	}
 }
@@ -154,7 +173,7 @@ func abortedSwitchover() failover.Incident {
 	}
 }
 
-// TestRenderings compares with testdata/terminal; -update writes it anew.
+// TestRenderings compares with testdata/terminal; -update rewrites it.
 func TestRenderings(t *testing.T) {
 	for name, write := range renderings() {
 		for _, to := range []terminal{{}, {width: 80}, {width: 80, colour: true}} {
@@ -189,7 +208,7 @@ func TestRenderings(t *testing.T) {
 	}
 }
 
-// TestLinesFitEveryTerminal looks at widths that nobody has drawn.
+// TestLinesFitEveryTerminal uses widths without a file in testdata.
 func TestLinesFitEveryTerminal(t *testing.T) {
 	for name, write := range renderings() {
 		for width := leastWidth; width <= 200; width += 1 + width/20 {
@@ -225,15 +244,16 @@ func TestNothingIsLostOnNarrowTerminals(t *testing.T) {
 	}
 }
 
-// TestControlCharactersAreNotPrinted feeds every text that comes from a host, a
-// script or another operator with what moves a cursor, and more.
+// TestControlCharactersAreNotPrinted puts cursor movements and other control
+// characters into every text that comes from a host, a script or another
+// operator.
 func TestControlCharactersAreNotPrinted(t *testing.T) {
 	const evil = "a\x1b[2J\x1b]0;title\x07\r\n\tb\x7f\u009b31m\u202e\x9bc\x00"
 	s := someStatus()
 	for i := range s.Relays {
 		r := &s.Relays[i]
 		r.Name, r.Reason, r.Why, r.Elect, r.Event = evil, evil, evil, evil, evil
-		r.Listen = []string{evil}
+		r.Listen, r.Warnings = []string{evil}, []string{evil}
 		r.Frozen = &failover.Lock{By: evil, Reason: evil}
 		if r.Primary != "" {
 			r.Primary = evil
@@ -251,8 +271,8 @@ func TestControlCharactersAreNotPrinted(t *testing.T) {
 	i.Triggers = []failover.TriggerRun{{Script: evil, Status: evil, Output: evil}}
 	d := badDrill()
 	d.Text, d.Steps[0].Name, d.Steps[0].Detail = evil, evil, evil
-	d.Heirs = []failover.Heir{{Host: evil, Reason: evil}}
-	p := failover.Prediction{Warnings: []string{evil}, Cases: []failover.Case{{Failure: evil, Formula: evil}}}
+	d.Candidates = []failover.Candidate{{Host: evil, Reason: evil}}
+	p := failover.Prediction{Warnings: []string{evil}, Notes: []string{evil}, Cases: []failover.Case{{Failure: evil, Formula: evil}}}
 
 	forbidden := regexp.MustCompile(`[^\n\P{C}]`)
 	for _, width := range []int{0, 80} {
@@ -267,8 +287,8 @@ func TestControlCharactersAreNotPrinted(t *testing.T) {
 			t.Errorf("width %d: %q is printed", width, bad)
 		}
 	}
-	if got, want := printable(evil), "a·[2J·]0;title·   b··31m·�c·"; got != want {
-		t.Errorf("printable is %q, want %q", got, want)
+	if got, want := safetext.Terminal(evil), "a·[2J·]0;title·   b··31m·�c·"; got != want {
+		t.Errorf("safetext.Terminal gives %q, want %q", got, want)
 	}
 }
 

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"understudy/control"
+	"understudy/failover"
+)
+
+// Every cause that why can show ends with advice, and there is none where there
+// is no problem.
+func TestAdvice(t *testing.T) {
+	check := func(phase string, unknown bool) []control.Host {
+		return []control.Host{{Name: "db2:1", State: "down", Checks: []control.Check{{Name: "x", Last: &control.Result{Phase: phase, Unknown: unknown}}}}}
+	}
+	for _, tt := range []struct {
+		name string
+		r    control.RelayStatus
+		want string
+	}{
+		{"well", control.RelayStatus{State: "serving", Hosts: []control.Host{{State: "up", Checks: []control.Check{{Last: &control.Result{OK: true}}, {}}}}}, ""},
+		{"frozen", control.RelayStatus{Frozen: &failover.Lock{}}, "understudy unfreeze --relay r, "},
+		{"switching", control.RelayStatus{State: "switching", Frozen: &failover.Lock{}}, "wait until the triggers have run"},
+		{"drained", control.RelayStatus{Hosts: []control.Host{{Name: "db2:1", Drained: &failover.Lock{}}}}, "understudy ready db2:1 --relay r, "},
+		{"rejected", control.RelayStatus{Hosts: []control.Host{{Name: "db2:1", Rejected: true}}}, "then understudy switch db2:1 --relay r"},
+		{"guarded", control.RelayStatus{Hosts: []control.Host{{Name: "db2:1", State: "up", Guarded: true}}}, "find out why db2:1 fails"},
+		{"not saved", control.RelayStatus{SaveError: "no space"}, "give the state directory space"},
+		{"resolve", control.RelayStatus{Hosts: check("resolve", false)}, "make the name of db2:1 resolve"},
+		{"connect", control.RelayStatus{Hosts: check("connect", false)}, "start the service of db2:1"},
+		{"tls", control.RelayStatus{Hosts: check("tls", false)}, "certificate of db2:1"},
+		{"script", control.RelayStatus{Hosts: check("script", false)}, "follow the message of check x about db2:1"},
+		{"unknown", control.RelayStatus{Hosts: check("script", true)}, "run the script of check x by hand"},
+		{"own fault", control.RelayStatus{Hosts: check("connect", true)}, "find out what this machine lacks"},
+		{"criteria", control.RelayStatus{Hosts: check("criteria", false)}, "does not meet the criteria"},
+		{"read", control.RelayStatus{Hosts: check("read", false)}, "does not answer check x in time"},
+	} {
+		tt.r.Name = "r"
+		got := strings.Join(adviceFor(tt.r), "\n")
+		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) || strings.Contains(got, "\n") {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
