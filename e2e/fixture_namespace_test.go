@@ -62,7 +62,7 @@ func isolate(t *testing.T, needs ...string) bool {
 	return false
 }
 
-// run runs a command that must succeed. Its words may come together.
+// run runs a command that must succeed. An argument may hold several words.
 func run(t *testing.T, words ...string) {
 	t.Helper()
 	argv := strings.Fields(strings.Join(words, " "))

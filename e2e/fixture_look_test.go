@@ -15,7 +15,7 @@ import (
 	"understudy/internal/proctest"
 )
 
-// look is what a process holds at one moment.
+// look is the resources that a process holds at one moment.
 type look struct {
 	descriptors int
 	threads     int
@@ -54,8 +54,8 @@ func (s *show) look() look {
 	return lookAt(s.t, s.PID())
 }
 
-// lookAgain is what every test ends with: the program is as it was when host a
-// had answered for the first time, and host answers now.
+// lookAgain is the check at the end of every test: the program holds what it
+// held when host a had answered for the first time, and host answers now.
 func (s *show) lookAgain(host string) {
 	s.t.Helper()
 	lookAgain(s.t, s.Understudy, s.first, s.addr, host)
@@ -72,8 +72,8 @@ func lookAgain(t *testing.T, u *proctest.Understudy, first look, addr, host stri
 			t.Logf("at first the program held %+v, at the end %+v", first, now)
 		}
 	}()
-	// A check may be under way at any moment; what stays is what counts.
-	// Two hosts' checks may take turns, so that there is never a moment without.
+	// A check may be under way at any moment; only children that stay count. Two
+	// hosts' checks may take turns, so that there is never a moment without.
 	left := childrenOf(u.PID())
 	u.Until("no more descriptors than at first, and no child that stays", func() bool {
 		now = lookAt(t, u.PID())
@@ -111,7 +111,7 @@ func childrenOf(pid int) []string {
 }
 
 // stat returns the fields of a /proc/PID/stat from the state on, or nil when
-// the process is gone; see proc_pid_stat(5).
+// the process has ended; see proc_pid_stat(5).
 func stat(path string) []string {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -121,7 +121,7 @@ func stat(path string) []string {
 	return strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 }
 
-// processorTime is what a process itself has used so far.
+// processorTime is the processor time of a process itself so far.
 func processorTime(t *testing.T, pid int) time.Duration {
 	t.Helper()
 	f := stat(fmt.Sprintf("/proc/%d/stat", pid))
@@ -137,6 +137,6 @@ func processorTime(t *testing.T, pid int) time.Duration {
 func busy(t *testing.T, pid int, period time.Duration) time.Duration {
 	t.Helper()
 	before := processorTime(t, pid)
-	time.Sleep(period)
+	time.Sleep(period) // the period that is measured
 	return processorTime(t, pid) - before
 }

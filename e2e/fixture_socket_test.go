@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listen listens on a port of loopback that nobody else has.
+// listen listens on a free loopback port.
 func listen(t *testing.T) net.Listener {
 	t.Helper()
 	for range 10 {
-		// Another process may take the port before we do.
+		// Another process may take the port first.
 		listener, err := net.Listen("tcp", freeAddr(t))
 		if errors.Is(err, syscall.EADDRINUSE) {
 			continue
@@ -48,7 +48,7 @@ func listenUnattended(t *testing.T, ip string, port int) {
 	}
 }
 
-// unsent is how many bytes of conn the other side has not acknowledged; see
+// unsent returns the number of bytes of conn that the other side has not acknowledged; see
 // SIOCOUTQ in tcp(7).
 func unsent(t *testing.T, conn *net.TCPConn) int {
 	t.Helper()

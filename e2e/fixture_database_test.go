@@ -3,8 +3,10 @@
 package e2e
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -20,11 +22,14 @@ import (
 	"understudy/internal/proctest"
 )
 
-// scriptsPage tells how the scripts for databases are used; its blocks are run
-// here, and the scripts are the files that it shows.
+// scriptsPage explains how the scripts for databases are used; its blocks are
+// run here, and the scripts are the files that it shows.
 const (
 	scriptsPage = "../docs/scripts.md"
 	scriptsDir  = "../packaging/examples/scripts"
+
+	// databasesPage has commands for a database, from nothing to a failover.
+	databasesPage = "../docs/databases.md"
 )
 
 // scriptsConfig writes the configuration file that the page has for a
@@ -49,7 +54,7 @@ func scriptsConfig(t *testing.T, name string, changes ...string) string {
 	return path
 }
 
-// blocks are the blocks of the page that have a name, with what is in them.
+// blocks returns the named blocks of the page with their contents.
 func blocks(t *testing.T) map[string]string {
 	t.Helper()
 	page, err := os.ReadFile(scriptsPage)
@@ -69,8 +74,8 @@ func blocks(t *testing.T) map[string]string {
 	return found
 }
 
-// nobody is who runs the servers of databases when the tests run as root,
-// whom some of them refuse.
+// nobody is the user that runs the database servers when the tests run as root,
+// because some servers refuse root.
 const nobody = 65534
 
 // uidOfDatabases is the user that runs the servers.
@@ -81,7 +86,7 @@ func uidOfDatabases() int {
 	return os.Getuid()
 }
 
-// asNobody has cmd run as nobody where it would run as root.
+// asNobody makes cmd run as the user nobody if it would run as root.
 func asNobody(cmd *exec.Cmd) *exec.Cmd {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if os.Getuid() == 0 {
@@ -112,7 +117,7 @@ func databaseDir(t *testing.T) string {
 	return dir
 }
 
-// inhabited says whether a process works in a directory or below.
+// inhabited reports whether a process works in a directory or below.
 func inhabited(dir string) bool {
 	paths, _ := filepath.Glob("/proc/[0-9]*/cwd")
 	return slices.ContainsFunc(paths, func(path string) bool {
@@ -121,7 +126,8 @@ func inhabited(dir string) bool {
 	})
 }
 
-// private writes a file that only its owner may read, nobody if so asked.
+// private writes a file that only its owner may read; the owner is the user
+// nobody if forNobody is true.
 func private(t *testing.T, path, text string, forNobody bool) {
 	t.Helper()
 	err := os.WriteFile(path, []byte(text), 0o600)
@@ -139,8 +145,9 @@ type database struct {
 	name string
 	port int
 	argv []string
-	end  syscall.Signal   // what ends it in order, and quickly
+	end  syscall.Signal   // ends it in order, and quickly
 	asks func() *exec.Cmd // succeeds when it can be used
+	own  bool             // runs as the user of the tests, not as nobody
 
 	cmd  *exec.Cmd
 	gone chan struct{} // closed when cmd has ended
@@ -171,7 +178,12 @@ func (d *database) start() {
 		d.t.Fatal(err)
 	}
 	defer log.Close()
-	d.cmd = asNobody(exec.Command(d.argv[0], d.argv[1:]...))
+	d.cmd = exec.Command(d.argv[0], d.argv[1:]...)
+	if d.own {
+		d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	} else {
+		asNobody(d.cmd)
+	}
 	d.cmd.Dir = "/"
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	if err := d.cmd.Start(); err != nil {
@@ -181,7 +193,7 @@ func (d *database) start() {
 	d.gone = gone
 	cmd := d.cmd
 	go func() {
-		_ = cmd.Wait() // it is told to end, one way or the other
+		_ = cmd.Wait() // the test ends it by a signal
 		close(gone)
 	}()
 	proctest.Until(d.t, d.name+" can be used", func() bool {
@@ -219,7 +231,7 @@ func (d *database) stop() {
 	_ = d.cmd.Process.Signal(d.end)
 	select {
 	case <-d.gone:
-	case <-time.After(20 * time.Second):
+	case <-time.After(20 * time.Second): // a deadline
 		d.t.Errorf("%s did not end within 20s", d.name)
 		d.kill()
 	}
@@ -232,8 +244,97 @@ type session interface {
 	close()
 }
 
-// recorder writes one number after the other into a database, remembers those
-// that were acknowledged, and opens a new session whenever one ends.
+// terminal is a client program of a database that runs statements from its
+// standard input.
+type terminal struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+// newTerminal starts cmd. Errors that it prints are replies too, and wrong ones.
+func newTerminal(cmd *exec.Cmd) (*terminal, error) {
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	cmd.Stderr = cmd.Stdout
+	return &terminal{cmd, in, bufio.NewReader(out)}, errors.Join(err1, err2, cmd.Start())
+}
+
+// query sends a line and returns the next line of the reply.
+func (s *terminal) query(statements string) (string, error) {
+	if _, err := fmt.Fprintln(s.in, statements); err != nil {
+		return "", err
+	}
+	line, err := s.out.ReadString('\n')
+	return strings.TrimSpace(line), err
+}
+
+// want sends a line, which has to be replied to with n.
+func (s *terminal) want(n int, statements string) error {
+	line, err := s.query(statements)
+	if err == nil && line != strconv.Itoa(n) {
+		err = fmt.Errorf("%q is the reply to %q", line, statements)
+	}
+	return err
+}
+
+func (s *terminal) close() {
+	s.in.Close()
+	_ = s.cmd.Wait() // its output has the reason
+}
+
+// pair is the program in front of two servers of a database, with the settings
+// and the scripts of the page.
+type pair struct {
+	*proctest.Understudy
+	t            *testing.T
+	a, b         *database // a is primary first
+	addr, socket string
+}
+
+// newPair starts the program with the page's file for a kind of database, whose
+// usual port is port, and waits until a is primary and b is up.
+func newPair(t *testing.T, kind string, port int, a, b *database, env []string, args ...string) *pair {
+	t.Helper()
+	p := &pair{t: t, a: a, b: b, addr: freeAddr(t), socket: socketPath(t)}
+	config := scriptsConfig(t, kind+".yaml", fmt.Sprintf(":%d\"", port), p.addr+"\"",
+		fmt.Sprintf("db1:%d, db2:%d", port, port), a.addr()+", "+b.addr())
+	p.Understudy = proctest.StartCommand(t, proctest.BinaryCommand(program(t),
+		append([]string{"STATE_DIR=" + t.TempDir(), "CONTROL=" + p.socket}, env...),
+		append([]string{"--config", config, "--interval", "250ms"}, args...)...))
+	p.WaitLog("relay open")
+	p.Until("the second server is up", func() bool { return countLog(p.Understudy, "host changed state", "host="+b.addr(), "to=up") > 0 })
+	return p
+}
+
+// drill rehearses a failover with the triggers, which has to go well.
+func (p *pair) drill() {
+	p.t.Helper()
+	if out, err := exec.Command(program(p.t), "drill", "--triggers", "--control", p.socket).CombinedOutput(); err != nil {
+		p.t.Errorf("drill: %v\n%s", err, out)
+	}
+}
+
+// switchTo makes a server the primary as an operator does, as soon as that is
+// possible. It returns when the switch began and how long it took.
+func (p *pair) switchTo(d *database) (began time.Time, took time.Duration) {
+	p.t.Helper()
+	p.Until("the operator can switch to "+d.name, func() bool {
+		began = time.Now()
+		return exec.Command(program(p.t), "switch", "--control", p.socket, d.addr()).Run() == nil
+	})
+	return began, time.Since(began)
+}
+
+// end checks how many elections there were and ends the program.
+func (p *pair) end(want int) {
+	p.t.Helper()
+	wantElections(p.t, p.Understudy, want)
+	end(p.t, p.Understudy)
+}
+
+// recorder writes one number after the other into a database, keeps those that
+// were acknowledged, and opens a new session whenever one ends.
 type recorder struct {
 	stop chan struct{}
 	once sync.Once
@@ -261,7 +362,7 @@ func startRecorder(t *testing.T, open func() (session, error)) *recorder {
 
 func (r *recorder) run(open func() (session, error)) {
 	defer close(r.done)
-	for n := 1; !r.stopped(0); n++ { // what failed may be there, so its number is not used again
+	for n := 1; !r.stopped(0); n++ { // a failed write may have been stored, so its number is not used again
 		s, err := open()
 		for ; err == nil && !r.stopped(2*time.Millisecond); n++ { // it is no benchmark
 			if err = s.write(n); err != nil {
@@ -283,12 +384,12 @@ func (r *recorder) run(open func() (session, error)) {
 	}
 }
 
-// stopped waits and says whether the recorder is to end.
+// stopped waits and reports whether the recorder is to end.
 func (r *recorder) stopped(after time.Duration) bool {
 	select {
 	case <-r.stop:
 		return true
-	case <-time.After(after):
+	case <-time.After(after): // the pace of a recorder
 		select {
 		case <-r.stop:
 			return true
@@ -358,15 +459,7 @@ func numbers(t *testing.T, text string) (all []int) {
 	return all
 }
 
-// drill rehearses a failover with the triggers, which has to go well.
-func drill(t *testing.T, socket string) {
-	t.Helper()
-	if out, err := exec.Command(program(t), "drill", "--triggers", "--control", socket).CombinedOutput(); err != nil {
-		t.Errorf("drill: %v\n%s", err, out)
-	}
-}
-
-// output runs a command, which has to succeed, and returns what it says.
+// output runs a command, which has to succeed, and returns its output.
 func output(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	out, err := cmd.Output()

@@ -4,9 +4,11 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,8 +54,8 @@ func (c client) want(text string) {
 	}
 }
 
-// wantReset checks that the connection ends with a reset, and not as if all
-// had been said.
+// wantReset checks that the connection ends with a reset and not with a clean
+// end of the stream.
 func (c client) wantReset() {
 	c.t.Helper()
 	if rest, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
@@ -62,19 +64,40 @@ func (c client) wantReset() {
 }
 
 // countLog counts the records that contain all texts.
-func countLog(u *proctest.Understudy, texts ...string) int {
+func countLog(u *proctest.Understudy, texts ...string) int { return len(findLog(u, texts...)) }
+
+// wantLog checks that n records of the log contain all texts. A record that is
+// missing may be under way: the program writes its log behind what it does, and
+// this process reads it behind that.
+func wantLog(t *testing.T, u *proctest.Understudy, n int, texts ...string) {
+	t.Helper()
+	u.Until(fmt.Sprintf("the log has %d records with %q", n, texts), func() bool { return countLog(u, texts...) >= n })
+	if got := countLog(u, texts...); got != n {
+		t.Errorf("%d records with %q, want %d", got, texts, n)
+	}
+}
+
+// lastLog is the number of the last line of the log that contains all texts, 0
+// if there is none.
+func lastLog(u *proctest.Understudy, texts ...string) int {
+	return slices.Max(append(findLog(u, texts...), 0))
+}
+
+// findLog returns the numbers of the lines of the log that contain all texts.
+func findLog(u *proctest.Understudy, texts ...string) (found []int) {
 	n := 0
 lines:
 	for line := range strings.Lines(u.Log()) {
+		n++
 		for _, text := range texts {
 			if !strings.Contains(line, text) {
 				continue lines
 			}
 		}
-		n++
+		found = append(found, n)
 	}
-	return n
+	return found
 }
 
-// isTimeout says whether a deadline passed.
+// isTimeout reports whether a deadline passed.
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
