@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,14 +57,14 @@ func gather(t *testing.T, n int, addrs ...string) *crowd {
 	return c
 }
 
-// served returns those who were greeted so far.
+// served returns the clients that were greeted so far.
 func (c *crowd) served() []*net.TCPConn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]*net.TCPConn(nil), c.conns...)
 }
 
-// leave closes the connections of those who were greeted.
+// leave closes the connections of the greeted clients.
 func (c *crowd) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +74,7 @@ func (c *crowd) leave() {
 	c.conns = nil
 }
 
-// settle waits until nobody has been greeted for half a second.
+// settle waits until no client has been greeted for half a second.
 func (c *crowd) settle(u *proctest.Understudy) {
 	last, since := int64(-1), time.Now()
 	u.Until("some are served and the others wait", func() bool {
@@ -84,7 +85,7 @@ func (c *crowd) settle(u *proctest.Understudy) {
 	})
 }
 
-// wantIntact checks that the connections of those who were greeted work.
+// wantIntact checks that the connections of the greeted clients work.
 func (c *crowd) wantIntact(t *testing.T) {
 	t.Helper()
 	for _, conn := range c.served() {
@@ -97,9 +98,9 @@ func (c *crowd) wantIntact(t *testing.T) {
 	}
 }
 
-// F40: a thousand clients and descriptors for a hundred. Who is in goes on
-// undisturbed, the others wait; the program's own want is no reason to fail
-// over, and checks, scripts and verdicts still work.
+// F40: a thousand clients and descriptors for a hundred. Connected clients go
+// on undisturbed, the others wait; the program's own shortage is no reason to
+// fail over, and checks, scripts and verdicts still work.
 func TestOutOfDescriptors(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("prlimit"); err != nil {
@@ -119,13 +120,11 @@ func TestOutOfDescriptors(t *testing.T) {
 			verdict := freeAddr(t)
 			cmd := proctest.BinaryCommand("prlimit", nil, append([]string{"--nofile=256", program(t),
 				"--bind", s.addr, "--hosts", s.a.Addr() + "," + s.b.Addr(), "--http", verdict, "--interval", "200ms",
-				"--check-host", script(t, "echo >>"+s.record+"\n"), "--check-interval", "200ms"}, tt.args...)...)
+				"--check-host", script(t, "echo >>"+s.record+"\n"), "--check-interval", "200ms"}, slices.Concat(unhurried, tt.args)...)...)
 			s.Understudy = proctest.StartCommand(t, cmd)
 			s.awaitGreeting("a")
 			s.first = s.look()
-			if code, body := get(t, "http://"+verdict+"/ping"); code != http.StatusOK || body != "pong" {
-				t.Errorf("/ping before: %d %q", code, body)
-			}
+			awaitPong(t, s.Understudy, verdict)
 
 			c := gather(t, 1000, s.addr)
 			c.settle(s.Understudy)
@@ -144,7 +143,7 @@ func TestOutOfDescriptors(t *testing.T) {
 				t.Errorf("%d warnings about it", n)
 			}
 
-			// As those who were served leave, the others are let in.
+			// As served clients leave, the others are admitted.
 			s.Until("all are served in the end", func() bool {
 				c.leave()
 				return c.greeted.Load()+c.lost.Load() == 1000
@@ -160,12 +159,16 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 }
 
-// wantNoSuspicion checks that the program holds nothing against a host.
+// unhurried is for tests that suspect no host: a check is suspicious when it
+// takes longer than the fast interval, and a busy machine may delay one for
+// longer than the 100ms of the default.
+var unhurried = []string{"--fast-interval", "2s", "--timeout", "5s"}
+
+// wantNoSuspicion checks that the program, which runs [unhurried], suspects no
+// host.
 func (s *show) wantNoSuspicion() {
 	s.t.Helper()
-	if n := elections(s.Understudy); n != 1 {
-		s.t.Errorf("%d elections, want 1", n)
-	}
+	wantElections(s.t, s.Understudy, 1)
 	for _, text := range []string{"host suspected", "to=down"} {
 		if n := countLog(s.Understudy, text); n > 0 {
 			s.t.Errorf("%d records with %q, want none", n, text)
@@ -173,7 +176,17 @@ func (s *show) wantNoSuspicion() {
 	}
 }
 
-// get asks for a URL and returns status and body.
+// awaitPong waits until /ping is good: a client can be served a moment before
+// the verdict names the host.
+func awaitPong(t *testing.T, u *proctest.Understudy, addr string) {
+	t.Helper()
+	u.Until("/ping is good", func() bool {
+		code, body := get(t, "http://"+addr+"/ping")
+		return code == http.StatusOK && body == "pong"
+	})
+}
+
+// get requests a URL and returns status and body.
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
 	c := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -199,7 +212,7 @@ func TestOutOfPorts(t *testing.T) {
 	}
 	s := newShow(t)
 	port := proctest.FreePort(t, "127.0.0.1")
-	s.Understudy = start(t, "--port", strconv.Itoa(port), "--hosts", s.a.Addr()+","+s.b.Addr(), "--hold", "25s")
+	s.Understudy = start(t, append(unhurried, "--port", strconv.Itoa(port), "--hosts", s.a.Addr()+","+s.b.Addr(), "--hold", "25s")...)
 	s.addr = fmt.Sprintf("127.0.0.1:%d", port)
 	s.awaitGreeting("a")
 	s.first = s.look()
@@ -212,9 +225,9 @@ func TestOutOfPorts(t *testing.T) {
 	t.Logf("%d of 300 are served", c.greeted.Load())
 	begin := time.Now()
 	c.wantIntact(t)
-	time.Sleep(3 * time.Second) // checks are short of ports as well
+	time.Sleep(3 * time.Second) // checks lack ports as well
 	s.wantNoSuspicion()
-	if used := busy(t, s.PID(), time.Second); used > 200*time.Millisecond {
+	if used := busy(t, s.PID(), time.Second); used > 500*time.Millisecond { // a loop that does not wait uses all of it
 		t.Errorf("a second without ports costs %v of processor time", used)
 	}
 	s.Until("all are served in the end", func() bool {
@@ -235,7 +248,7 @@ func TestOutOfPorts(t *testing.T) {
 	s.end()
 }
 
-// F46: nobody reads the log any more.
+// F46: the reader of the log stops reading.
 func TestStuckLog(t *testing.T) {
 	t.Parallel()
 	s := newShow(t)
@@ -251,21 +264,12 @@ func TestStuckLog(t *testing.T) {
 	s.awaitGreeting("a")
 	clients := s.load()
 	s.Until("more has been logged than a pipe holds", func() bool { return clients.Served() > 2*perSecond })
-	s.a.Kill()
-	killed := time.Now()
-	s.awaitGreeting("b")
-	report := finish(s.Understudy, clients)
-	t.Log(report)
-	wantNoLoss(t, report, killed, "b")
-	wantWithin(t, "the longest gap", report.Gap(), 3*time.Second)
-	s.Signal(syscall.SIGTERM)
-	if code := s.Exit(); code != 0 {
-		t.Errorf("exit status %d, want 0", code)
-	}
+	s.killPrimary(clients)
+	s.Terminate()
 }
 
-// F49: the program itself stops for a while. Its timers are stale then, and no
-// evidence against a host.
+// F49: the program itself stops for a while. Its timers are stale then, and
+// must not count against a host.
 func TestStoppedProgram(t *testing.T) {
 	t.Parallel()
 	// One failure would be enough, and a check is under way at any moment.
@@ -274,7 +278,7 @@ func TestStoppedProgram(t *testing.T) {
 	s := open(t, "--fall", "1", "--check-host", script(t, "sleep 0.3\n"+patient), "--check-interval", "100ms", "--check-timeout", "3s")
 	clients := s.load()
 	s.Signal(syscall.SIGSTOP)
-	time.Sleep(4 * time.Second)
+	time.Sleep(4 * time.Second) // the pause, longer than a check may take
 	s.Signal(syscall.SIGCONT)
 	went := time.Now()
 	report := finish(s.Understudy, clients)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// resetter is a host in this process that greets, until it is told to reset
-// whoever it accepts.
+// resetter is a host in this process that greets until the test has it reset
+// every connection that it accepts.
 type resetter struct {
 	addr   string
 	broken atomic.Bool
@@ -39,8 +39,8 @@ func newResetter(t *testing.T) *resetter {
 	return r
 }
 
-// F04: the primary accepts and resets. The check sees it, there is one switch,
-// and to no client does the end look clean.
+// F04: the primary accepts and resets. The check notices, there is one switch,
+// and no client sees a clean end.
 func TestPrimaryThatResets(t *testing.T) {
 	t.Parallel()
 	a, b := newResetter(t), newWitness(t, "b")
@@ -59,9 +59,7 @@ func TestPrimaryThatResets(t *testing.T) {
 			break
 		}
 	}
-	if n := elections(u); n != 2 {
-		t.Errorf("%d elections, want 2", n)
-	}
+	wantElections(t, u, 2)
 	end(t, u)
 }
 
@@ -85,8 +83,7 @@ func TestRejectedConnects(t *testing.T) {
 	report := finish(u, clients)
 	t.Log(report)
 	for _, c := range report.Lost() {
-		// Those whom a had accepted before may be reset; those who came later
-		// may not.
+		// Clients that a had accepted before may be reset; later ones may not.
 		if c.Start.After(broken) {
 			t.Errorf("a client that came %v after the fault saw %v", c.Start.Sub(broken), c.Err)
 		}
