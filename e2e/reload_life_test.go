@@ -22,8 +22,8 @@ import (
 	"understudy/internal/proctest"
 )
 
-// pingStatus asks for a verdict on a connection of its own, and is 0 when none
-// comes.
+// pingStatus requests a verdict on a connection of its own, and returns 0 when
+// none comes.
 func pingStatus(url string) int {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 	res, err := client.Get(url)
@@ -51,9 +51,9 @@ func greeted(t *testing.T, network, addr, want string) net.Conn {
 	return c
 }
 
-// A relay that is taken out and comes back while connections of its first life
-// go on has its addresses, its memory and its verdict again, and keeps them when
-// the last of those connections ends.
+// A relay that is removed and added again while its old connections go on has
+// its addresses, its state and its verdict again, and keeps them when the last
+// of those connections ends.
 func TestReloadBringsARelayBackWhileItDrains(t *testing.T) {
 	t.Parallel()
 	a, b := echoHost(t, "a"), echoHost(t, "b")
@@ -66,13 +66,13 @@ func TestReloadBringsARelayBackWhileItDrains(t *testing.T) {
 	r := openFile(t, both, addr, "a")
 	awaitGreeting(t, r.Understudy, other, "b")
 	r.Until("the verdict is good", func() bool { return pingStatus("http://"+verdict+"/ping") == http.StatusOK })
-	stop, asked := make(chan struct{}), make(chan int)
+	stop, requested := make(chan struct{}), make(chan int)
 	go func() {
 		wrong := 0
 		for {
 			select {
 			case <-stop:
-				asked <- wrong
+				requested <- wrong
 				return
 			case <-t.Context().Done():
 				return
@@ -90,12 +90,13 @@ func TestReloadBringsARelayBackWhileItDrains(t *testing.T) {
 		r.reload(rest)
 		r.reload(both)
 		kept = append(kept, greeted(t, "tcp", addr, "a"))
-		if got := r.relayOf("orders"); got.Epoch != life || !got.Kept {
-			t.Errorf("epoch %d in life %d of the relay, its state kept: %v", got.Epoch, life, got.Kept)
-		}
+		r.Until(fmt.Sprintf("epoch %d of the relay is kept", life), func() bool { // a client may be served before
+			got := r.relayOf("orders")
+			return got.Epoch == life && got.Kept
+		})
 	}
 	close(stop)
-	if wrong := <-asked; wrong > 0 {
+	if wrong := <-requested; wrong > 0 {
 		t.Errorf("%d verdicts were bad while a relay came and went", wrong)
 	}
 	for _, c := range kept {
@@ -109,14 +110,15 @@ func TestReloadBringsARelayBackWhileItDrains(t *testing.T) {
 	}
 	r.Until("all earlier lives are over", func() bool { return countLog(r.Understudy, "ended: relay=orders") == 4 })
 	greeted(t, "unix", path, "a").Close()
-	if countLog(r.Understudy, "nothing is remembered") > 0 {
+	if countLog(r.Understudy, "state is not kept") > 0 {
 		t.Error("a relay that came back had no memory")
 	}
 	end(t, r.Understudy)
 }
 
-// An address that goes from one part to another takes two reloads; the error
-// says so. Nothing has changed meanwhile, not even what was looked at before it.
+// Moving an address from one part to another takes two reloads; the error
+// explains that. Nothing has changed then, not even settings that were
+// validated before the address.
 func TestReloadSaysHowAnAddressMoves(t *testing.T) {
 	t.Parallel()
 	a, b := echoHost(t, "a"), echoHost(t, "b")
@@ -143,9 +145,7 @@ func TestReloadSaysHowAnAddressMoves(t *testing.T) {
 	awaitGreeting(t, r.Understudy, moving, "b")
 	r.reload(head + relay("orders", a, addr))
 	r.reload("http: " + moving + "\nrelays:\n" + relay("orders", a, addr))
-	if got := pingStatus("http://" + moving + "/ping"); got != http.StatusOK {
-		t.Errorf("/ping at its new place: %d", got)
-	}
+	r.Until("/ping is good at its new place", func() bool { return pingStatus("http://"+moving+"/ping") == http.StatusOK })
 	r.reload(head + relay("orders", a, addr))
 	r.reload(head + relay("orders", a, addr+`", "`+moving)) // at once: it is free
 	greeted(t, "tcp", moving, "a").Close()
@@ -158,8 +158,8 @@ func TestReloadSaysHowAnAddressMoves(t *testing.T) {
 }
 
 // While an election hangs in a trigger a reload waits, and nothing else does:
-// people can look, HUPs and reloads queue up, log files are opened anew, and the
-// end of the program waits for none of it.
+// queries are answered, HUPs and reloads queue up, log files are reopened, and
+// the end of the program waits for none of it.
 func TestReloadWaitsForAnElection(t *testing.T) {
 	t.Parallel()
 	for _, released := range []bool{true, false} {
@@ -217,7 +217,7 @@ func TestReloadWaitsForAnElection(t *testing.T) {
 			if now := r.relayOf("orders"); len(now.Hosts) != 2 || now.Primary != b {
 				t.Errorf("after the election: %+v", now)
 			}
-			terminate(t, r.Understudy)
+			r.Terminate()
 		})
 	}
 }
@@ -234,7 +234,7 @@ func TestHangupStorm(t *testing.T) {
 	}
 	r.Until("the configuration is read again", func() bool { return countLog(r.Understudy, "configuration reloaded") > 0 })
 	report := finish(r.Understudy, clients)
-	wantNobodyLost(t, report)
+	wantNoneLost(t, report)
 	if now := r.relayOf("orders"); now.Epoch != 1 {
 		t.Errorf("epoch %d, want no election", now.Epoch)
 	}
@@ -247,30 +247,47 @@ func TestHangupStorm(t *testing.T) {
 	}
 }
 
-// The level of the log holds from the reload on, for relays too.
+// The log level applies from the reload on, for relays too.
 func TestReloadChangesTheLogLevel(t *testing.T) {
 	t.Parallel()
 	a := echoHost(t, "a")
 	addr := freeAddr(t)
 	text := "relays:\n  - {name: orders, hosts: [" + a + "], listen: [" + addr + "]}\n"
 	r := openFile(t, text, addr, "a")
-	r.reload(text + "log: {level: debug}\n")
+	// A connection is logged when the relay has seen its end, with the settings
+	// of that moment: a reload that comes sooner would log it.
+	ended := func(n uint64) {
+		t.Helper()
+		r.Until(fmt.Sprintf("%d connections have ended", n), func() bool {
+			c := r.relayOf("orders").Clients
+			return c.Accepted == n && c.Live == 0
+		})
+	}
+	ended(1) // the one that waited for the primary
+	quiet := strings.Replace(text, "hosts:", "connection_log: true, hosts:", 1)
+	r.reload(quiet + "log: {level: warn}\n")
 	greeted(t, "tcp", addr, "a").Close()
-	r.WaitLog("connection ended")
-	end(t, r.Understudy)
+	ended(2)
+	r.reload(quiet + "log: {level: info}\n")
+	greeted(t, "tcp", addr, "a").Close()
+	ended(3)
+	end(t, r.Understudy) // what it has logged has been read after that
+	if n := countLog(r.Understudy, "relay: connection:"); n != 1 {
+		t.Errorf("%d connections logged, want the one at level info", n)
+	}
 }
 
-// A port that tells a verdict in other words stays where it is while the route
-// behind it changes its name, and comes and goes with the file.
+// A port that gives a verdict in another protocol stays bound while its route
+// is renamed, and is added and removed with the file.
 func TestReloadKeepsVerdictPorts(t *testing.T) {
 	t.Parallel()
 	a := echoHost(t, "a")
-	addr, verdict, agent, lamp := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	addr, verdict, agent, responder := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
 	text := func(routes string) string {
 		return "http: " + verdict + "\nrelays:\n  - {name: orders, hosts: [" + a + "], listen: [" + addr + "]}\n" + routes
 	}
 	route := func(path, more string) string {
-		return "routes:\n  " + path + ": {relays: all, agent: \"" + agent + "\", tcp: \"" + lamp + "\"" + more + "}\n"
+		return "routes:\n  " + path + ": {relays: all, agent: \"" + agent + "\", tcp: \"" + responder + "\"" + more + "}\n"
 	}
 	r := openFile(t, text(route("/one", "")), addr, "a")
 	says := func(want string) {
@@ -294,7 +311,7 @@ func TestReloadKeepsVerdictPorts(t *testing.T) {
 	r.reload(text(route("/three", "")))
 	says("up")
 	r.Until("the verdict port is open", func() bool {
-		c, err := net.Dial("tcp", lamp)
+		c, err := net.Dial("tcp", responder)
 		if err == nil {
 			c.Close()
 		}
@@ -303,7 +320,7 @@ func TestReloadKeepsVerdictPorts(t *testing.T) {
 	end(t, r.Understudy)
 }
 
-// Balancers in front see the verdict turn while the last connections finish.
+// Balancers see the verdict turn bad while the last connections finish.
 func TestVerdictTurnsWhileTheProgramEnds(t *testing.T) {
 	t.Parallel()
 	a := echoHost(t, "a")
@@ -320,11 +337,12 @@ func TestVerdictTurnsWhileTheProgramEnds(t *testing.T) {
 	}
 }
 
-// Who is told that the start is over must not be told so by a reload before it.
+// A reload during the start must not notify the service manager that the start
+// is over.
 func TestReloadIsNotTheEndOfTheStart(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
-	silent := listen(t).Addr().String() // takes connections and says nothing
+	silent := listen(t).Addr().String() // accepts connections and sends nothing
 	file := filepath.Join(t.TempDir(), "understudy.yaml")
 	text := "relays:\n  - name: orders\n    hosts: [" + silent + "]\n    listen: [" + freeAddr(t) + "]\n" +
 		"    checks:\n      - tcp: {expect: hello}\n        timeout: 1h\n"
@@ -336,17 +354,17 @@ func TestReloadIsNotTheEndOfTheStart(t *testing.T) {
 	u.Signal(syscall.SIGHUP)
 	u.WaitLog("configuration reloaded")
 	if got := m.all(); strings.Contains(got, "READY=1") || strings.Contains(got, "RELOADING=1") {
-		t.Errorf("told before the start is over:\n%s", got)
+		t.Errorf("notified before the start is over:\n%s", got)
 	}
 	end(t, u)
 }
 
-// The next reload may come before the last one's connections are over: nothing
-// is left behind by many of them.
+// The next reload may come before the last one's connections are over: many
+// reloads leak nothing.
 func TestReloadsLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
 	a, b := echoHost(t, "a"), echoHost(t, "b")
-	addr, extra, verdict, verdict2, agent, lamp := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	addr, extra, verdict, verdict2, agent, responder := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
 	head := func(http string) string {
 		return "http: " + http + "\nrelays:\n  - {name: orders, hosts: [" + a + ", " + b + "], listen: [" + addr + "]}\n"
 	}
@@ -355,7 +373,7 @@ func TestReloadsLeaveNothingBehind(t *testing.T) {
 		head(verdict2),
 		head(verdict) + "  - {name: other, hosts: [" + b + "], listen: [" + extra + "]}\n",
 		head(verdict) + "probes:\n  here: {vip: {addresses: [127.0.0.1]}}\nroutes:\n" +
-			"  /up: {probes: [here], agent: \"" + agent + "\", tcp: \"" + lamp + "\"}\n" +
+			"  /up: {probes: [here], agent: \"" + agent + "\", tcp: \"" + responder + "\"}\n" +
 			"  /api/: {endpoints: [\"http://" + a + "\"]}\n",
 		head("{listen: "+verdict+"}") + "log: {level: debug}\n",
 		head(verdict),
@@ -385,8 +403,8 @@ func TestReloadsLeaveNothingBehind(t *testing.T) {
 	end(t, r.Understudy)
 }
 
-// A probe that only gets another schedule or other thresholds goes on being what
-// it was, and so does the verdict that it counts in.
+// A probe that only gets another schedule or other thresholds keeps its state,
+// and so does the verdict that includes it.
 func TestReloadKeepsWhatAProbeFound(t *testing.T) {
 	t.Parallel()
 	a, addr, verdict := echoHost(t, "a"), freeAddr(t), freeAddr(t)
@@ -408,8 +426,8 @@ func TestReloadKeepsWhatAProbeFound(t *testing.T) {
 	end(t, r.Understudy)
 }
 
-// Relays of a process share its descriptors: together they take no more
-// connections than there is room for.
+// Relays of a process share its descriptors: together they accept no more
+// connections than the descriptor limit allows.
 func TestRelaysShareTheDescriptors(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("prlimit"); err != nil {
@@ -451,13 +469,13 @@ func TestRelaysShareTheDescriptors(t *testing.T) {
 		if n := live(); n > most {
 			t.Fatalf("%d connections at one time, want %d at most", n, most)
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond) // for a connection too many to show
 	}
 	u.WaitLog("connection limit reached")
 }
 
-// A probe's script that hangs delays neither a reload nor the end, and does not
-// outlive its probe.
+// A probe's script that hangs delays neither a reload nor the end, and is
+// killed with its probe.
 func TestHangingProbeDelaysNothing(t *testing.T) {
 	t.Parallel()
 	a, addr := echoHost(t, "a"), freeAddr(t)
@@ -489,7 +507,5 @@ func TestHangingProbeDelaysNothing(t *testing.T) {
 	if took := time.Since(begin); took > time.Minute { // the script's timeout is ten
 		t.Errorf("the end took %v", took)
 	}
-	if !gone(2)() {
-		t.Error("the script outlives the program")
-	}
+	proctest.Until(t, "the script does not outlive the program", gone(2))
 }

@@ -18,8 +18,8 @@ import (
 	"understudy/internal/proctest"
 )
 
-// The recipes of the older tool's description: HAProxy asks /status, an init
-// script switches the service on and off.
+// The recipes of the older tool's description: HAProxy requests /status, an
+// init script switches the service on and off.
 func TestHAProxyDrainsByFlag(t *testing.T) {
 	t.Parallel()
 	haproxy, err := exec.LookPath("haproxy")
@@ -85,14 +85,14 @@ backend be
 	becomes("UP")
 	shell("activate web; deactivate web", 0)
 	becomes("NOLB")
-	shell("inactivate web", 0) // again is no failure
+	shell("inactivate web", 0) // a second time is no failure
 	shell("activate ../web", 2)
 	shell("activate web", 0)
 	becomes("UP")
 
-	// As keepalived asks, with a list of addresses.
+	// As keepalived requests it, with a list of addresses.
 	if got := get10(t, addr, "/status?SERVICE=web&VIP=127.0.0.1,127.0.0.1"); !strings.HasPrefix(got, "HTTP/1.1 200") && !strings.HasPrefix(got, "HTTP/1.0 200") {
-		t.Errorf("a question by HTTP/1.0 is answered %q", got)
+		t.Errorf("a request by HTTP/1.0 is answered %q", got)
 	}
 
 	// A fault of the directory is a fault, and not "switched off".
@@ -107,7 +107,7 @@ backend be
 	becomes("UP")
 }
 
-// serverState is what HAProxy says of its server, without the counters.
+// serverState is the line of HAProxy about its server, without the counters.
 func serverState(socket string) string {
 	c, err := net.DialTimeout("unix", socket, time.Second)
 	if err != nil {
@@ -129,7 +129,7 @@ func serverState(socket string) string {
 	return ""
 }
 
-// get10 asks by HTTP/1.0 and returns the first line of the answer.
+// get10 sends a request by HTTP/1.0 and returns the first line of the answer.
 func get10(t *testing.T, addr, target string) string {
 	t.Helper()
 	c, err := net.DialTimeout("tcp", addr, 5*time.Second)

@@ -16,13 +16,13 @@ import (
 	"understudy/internal/proctest"
 )
 
-// manager is a service manager that is told how the program is; see
+// manager is a service manager that the program notifies of its state; see
 // sd_notify(3).
 type manager struct {
 	path string
 
-	mu   sync.Mutex // guards told
-	told []string
+	mu       sync.Mutex // guards messages
+	messages []string
 }
 
 func newManager(t *testing.T) *manager {
@@ -46,18 +46,18 @@ func newManager(t *testing.T) *manager {
 				return
 			}
 			m.mu.Lock()
-			m.told = append(m.told, string(b[:n]))
+			m.messages = append(m.messages, string(b[:n]))
 			m.mu.Unlock()
 		}
 	}()
 	return m
 }
 
-// all is everything that was told, in order.
+// all is every notification, in order.
 func (m *manager) all() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return strings.Join(m.told, "\n")
+	return strings.Join(m.messages, "\n")
 }
 
 // start starts the program below the manager.
@@ -66,29 +66,32 @@ func (m *manager) start(t *testing.T, env []string, args ...string) *proctest.Un
 	return proctest.StartCommand(t, proctest.BinaryCommand(program(t), append(env, "NOTIFY_SOCKET="+m.path), args...))
 }
 
-func TestServiceManagerIsTold(t *testing.T) {
+func TestServiceManagerIsNotified(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
 	a, b := (&proctest.Host{Name: "a"}).Start(t), (&proctest.Host{Name: "b"}).Start(t)
 	addr := freeAddr(t)
-	seen := filepath.Join(t.TempDir(), "seen")
-	trigger := script(t, fmt.Sprintf("env | grep -E '^(NOTIFY|WATCHDOG)' >>%s\nsleep 0.3\n", seen))
+	seen, opens := filepath.Join(t.TempDir(), "seen"), filepath.Join(t.TempDir(), "opens")
+	trigger := script(t, fmt.Sprintf("env | grep -E '^(NOTIFY|WATCHDOG)' >>%s\nsleep 0.3\necho >>%s\n", seen, opens))
 	u := m.start(t, []string{"WATCHDOG_USEC=400000"},
 		"--bind", addr, "--hosts", a.Addr()+","+b.Addr(), "--on-failover", trigger, "--drain-timeout", "60s")
 	u.Until("it is ready", func() bool { return strings.Contains(m.all(), "READY=1") })
-	if !strings.Contains(u.Log(), "relay open") {
+	if len(lines(opens)) == 0 { // the trigger is the last thing before the relay opens
 		t.Errorf("ready before the relay was open:\n%s", m.all())
 	}
-	u.Until("the primary is told", func() bool {
-		return strings.Contains(m.all(), "STATUS=main: "+a.Addr()+" is primary (epoch 1)")
+	if who, err := proctest.Greeting(addr, patience); who != "a" || err != nil {
+		t.Errorf("it is ready, and a client is answered by %q, %v, want a", who, err)
+	}
+	u.Until("the primary is reported", func() bool {
+		return strings.Contains(m.all(), "STATUS="+portOf(addr)+": "+a.Addr()+" is primary (epoch 1)")
 	})
 	u.Until("the watchdog is fed", func() bool { return strings.Count(m.all(), "WATCHDOG=1") > 3 })
 	a.Kill()
-	u.Until("the next primary is told", func() bool {
-		return strings.Contains(m.all(), "STATUS=main: "+b.Addr()+" is primary (epoch 2)")
+	u.Until("the next primary is reported", func() bool {
+		return strings.Contains(m.all(), "STATUS="+portOf(addr)+": "+b.Addr()+" is primary (epoch 2)")
 	})
 	u.Signal(syscall.SIGHUP)
-	u.Until("the reload is told, and its end", func() bool {
+	u.Until("the reload and its end are reported", func() bool {
 		_, behind, ok := strings.Cut(m.all(), "RELOADING=1\nMONOTONIC_USEC=")
 		return ok && strings.Contains(behind, "READY=1")
 	})
@@ -100,20 +103,20 @@ func TestServiceManagerIsTold(t *testing.T) {
 	conn.SetNoDelay(true)
 	u.Until("the connection is there", func() bool { _, err := conn.Read(make([]byte, 1)); return err == nil })
 	u.Signal(syscall.SIGTERM)
-	u.Until("the end is told", func() bool { return strings.Contains(m.all(), "STOPPING=1") })
+	u.Until("the end is reported", func() bool { return strings.Contains(m.all(), "STOPPING=1") })
 	fed := strings.Count(m.all(), "WATCHDOG=1")
 	u.Until("the watchdog is fed to the end", func() bool { return strings.Count(m.all(), "WATCHDOG=1") > fed+3 })
-	u.Signal(syscall.SIGTERM)
-	if code := u.Exit(); code != 0 {
+	if code := u.EndAtOnce(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit status %d", code)
 	}
 }
 
-// When nobody is usable the start is over once that is known.
+// When no host is usable the start is over once that is known.
 func TestServiceManagerDoesNotWaitForHosts(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
-	u := m.start(t, nil, "--bind", freeAddr(t), "--hosts", freeAddr(t))
+	addr := freeAddr(t)
+	u := m.start(t, nil, "--bind", addr, "--hosts", freeAddr(t))
 	u.Until("it is ready", func() bool { return strings.Contains(m.all(), "READY=1") })
-	u.Until("its state is told", func() bool { return strings.Contains(m.all(), "STATUS=main: no primary, selecting") })
+	u.Until("its state is reported", func() bool { return strings.Contains(m.all(), "STATUS="+portOf(addr)+": no primary, selecting") })
 }

@@ -22,26 +22,6 @@ import (
 	"understudy/internal/proctest"
 )
 
-// echoHost greets with its name and then says again whatever it is told.
-func echoHost(t *testing.T, name string) (addr string) {
-	t.Helper()
-	l := listen(t)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				fmt.Fprintln(c, name)
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	return l.Addr().String()
-}
-
 // reloading is the program with a configuration file and a control socket.
 type reloading struct {
 	*operated
@@ -100,7 +80,7 @@ func (r *reloading) relayOf(name string) control.RelayStatus {
 	return control.RelayStatus{}
 }
 
-// transfer says the same bytes again and again through addr, and compares what
+// transfer sends the same bytes again and again through addr, and compares what
 // comes back, until stop is closed. It returns what went wrong.
 func transfer(addr string, stop <-chan struct{}) error {
 	c, err := net.Dial("tcp", addr)
@@ -112,34 +92,34 @@ func transfer(addr string, stop <-chan struct{}) error {
 	if _, err := io.ReadFull(c, greeting); err != nil {
 		return fmt.Errorf("greeting: %w", err)
 	}
-	said, heard := sha256.New(), sha256.New()
+	sent, received := sha256.New(), sha256.New()
 	part, back := make([]byte, 16<<10), make([]byte, 16<<10)
 	rng := rand.NewChaCha8([32]byte{})
 	for {
 		_, _ = rng.Read(part)
-		said.Write(part)
+		sent.Write(part)
 		if _, err := c.Write(part); err != nil {
 			return err
 		}
 		if _, err := io.ReadFull(c, back); err != nil {
 			return err
 		}
-		heard.Write(back)
-		if !bytes.Equal(said.Sum(nil), heard.Sum(nil)) {
+		received.Write(back)
+		if !bytes.Equal(sent.Sum(nil), received.Sum(nil)) {
 			return fmt.Errorf("other bytes came back than were sent")
 		}
 		select {
 		case <-stop:
 			return nil
-		case <-time.After(time.Millisecond):
+		case <-time.After(time.Millisecond): // the pace of a transfer
 		}
 	}
 }
 
 // F102: the configuration is read again and again, by HUP and by the verb, and
-// everything in it changes in turn, under new connections and transfers: nobody
-// notices. As long as the primary is a host there is no election.
-func TestReloadHarmsNobody(t *testing.T) {
+// everything in it changes in turn, under new connections and transfers: no
+// client notices. As long as the primary is listed there is no election.
+func TestReloadHarmsNoClient(t *testing.T) {
 	const transfers = 50
 	a, b, c := echoHost(t, "a"), echoHost(t, "b"), echoHost(t, "c")
 	addr, verdict, verdict2, extra := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
@@ -166,7 +146,7 @@ func TestReloadHarmsNobody(t *testing.T) {
 	variants := []string{
 		text(b+", "+a, listens, http), // another order
 		text(a+", "+b+", "+c, listens, http),
-		text(a, listens, http), // a standby is gone
+		text(a, listens, http), // a standby is removed
 		text(a+", "+b, listens+"    interval: 200ms\n    timeout: 500ms\n    fall: 5\n    rise: 1\n", http),
 		text(a+", "+b, listens+"    checks:\n      - tcp: {expect: \"\\n\"}\n      - exec: {command: [/bin/true]}\n        interval: 500ms\n", http),
 		text(a+", "+b, listens+"    allow: [127.0.0.0/8]\n    max_connections: 5000\n    idle_timeout: 1h\n    user_timeout: 30s\n    hold: 20s\n    connect_timeout: 2s\n", http),
@@ -214,7 +194,8 @@ func TestReloadHarmsNobody(t *testing.T) {
 	end(t, r.Understudy)
 }
 
-// What is wrong changes nothing, and is told to everybody who may care.
+// A wrong file changes nothing, and the command, the status and the log report
+// the error.
 func TestReloadOfAWrongFileChangesNothing(t *testing.T) {
 	t.Parallel()
 	a, b := echoHost(t, "a"), echoHost(t, "b")
@@ -233,7 +214,7 @@ func TestReloadOfAWrongFileChangesNothing(t *testing.T) {
 	} {
 		r.write(tt.text)
 		r.want(1, words("reload"), "^understudy: reload: nothing has changed:$", tt.want)
-		r.want(0, words("status"), "what held before goes on")
+		r.want(0, words("status"), "the previous one stays in effect")
 		if now := r.relayOf("orders"); now.Primary != a || now.Epoch != 1 || len(now.Hosts) != 2 || len(now.Listen) != 1 {
 			t.Errorf("after a wrong file: %+v, want nothing changed", now)
 		}
@@ -245,13 +226,13 @@ func TestReloadOfAWrongFileChangesNothing(t *testing.T) {
 	r.Signal(syscall.SIGHUP)
 	r.Until("the log says so", func() bool { return strings.Count(r.Log(), "configuration not reloaded") > before })
 	r.reload(good)
-	if got := r.ask("status"); strings.Contains(got.out, "goes on") {
+	if got := r.run("status"); strings.Contains(got.out, "goes on") {
 		t.Errorf("the status still complains after a good reload:\n%s", got.out)
 	}
 	end(t, r.Understudy)
 }
 
-// Addresses, relays and the verdict's place come and go, and connections that
+// Addresses, relays and the verdict's address come and go, and connections that
 // came over them go on.
 func TestReloadMovesAddresses(t *testing.T) {
 	t.Parallel()
@@ -283,7 +264,7 @@ func TestReloadMovesAddresses(t *testing.T) {
 	}
 
 	did := r.reload("http: " + verdict2 + "\nrelays:\n" + relay("orders", a, moved))
-	if got := strings.Join(did.Changed, "; "); !strings.Contains(got, "relay orders: listen") || !strings.Contains(got, "relay mail: gone") || !strings.Contains(got, "http: listen") {
+	if got := strings.Join(did.Changed, "; "); !strings.Contains(got, "relay orders: listen") || !strings.Contains(got, "relay mail: removed") || !strings.Contains(got, "http: listen") {
 		t.Errorf("changed: %s", got)
 	}
 	if who, err := proctest.Greeting(moved, patience); who != "a" {
@@ -315,7 +296,7 @@ func TestReloadMovesAddresses(t *testing.T) {
 	end(t, r.Understudy)
 }
 
-// A primary that is taken out of the file is left as one that fails is: its
+// A primary that is removed from the file is replaced like one that fails: its
 // connections are fenced, clients wait, and the trigger runs.
 func TestReloadTakesThePrimaryOut(t *testing.T) {
 	t.Parallel()
@@ -342,13 +323,13 @@ func TestReloadTakesThePrimaryOut(t *testing.T) {
 	}
 	want := "failover relay=orders epoch=2 old=" + a + " new=" + b + " args=1:" + b
 	if got := lines(record); len(got) != 2 || got[1] != want {
-		t.Errorf("the trigger was told\n%s\nwant the start and\n%s", strings.Join(got, "\n"), want)
+		t.Errorf("the trigger recorded\n%s\nwant the start and\n%s", strings.Join(got, "\n"), want)
 	}
 	r.want(0, words("why"), "is no host any more")
 	end(t, r.Understudy)
 }
 
-// Without a file there is nothing to read again, and HUP is no harm.
+// Without a file there is nothing to read again, and HUP has no effect.
 func TestReloadWithoutAFile(t *testing.T) {
 	t.Parallel()
 	o := operate(t)

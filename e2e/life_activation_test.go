@@ -51,7 +51,7 @@ func (a *activator) start(t *testing.T, args ...string) *proctest.Understudy {
 }
 
 // While the program is restarted the clients wait in the queue of the socket:
-// none is refused, whether it ends as asked or is killed.
+// none is refused, whether it ends by TERM or is killed.
 func TestPassedSocketOutlivesRestarts(t *testing.T) {
 	t.Parallel()
 	var sockets activator
@@ -80,7 +80,7 @@ func TestPassedSocketOutlivesRestarts(t *testing.T) {
 		t.Log(r)
 	}
 
-	// Of a program that is killed only those are lost that it had accepted.
+	// When the program is killed, only the clients that it had accepted are lost.
 	load = proctest.StartLoad(t, sockets.addrs[0], perSecond, patience)
 	more(u)
 	u.Signal(syscall.SIGKILL)
@@ -101,9 +101,9 @@ func TestPassedSocketOutlivesRestarts(t *testing.T) {
 // pause is a time without a program, in which clients come.
 func pause(t *testing.T, load *proctest.Load) {
 	t.Helper()
-	// What is under way when the program ends is served or lost soon.
+	// Connections that are open when the program ends are served or lost soon.
 	begin, served := time.Now(), load.Served()
-	proctest.Until(t, "nobody is served", func() bool {
+	proctest.Until(t, "no client is served", func() bool {
 		if now := load.Served(); now != served {
 			begin, served = time.Now(), now
 		}
@@ -155,8 +155,8 @@ func TestPassedSocketsByName(t *testing.T) {
 	}
 }
 
-// A socket is given out once: a relay of another name in the place of the one that
-// has it takes a restart.
+// A socket is assigned once: to give it to a relay of another name takes a
+// restart.
 func TestPassedSocketStaysWithItsRelay(t *testing.T) {
 	t.Parallel()
 	var sockets activator
@@ -174,13 +174,13 @@ func TestPassedSocketStaysWithItsRelay(t *testing.T) {
 	u.WaitLog("relay open")
 	name("sales")
 	u.Signal(syscall.SIGHUP)
-	u.WaitLog("relay sales: the socket that was passed for it is in the hands of the relay that it replaces: this takes a restart")
+	u.WaitLog("relay sales: the socket that was passed for it is used by the relay that it replaces: this needs a restart")
 	if got, err := proctest.Greeting(sockets.addrs[0], patience); got != "a" {
 		t.Errorf("after the reload: %q, %v", got, err)
 	}
 }
 
-// A socket that no relay takes is a mistake, said before anything runs.
+// A socket that no relay takes is an error at the start, before anything runs.
 func TestPassedSocketsMustBeTaken(t *testing.T) {
 	t.Parallel()
 	var sockets activator

@@ -30,180 +30,8 @@ import (
 	"understudy/internal/proctest"
 )
 
-// operated is a show with a control socket.
-type operated struct {
-	*show
-	socket string
-	client *control.Client
-}
-
-// newOperated starts hosts a and b.
-func newOperated(t *testing.T) *operated {
-	t.Helper()
-	socket := socketPath(t)
-	return &operated{newShow(t), socket, control.NewClient(socket)}
-}
-
-// operate starts hosts a and b, and the program in front of them with args and
-// a control socket, and waits until a is primary and b is up.
-func operate(t *testing.T, args ...string) *operated {
-	t.Helper()
-	o := newOperated(t)
-	o.begin(args...)
-	return o
-}
-
-func (o *operated) begin(args ...string) {
-	o.t.Helper()
-	o.show.begin(append([]string{"--control", o.socket}, args...)...)
-	o.awaitUp(o.b)
-}
-
-// socketPath is a place for a control socket. A socket's path may have 107
-// bytes, which the directory of a test with a long name can exceed.
-func socketPath(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "us")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return filepath.Join(dir, "control.sock")
-}
-
-// said is what a command printed and how it ended.
-type said struct {
-	out, err string
-	status   int
-}
-
-// command starts a verb in a process of its own.
-func (o *operated) command(words ...string) *proctest.Understudy {
-	o.t.Helper()
-	return proctest.StartCommand(o.t, proctest.BinaryCommand(program(o.t), []string{"CONTROL=" + o.socket}, words...))
-}
-
-// ask runs a verb in a process of its own, to its end.
-func (o *operated) ask(words ...string) said {
-	o.t.Helper()
-	u := o.command(words...)
-	status := u.Exit()
-	return said{u.Stdout(), u.Log(), status}
-}
-
-// want runs a verb and checks its exit status, and that what it prints has a
-// match for each expression. What goes wrong is printed to standard error, and
-// never anything else.
-func (o *operated) want(status int, words []string, expressions ...string) said {
-	o.t.Helper()
-	got := o.ask(words...)
-	if got.status != status {
-		o.t.Errorf("%q: exit status %d, want %d; it said:\n%s%s", words, got.status, status, got.out, got.err)
-	}
-	inTable := words[0] == "drill" || words[0] == "check"
-	if silent := got.err == ""; silent != (status == 0) && !inTable {
-		o.t.Errorf("%q: exit status %d, and standard error has %q", words, got.status, got.err)
-	}
-	for _, e := range expressions {
-		if !regexp.MustCompile("(?m)" + e).MatchString(got.out + got.err) {
-			o.t.Errorf("%q: nothing matches %s in:\n%s%s", words, e, got.out, got.err)
-		}
-	}
-	if strings.Contains(got.out+got.err, "\x1b") {
-		o.t.Errorf("%q: colours in a pipe: %q", words, got.out)
-	}
-	return got
-}
-
-// words are those of a command line without blanks in them.
-func words(text string) []string { return strings.Fields(text) }
-
-// now is the status of the relay.
-func (o *operated) now() control.RelayStatus {
-	o.t.Helper()
-	s, err := o.client.Status(o.t.Context())
-	if err != nil {
-		o.t.Fatal(err)
-	}
-	return s.Relays[0]
-}
-
-// hostState is how a host is now.
-func (o *operated) hostState(h *proctest.Host) string {
-	o.t.Helper()
-	for _, now := range o.now().Hosts {
-		if now.Name == h.Addr() {
-			return now.State
-		}
-	}
-	o.t.Fatalf("the status does not list %s", h.Addr())
-	return ""
-}
-
-func (o *operated) awaitUp(h *proctest.Host) {
-	o.t.Helper()
-	o.Until(h.Name+" is up", func() bool { return o.hostState(h) == "up" })
-}
-
-func (o *operated) awaitDown(h *proctest.Host) {
-	o.t.Helper()
-	o.Until(h.Name+" is down", func() bool { return o.hostState(h) == "down" })
-}
-
-// wantPrimary checks who is primary, and in which epoch.
-func (o *operated) wantPrimary(h *proctest.Host, epoch uint64) {
-	o.t.Helper()
-	// A client can be served a moment before the status says by whom.
-	o.Until("the status names a primary", func() bool { return o.now().Primary != "" })
-	if now := o.now(); now.Primary != h.Addr() || now.Epoch != epoch {
-		o.t.Errorf("primary is %q in epoch %d, want %s (%s) in epoch %d", now.Primary, now.Epoch, h.Addr(), h.Name, epoch)
-	}
-}
-
-// load starts a hundred clients a second.
-func (o *operated) load() *proctest.Load {
-	o.t.Helper()
-	l := proctest.StartLoad(o.t, o.addr, 100, patience)
-	o.Until("clients are served", func() bool { return l.Served() >= 25 })
-	return l
-}
-
-// more waits until some more clients were served.
-func (o *operated) more(l *proctest.Load) {
-	o.t.Helper()
-	served := l.Served()
-	o.Until("more clients are served", func() bool { return l.Served() >= served+10 })
-}
-
-// wantNobodyLost checks that every client was served. See wantNoLoss for the
-// resets that are the machine's own fault.
-func wantNobodyLost(t *testing.T, r proctest.Report) {
-	t.Helper()
-	lost := slices.DeleteFunc(r.Lost(), func(c proctest.Conn) bool {
-		reset := errors.Is(c.Err, syscall.ECONNRESET) || errors.Is(c.Err, syscall.EPIPE)
-		return reset && r.Stall > 50*time.Millisecond
-	})
-	if len(lost) > 0 {
-		t.Errorf("%d of %d clients lost, first: %v", len(lost), len(r.Conns), lost[0].Err)
-	}
-	if len(r.Conns) < 100 {
-		t.Errorf("only %d clients came", len(r.Conns))
-	}
-}
-
-// slowest is the longest that a client waited who came in a period.
-func slowest(r proctest.Report, from, to time.Time) time.Duration {
-	var most time.Duration
-	for _, c := range r.Conns {
-		if c.Start.After(from) && c.Start.Before(to) {
-			most = max(most, c.Latency)
-		}
-	}
-	return most
-}
-
-// Every verb is played while a hundred clients come each second, and not one of
-// them is lost.
+// Every verb is used while a hundred clients come each second, and none of them
+// is lost.
 func TestEveryVerb(t *testing.T) {
 	t.Parallel()
 	o := newOperated(t)
@@ -218,17 +46,17 @@ func TestEveryVerb(t *testing.T) {
 	follower := o.command("events", "--follow", "--json")
 	watcher := o.command("status", "--watch")
 
-	// What can be seen.
-	o.want(0, words("status"), `main: serving$`, `listen +`+o.addr+`$`, `primary +`+a+` for `, `epoch +1 `, `clients +\d+ live, 0 waiting; [1-9]\d* accepted`,
-		`^\* `+a+` +up .*primary`, `^  `+b+` +up `)
+	// Queries.
+	o.want(0, words("status"), o.relay()+`: serving$`, `listen +`+o.addr+`$`, `primary +`+a+` for `, `epoch +1 `, `clients +\d+ live, \d+ waiting; [1-9]\d* accepted`,
+		`^\* 1 `+a+` +up .*primary`, `^  2 `+b+` +up `)
 	var status control.Status
 	unmarshal(t, o.want(0, words("status --json")).out, &status)
 	if status.PID != o.PID() || len(status.Relays) != 1 || status.Relays[0].Primary != a || len(status.Relays[0].Hosts) != 2 {
 		t.Errorf("status --json: %+v", status)
 	}
 	o.want(0, words("why"), `^`+a+` has been primary for \S+ \(start: first usable host at the start\)$`,
-		`^  `+b+` is usable and stands by: `+a+` is primary and up`, `^  tcp +up +.*passed +\S+ +\S+ +ok$`, `^  check-host +up `)
-	o.want(0, []string{"why", b}, `\A`+b+` is usable and stands by`)
+		`^  `+b+` is a usable standby: `+a+` is primary and up`, `^  tcp +up +.*passed +\S+ +\S+ +ok$`, `^  check-host +up `)
+	o.want(0, []string{"why", b}, `\A`+b+` is a usable standby`)
 	o.want(1, words("why nowhere:1"), `has no host "nowhere:1": its hosts are `+a+", "+b)
 	o.want(0, words("predict"), `^PRIMARY IS +TRAFFIC +DETECT`, `^refused +yes `, `^silent +no `, `^hung +no `, `^refused, with traffic: detect: 3 × fast-interval 100ms`)
 	var prediction failover.Prediction
@@ -236,43 +64,45 @@ func TestEveryVerb(t *testing.T) {
 	if len(prediction.Cases) != 6 || prediction.Cases[0].TotalSeconds <= 0 {
 		t.Errorf("predict --json: %+v", prediction)
 	}
-	o.want(0, words("predict --port 1 --hosts h:1 --hold 0"), `^refused +no `, `^(?i)warning:? there is only one host`, `^(?i)warning:? hold 0`)
+	o.want(0, words("predict --port 1 --hosts h:1 --hold 0"), `^refused +no `, `^(?i)warning:? only one host: failover is impossible`, `^(?i)warning:? hold 0`)
 	o.want(0, []string{"check", "--bind", o.addr, "--hosts", a + "," + b, "--check-host", check},
 		`^listen `+o.addr+` +ok +served by the understudy that is running$`, `^`+a+` tcp +ok`, `^`+b+` check-host +ok`, `^control socket .* ok +.*pid `+fmt.Sprint(o.PID()))
 	o.want(0, []string{"config", "--bind", o.addr, "--hosts", a}, `^hosts +`+a+` `, `^control +`+o.socket+` +.*CONTROL`)
-	o.want(0, words("events"), `^#1 .* main: start, epoch 1, open$`, `why +first usable host at the start$`)
+	o.want(0, words("events"), `^#1 .* `+o.relay()+`: start, epoch 1, open$`, `why +first usable host at the start$`)
 
 	// A drill changes nothing.
-	o.want(0, words("drill"), `^good: `+b+` would take over from `+a+`$`, `^  tcp +ok `, `^  check-host +ok `, `takes \S+ at worst$`)
+	o.want(0, words("drill"), `^good: `+b+` would take over from `+a+`$`, `^  `+b+` +tcp +ok `, `^  `+b+` +check-host +ok `, `takes \S+ at worst$`)
 	if len(lines(dry)) != 0 {
 		t.Error("a drill without --triggers ran the trigger")
 	}
 	o.want(0, words("drill --triggers"), `^good: `+b, trigger+` +ok `)
 	if got := lines(dry); len(got) != 1 || got[0] != "1 failover 2 "+b {
-		t.Errorf("in the drill the trigger was told %q", got)
+		t.Errorf("in the drill the trigger recorded %q", got)
 	}
-	o.want(0, []string{"drill", b, "--json"}, `"heir": "`+a+`"`, `"ok": true`)
+	o.want(0, []string{"drill", b, "--json"}, `"candidate": "`+b+`"`, `"ok": true`)
+	o.want(0, []string{"drill", "--without", b}, `^good: `+b+` is not primary: nothing would change, `+a+` stays$`, `^  `+a+` +tcp +ok `)
+	o.want(1, []string{"drill", a}, `is primary already`)
 	o.want(0, words("status"), `the last good one was \S+ ago$`)
 	o.wantPrimary(o.a, 1)
 	o.wantTriggers(o.started())
 	o.more(load)
 
 	// Switches.
-	o.want(0, []string{"switch", b, "--reason", "new disk"}, `^`+b+` is primary \(epoch 2\), after `)
+	o.want(0, []string{"switch", b, "--reason", "new disk"}, `^`+b+` is primary \(epoch 2\), after .*; `+o.named()+`$`)
 	o.wantPrimary(o.b, 2)
 	o.more(load)
 	o.want(1, []string{"switch", b}, `^understudy: switch: `+b+`: it is primary already$`)
-	o.want(1, words("switch nowhere:1"), `nowhere:1: there is no such host`)
+	o.want(1, words("switch nowhere:1"), `has no host "nowhere:1": its hosts are `)
 	o.want(0, []string{"switch", a, "--drain", "1s"}, `^`+a+` is primary \(epoch 3\), after `)
 	o.wantPrimary(o.a, 3)
 	o.more(load)
 
-	// A switch that is refused: nobody waits while b is asked, however long
+	// A switch that is refused: no client waits while b is checked, however long
 	// that takes.
 	if err := os.WriteFile(slow, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	asked := time.Now()
+	requested := time.Now()
 	o.want(1, []string{"switch", b}, `^understudy: switch: `+b+`: check-host: script `+check+`: exit status 1$`)
 	answered := time.Now()
 	if err := os.Remove(slow); err != nil {
@@ -280,8 +110,9 @@ func TestEveryVerb(t *testing.T) {
 	}
 	o.b.Kill()
 	o.want(1, []string{"switch", b}, `^understudy: switch: `+b+`: tcp: .*refused`)
-	o.want(1, words("drill"), `^bad: nobody would take over from `+a, `not `+b+`: tcp: .*refused`)
-	o.want(1, []string{"check", "--bind", o.addr, "--hosts", a + "," + b}, `^`+b+` tcp +failed +\S+ +connect: .*refused`, `1 of \d+ failed`)
+	o.want(1, words("drill 2"), `^bad: `+b+` would not take over from `+a+`: tcp: .*refused$`, `^  `+b+` +tcp +failed `)
+	o.want(1, words("drill"), `^bad: no host would take over from `+a, `not `+b+`: tcp: .*refused`)
+	o.want(0, []string{"check", "--bind", o.addr, "--hosts", a + "," + b}, `^`+b+` tcp +warning +\S+ +connect: .*refused`)
 	o.awaitDown(o.b)
 	o.want(1, []string{"drain", a}, `^understudy: drain: .*every other host is down or drained`)
 	o.wantPrimary(o.a, 3)
@@ -290,60 +121,60 @@ func TestEveryVerb(t *testing.T) {
 	o.more(load)
 
 	// Locks.
-	o.want(0, []string{"drain", a, "--reason", "more memory"}, `^`+a+` is drained until it is taken back$`)
+	o.want(0, []string{"drain", a, "--reason", "more memory"}, `^`+a+` is drained until .ready.; `+o.named()+`$`)
 	o.wantPrimary(o.b, 4)
-	o.want(0, words("status"), `^  `+a+` +up .* drained .*: more memory$`)
+	o.want(0, words("status"), `^  1 `+a+` +up .* drained .*: more memory$`)
 	o.want(0, []string{"why", a}, `\A`+a+` is not elected: it is drained by .*more memory`)
 	o.want(1, []string{"switch", a}, `^understudy: switch: `+a+`: it is drained$`)
 	o.want(1, words("drill"), `^bad: `, `not `+a+`: drained`)
-	o.want(0, []string{"ready", a}, `^`+a+` takes part in the election$`)
-	o.want(0, words("freeze --for 1h --reason audit"), `^frozen: no change of primary until \d{4}-`)
+	o.want(0, []string{"ready", a}, `^`+a+` takes part in elections; `+o.named()+`$`)
+	o.want(0, words("freeze --for 1h --reason audit"), `^frozen: no failover until \d{4}-`)
 	o.want(0, words("status"), `(?i)frozen .*until .*: audit$`)
 	o.want(0, words("why"), `frozen .*audit`)
-	o.want(1, words("drill"), `nobody would take over: the relay is frozen`)
-	o.want(0, []string{"switch", a}, `is primary \(epoch 5\)`) // it is asked for
-	o.want(0, words("unfreeze"), `^not frozen$`)
+	o.want(1, words("drill"), `no host would take over: the relay is frozen`)
+	o.want(0, []string{"switch", a}, `is primary \(epoch 5\)`) // an explicit switch is allowed
+	o.want(0, words("unfreeze"), `^not frozen; `+o.named()+`$`)
 	o.wantPrimary(o.a, 5)
 
-	// What cannot be understood.
+	// Usage errors.
 	o.want(2, words("switch"), `switch: needs HOST`)
 	o.want(2, words("switch a b"), `switch: unexpected argument "b"`)
 	o.want(2, []string{"switch", b, "--drain", "soon"}, `--drain: "soon" is not a duration`)
 	o.want(2, words("freeze --for ever"), `--for: "ever" is not a duration`)
-	o.want(2, words("status --port 1"), `--port: has no meaning for status`)
-	o.want(1, words("status --control /nowhere/control.sock"), `no understudy is running here: nobody serves /nowhere/control.sock`)
+	o.want(2, words("status --port 1"), `--port: is not valid for status`)
+	o.want(1, words("status --control /nowhere/control.sock"), `no understudy is running here: no process serves /nowhere/control.sock`)
 	o.want(2, words("status --control off"), `is off`)
-	o.want(1, words("freeze --relay other"), `there is no relay "other": there is main`)
+	o.want(1, words("freeze --relay other"), `there is no relay "other": there is `+o.relay())
 	for _, v := range words("status why switch drain ready freeze unfreeze drill predict events check config") {
 		o.want(0, []string{v, "--help"}, `^Usage:`, v)
 	}
 
 	// The record.
 	o.more(load)
-	o.want(0, words("events"), `^#2 .* main: switchover, epoch 2, open$`, a+` → `+b+`$`, `why +switch by .*: new disk$`,
+	o.want(0, words("events"), `^#2 .* `+o.relay()+`: switchover, epoch 2, open$`, a+` → `+b+`$`, `why +switch by .*: new disk$`,
 		`trigger `+trigger+`.*exit status 0`, `s +first byte$`)
 	var list []failover.Incident
 	unmarshal(t, o.want(0, words("events --json")).out, &list)
 	if len(list) != 5 {
 		t.Fatalf("%d incidents, want the start and four switchovers", len(list))
 	}
-	var told []failover.Incident
+	var reported []failover.Incident
 	o.Until("the follower has seen all", func() bool {
-		told = told[:0]
+		reported = reported[:0]
 		for line := range strings.Lines(follower.Stdout()) {
 			var i failover.Incident
 			if json.Unmarshal([]byte(line), &i) == nil {
-				told = append(told, i)
+				reported = append(reported, i)
 			}
 		}
-		return len(told) >= len(list)
+		return len(reported) >= len(list)
 	})
-	for n, i := range told {
+	for n, i := range reported {
 		if i.ID != list[n].ID || i.Epoch != uint64(n+1) || i.Outcome != failover.Open || !i.Done || i.FirstByte.Before(i.Opened) || i.ClientsLost != 0 {
 			t.Errorf("incident %d: %+v, want it open, done, with a first byte, and the same in both lists", n+1, i)
 		}
 	}
-	o.Until("the watcher has seen some of it", func() bool { return strings.Count(watcher.Stdout(), "main: serving\n") >= 3 })
+	o.Until("the watcher has seen some of it", func() bool { return strings.Count(watcher.Stdout(), o.relay()+": serving\n") >= 3 })
 	for name, u := range map[string]*proctest.Understudy{"events --follow": follower, "status --watch": watcher} {
 		u.Signal(syscall.SIGINT)
 		if code := u.Exit(); code != 0 || u.Log() != "" || strings.Contains(u.Stdout(), "\x1b") {
@@ -353,11 +184,11 @@ func TestEveryVerb(t *testing.T) {
 
 	report := load.Stop()
 	t.Log(report)
-	wantNobodyLost(t, report)
-	if took := slowest(report, asked, answered); took > time.Second+report.Stall {
-		t.Errorf("a client waited %v while a switch was refused, which took %v", took, answered.Sub(asked))
+	wantNoneLost(t, report)
+	if took := slowest(report, requested, answered); took > time.Second+report.Stall {
+		t.Errorf("a client waited %v while a switch was refused, which took %v", took, answered.Sub(requested))
 	}
-	o.wantTriggers(o.started(), switched(2, a, b), switched(3, b, a), switched(4, a, b), switched(5, b, a))
+	o.wantTriggers(o.started(), o.switched(2, a, b), o.switched(3, b, a), o.switched(4, a, b), o.switched(5, b, a))
 	o.lookAgain("a")
 	o.end()
 	for _, left := range []string{o.socket, o.socket + ".lock"} {
@@ -367,31 +198,20 @@ func TestEveryVerb(t *testing.T) {
 	}
 }
 
-// switched is what the trigger is told of a planned change.
-func switched(epoch int, before, elect string) string {
-	return told("switchover", epoch, before, elect)
-}
-
-func unmarshal(t *testing.T, text string, into any) {
-	t.Helper()
-	if err := json.Unmarshal([]byte(text), into); err != nil {
-		t.Errorf("%v in:\n%s", err, text)
-	}
-}
-
-// stamper is a host in this process that notes when the kernel received what it
-// is sent. A client who says "send 1s" is sent bytes for so long, and their sum.
+// stamper is a host in this process that records when the kernel received the
+// bytes sent to it. A client that sends "send 1s" gets bytes for that long, and
+// their sum.
 type stamper struct {
 	t          *testing.T
 	name, addr string
 
 	mu          sync.Mutex // guards the following
 	first, last time.Time  // a byte came
-	unstamped   int        // reads that the kernel had no time for
+	unstamped   int        // reads without a time stamp of the kernel
 }
 
-// awaitStamps has the kernel note when packets come, until the end of the test.
-// It begins with that a while after it is asked, on a busy machine a long one.
+// awaitStamps makes the kernel time-stamp packets until the end of the test.
+// The kernel begins a while after the request, on a busy machine a long while.
 func awaitStamps(t *testing.T) {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -441,7 +261,7 @@ func (s *stamper) serve(conn *net.TCPConn) {
 	defer conn.Close()
 	raw, err := conn.SyscallConn()
 	if err == nil {
-		// The time of the read would not do: a goroutine can be late.
+		// The time of the read is not precise enough: a goroutine can be late.
 		err2 := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) })
 		err = errors.Join(err, err2)
 	}
@@ -452,17 +272,17 @@ func (s *stamper) serve(conn *net.TCPConn) {
 	if _, err := fmt.Fprintln(conn, s.name); err != nil {
 		return
 	}
-	var said []byte
+	var output []byte
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := s.read(raw, buf)
 		if n == 0 || err != nil {
 			return
 		}
-		if len(said) < 64 {
-			said = append(said, buf[:n]...)
+		if len(output) < 64 {
+			output = append(output, buf[:n]...)
 		}
-		line, _, ended := strings.Cut(string(said), "\n")
+		line, _, ended := strings.Cut(string(output), "\n")
 		if text, ok := strings.CutPrefix(line, "send "); ok && ended {
 			period, err := time.ParseDuration(text)
 			if err != nil {
@@ -474,7 +294,7 @@ func (s *stamper) serve(conn *net.TCPConn) {
 	}
 }
 
-// read reads and notes the time.
+// read reads and records the time.
 func (s *stamper) read(raw syscall.RawConn, buf []byte) (n int, err error) {
 	var control [128]byte
 	var controlled int
@@ -505,7 +325,7 @@ func (s *stamper) read(raw syscall.RawConn, buf []byte) (n int, err error) {
 	return n, nil
 }
 
-// heard is when the first and the last byte came.
+// heard returns when the first and the last byte came.
 func (s *stamper) heard() (first, last time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -517,7 +337,7 @@ func sendSummed(conn net.Conn, period time.Duration) {
 	sum := sha256.New()
 	random := rand.NewChaCha8([32]byte{})
 	chunk := make([]byte, sourceChunk)
-	for end := time.Now().Add(period); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(period); time.Now().Before(end); time.Sleep(20 * time.Millisecond) { // the pace of a transfer
 		random.Read(chunk)
 		sum.Write(chunk)
 		if _, err := conn.Write(chunk); err != nil {
@@ -557,7 +377,7 @@ func writeOnce(addr string, over <-chan struct{}) error {
 		select {
 		case <-over:
 			return nil
-		case <-time.After(time.Millisecond):
+		case <-time.After(time.Millisecond): // the pace of a writer
 		}
 	}
 }
@@ -571,7 +391,7 @@ func TestOrderedSwitchWithDrain(t *testing.T) {
 	a, b := newStamper(t, "a"), newStamper(t, "b")
 	socket := socketPath(t)
 	o := &operated{&show{t: t, addr: freeAddr(t)}, socket, control.NewClient(socket)}
-	// Clients who come meanwhile wait for as long as it takes, whatever hold is.
+	// New clients wait for as long as the switch takes, whatever hold is.
 	o.Understudy = start(t, "--bind", o.addr, "--hosts", a.addr+","+b.addr, "--control", socket, "--hold", "1s")
 	o.awaitGreeting("a")
 	load := o.load()
@@ -609,7 +429,7 @@ func TestOrderedSwitchWithDrain(t *testing.T) {
 	o.want(0, []string{"switch", b.addr, "--drain", drain.String()}, `^`+b.addr+` is primary \(epoch 2\)`)
 	took := time.Since(begin)
 	all.Wait()
-	if took < drain || took > drain+4*time.Second {
+	if took < drain || took > drain+10*time.Second {
 		t.Errorf("the switch took %v, want %v and little more", took, drain)
 	}
 	earliest, latest := time.Hour, time.Duration(0)
@@ -626,15 +446,15 @@ func TestOrderedSwitchWithDrain(t *testing.T) {
 		earliest, latest = min(earliest, tr.end.Sub(begin)), max(latest, tr.end.Sub(begin))
 	}
 	t.Logf("the switch took %v, the transfers that were too long were reset after %v to %v", took, earliest, latest)
-	if earliest < drain || latest > drain+4*time.Second {
+	if earliest < drain || latest > drain+10*time.Second {
 		t.Errorf("transfers were reset %v to %v after the order, want %v and little more", earliest, latest, drain)
 	}
 
 	report := finish(o.Understudy, load)
 	t.Log(report)
-	wantNobodyLost(t, report)
+	wantNoneLost(t, report)
 	o.Until("b hears the writers", func() bool { first, _ := b.heard(); return !first.IsZero() })
-	time.Sleep(300 * time.Millisecond) // whatever is on its way to a gets there
+	time.Sleep(300 * time.Millisecond) // time for bytes in flight to reach a
 	close(over)
 	writers.Wait()
 	_, last := a.heard()
@@ -659,36 +479,35 @@ func TestOrderedSwitchWithDrain(t *testing.T) {
 }
 
 // The trigger of a switch fails, and the policy is to abort: the old primary
-// goes on, and those who came meanwhile are served by it.
+// goes on and serves the clients that came meanwhile.
 func TestSwitchWhoseTriggerFails(t *testing.T) {
 	t.Parallel()
 	o := newOperated(t)
 	trigger := script(t, recording(o.record)+`[ "$1" != `+o.b.Addr()+` ] || { sleep 0.5; echo "no such zone"; exit 3; }`)
 	o.begin("--trigger-policy", "abort", "--on-failover", trigger)
 	load := o.load()
-	asked := time.Now()
+	requested := time.Now()
 	o.want(1, []string{"switch", o.b.Addr()}, `^understudy: switch: .*`+regexp.QuoteMeta(trigger)+`.*exit status 3.*; `+o.a.Addr()+` goes on$`)
 	answered := time.Now()
 	o.wantPrimary(o.a, 3)
 	report := finish(o.Understudy, load)
 	t.Log(report)
-	wantNobodyLost(t, report)
-	if n := len(slices.DeleteFunc(report.Conns, func(c proctest.Conn) bool { return c.Start.Before(asked) || c.Start.After(answered) })); n == 0 {
+	wantNoneLost(t, report)
+	if n := len(slices.DeleteFunc(report.Conns, func(c proctest.Conn) bool { return c.Start.Before(requested) || c.Start.After(answered) })); n == 0 {
 		t.Error("no client came meanwhile")
 	}
 	if n := report.By()["b"]; n > 0 {
 		t.Errorf("%d clients were let through to the host whose trigger failed", n)
 	}
-	o.wantTriggers(o.started(), switched(2, o.a.Addr(), o.b.Addr()), told("failover", 3, o.b.Addr(), o.a.Addr()))
-	o.want(0, words("events"), `^#2 .* main: switchover, epoch 2, aborted$`, `^ *failed .*exit status 3$`, `exit status 3.*no such zone$`)
+	o.wantTriggers(o.started(), o.switched(2, o.a.Addr(), o.b.Addr()), o.triggerLine("failover", 3, o.b.Addr(), o.a.Addr()))
+	o.want(0, words("events"), `^#2 .* `+o.relay()+`: switchover, epoch 2, aborted$`, `^ *failed .*exit status 3\)$`, `no such zone \(exit status 3\)$`)
 	o.lookAgain("a")
 	o.end()
 }
 
 // F12, F30: the host that is switched to dies while its trigger runs, or hangs
-// and ignores TERM, and the operators do what they can to disturb. The old
-// primary goes on, no trigger runs beside another one or twice, and nobody is
-// lost.
+// and ignores TERM, while operators give further commands. The old primary goes
+// on, no trigger runs beside another one or twice, and no client is lost.
 func TestNewPrimaryDiesDuringASwitch(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, does, timeout string }{
@@ -708,7 +527,7 @@ echo "end $UNDERSTUDY_EPOCH" >>`+runs+"\n"))
 			stop := o.bustle(nil)
 			verb := o.command("switch", b)
 			o.Until("the trigger runs", func() bool { return len(lines(o.record)) == 2 })
-			o.want(0, words("status"), `main: switching$`, `no primary|none`)
+			o.want(0, words("status"), o.relay()+`: switching$`, `no primary|none`)
 			o.want(0, words("why"), `\A`+b+` was elected \S+ ago and clients wait`)
 			o.want(1, []string{"switch", a}, `another switchover is under way`)
 			o.want(1, []string{"drain", b}, `another switchover is under way`)
@@ -725,11 +544,11 @@ echo "end $UNDERSTUDY_EPOCH" >>`+runs+"\n"))
 			stop()
 			report := finish(o.Understudy, load)
 			t.Log(report)
-			wantNobodyLost(t, report)
+			wantNoneLost(t, report)
 			if n := report.By()["b"]; n > 0 {
 				t.Errorf("%d clients were let through to a host that never was primary", n)
 			}
-			o.wantTriggers(o.started(), switched(2, a, b), told("failover", 3, b, a))
+			o.wantTriggers(o.started(), o.switched(2, a, b), o.triggerLine("failover", 3, b, a))
 			wantInTurn(t, lines(runs))
 			o.want(0, words("unfreeze"))
 			o.lookAgain("a")
@@ -782,14 +601,14 @@ func TestOldPrimaryDiesDuringASwitch(t *testing.T) {
 	stop()
 	report := finish(o.Understudy, load)
 	t.Log(report)
-	wantNobodyLost(t, report)
-	o.wantTriggers(o.started(), switched(2, o.a.Addr(), o.b.Addr()))
+	wantNoneLost(t, report)
+	o.wantTriggers(o.started(), o.switched(2, o.a.Addr(), o.b.Addr()))
 	o.lookAgain("b")
 	o.end()
 }
 
-// TERM in the middle of a switch: the operator is told, the connections get
-// what they are promised, and no trigger runs any more.
+// TERM in the middle of a switch: the operator gets an error, the connections
+// get their drain timeout, and no trigger runs any more.
 func TestTermDuringASwitch(t *testing.T) {
 	t.Parallel()
 	o := operate(t, "--drain-timeout", "1s")
@@ -798,25 +617,25 @@ func TestTermDuringASwitch(t *testing.T) {
 	verb := o.command("switch", o.b.Addr(), "--drain", "20s")
 	o.Until("the switch is under way", func() bool { return o.now().State == "switching" })
 	o.want(0, words("why"), `\A`+o.b.Addr()+` was elected`)
+	requested := time.Now() // before, because the program may be faster than this process
 	o.Signal(syscall.SIGTERM)
-	asked := time.Now()
 	if code := verb.Exit(); code != 1 || !strings.Contains(verb.Log(), "the program is ending") {
 		t.Errorf("the switch ended with %d: %s", code, verb.Log())
 	}
 	stays.wantReset()
-	if took := time.Since(asked); took < time.Second {
+	if took := time.Since(requested); took < time.Second {
 		t.Errorf("it was cut after %v, the drain timeout is 1s", took)
 	}
 	if code := o.Exit(); code != 0 {
 		t.Errorf("exit status %d, want 0", code)
 	}
-	wantWithin(t, "the end", time.Since(asked), 4*time.Second)
+	wantWithin(t, "the end", time.Since(requested), 15*time.Second) // the switch may take 20s
 	counts(t, o.Understudy)
 	o.wantTriggers(o.started())
 }
 
-// bustle has operators look, rehearse, and give orders that are refused, all at
-// the same time, and once in a while the order that is given. What it returns
+// bustle runs queries, drills and commands that are refused, all at the same
+// time, and once in a while the given command. The function that it returns
 // ends that.
 func (o *operated) bustle(order func() error) (stop func()) {
 	o.t.Helper()
@@ -834,7 +653,7 @@ func (o *operated) bustle(order func() error) (stop func()) {
 				select {
 				case <-over:
 					return
-				case <-time.After(30 * time.Millisecond):
+				case <-time.After(30 * time.Millisecond): // the pace of a bustle
 				}
 			}
 		})
@@ -847,7 +666,7 @@ func (o *operated) bustle(order func() error) (stop func()) {
 		var r failover.DrillReport
 		err := o.client.Order(ctx, "drill", control.Order{Triggers: true}, &r)
 		if err != nil && (strings.Contains(err.Error(), "another drill") || strings.Contains(err.Error(), "election")) {
-			return nil // it gives way to what is real
+			return nil // the real command has priority
 		}
 		return err
 	})
@@ -874,19 +693,13 @@ func (o *operated) bustle(order func() error) (stop func()) {
 	return stop
 }
 
-// order gives an order that must be carried out.
-func (o *operated) order(verb string, order control.Order) error {
-	var k failover.Lock
-	return o.client.Order(o.t.Context(), verb, order, &k)
-}
-
-// F08, F10: the primary flaps while operators lock and unlock, look and
-// rehearse. There is one switch, with failback one more, and the connections to
-// the new primary do not notice that the old one returns.
+// F08, F10: the primary flaps while operators lock and unlock, query and drill.
+// There is one switch, with failback one more, and the connections to the new
+// primary do not notice that the old one returns.
 func TestFlappingPrimaryWithVerbs(t *testing.T) {
 	t.Parallel()
 	const flaps, half = 4, 700 * time.Millisecond
-	for name, args := range map[string][]string{"sticky": nil, "failback": {"--failback", "2s"}} {
+	for name, args := range map[string][]string{"sticky": nil, "failback": {"--failback", "5s"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := newOperated(t)
@@ -904,14 +717,14 @@ func TestFlappingPrimaryWithVerbs(t *testing.T) {
 			})
 			for range flaps {
 				o.a.Restart()
-				time.Sleep(half)
+				time.Sleep(half) // a flap is up for this long,
 				o.a.Kill()
-				time.Sleep(half)
+				time.Sleep(half) // and down
 			}
 			stopOrders()
 			o.a.Restart()
-			// Whoever knows that a is well again says so; else it would have to
-			// stay up for longer, having failed so often.
+			// An operator declares a ready; otherwise it would have to stay up for
+			// longer, because it failed so often.
 			o.want(0, []string{"ready", o.a.Addr()})
 			o.awaitUp(o.a)
 			stays.send("still here")
@@ -921,12 +734,12 @@ func TestFlappingPrimaryWithVerbs(t *testing.T) {
 			if args != nil {
 				o.awaitGreeting("a")
 				stays.wantReset()
-				want, at = append(want, told("failback", 3, o.b.Addr(), o.a.Addr())), "a"
+				want, at = append(want, o.triggerLine("failback", 3, o.b.Addr(), o.a.Addr())), "a"
 			}
 			stop()
 			report := finish(o.Understudy, load)
 			t.Log(report)
-			wantNobodyLost(t, report)
+			wantNoneLost(t, report)
 			for _, c := range report.Conns {
 				if c.Host == "a" && c.Start.After(killed) && args == nil {
 					t.Errorf("a client that came %v after the first flap was served by a", c.Start.Sub(killed))
@@ -942,8 +755,8 @@ func TestFlappingPrimaryWithVerbs(t *testing.T) {
 }
 
 // F11: the network between the program and the primary goes away and comes
-// back while operators try to go back there. Until one of them is let, not one
-// byte gets to the old primary.
+// back while operators try to go back there. Until one of these switches is
+// accepted, not one byte gets to the old primary.
 func TestSilentNetworkWithVerbs(t *testing.T) {
 	t.Parallel()
 	if !isolate(t, "nft") {
@@ -994,7 +807,7 @@ func TestSilentNetworkWithVerbs(t *testing.T) {
 	report := finish(o.Understudy, load)
 	t.Log(report)
 	for _, c := range report.Lost() {
-		// Those whom a had greeted before may be reset.
+		// Clients that a had greeted before may be reset.
 		if c.Start.After(broken) {
 			t.Errorf("a client that came %v after the fault: %v", c.Start.Sub(broken), c.Err)
 			break
@@ -1011,13 +824,11 @@ func TestFreeze(t *testing.T) {
 	o.want(0, words("freeze --reason audit"))
 	load := o.load()
 	o.a.Kill()
-	o.WaitLog("primary is down and stays")
+	o.WaitLog("primary is down, no failover")
 	waiter := dial(t, o.addr)
-	o.want(0, words("why"), `\A`+o.a.Addr()+` has been primary .* is down, and stays because the relay is frozen.*audit`)
-	time.Sleep(time.Second) // long enough for many a failover
-	if n := elections(o.Understudy); n != 1 {
-		t.Errorf("%d elections, and the relay is frozen", n)
-	}
+	o.want(0, words("why"), `\A`+o.a.Addr()+` has been primary .* is down, and no failover happens because the relay is frozen.*audit`)
+	time.Sleep(time.Second)           // long enough for several failovers
+	wantElections(t, o.Understudy, 1) // the relay is frozen
 
 	// The primary comes back by itself.
 	o.a.Restart()
@@ -1027,7 +838,7 @@ func TestFreeze(t *testing.T) {
 	o.wantPrimary(o.a, 1)
 	o.more(load)
 
-	// And once more; now it is left.
+	// Once more; now the primary is replaced.
 	o.a.Kill()
 	o.awaitDown(o.a)
 	waiter = dial(t, o.addr)
@@ -1036,19 +847,78 @@ func TestFreeze(t *testing.T) {
 	waiter.want("b\n")
 	took := time.Since(thawed)
 	t.Logf("served %v after the end of the freeze", took)
-	wantWithin(t, "the failover after the end of the freeze", took, 2*time.Second)
+	wantWithin(t, "the failover after the end of the freeze", took, 10*time.Second) // the hold is 30s
 	waiter.Close()
 	o.wantPrimary(o.b, 2)
 	report := finish(o.Understudy, load)
 	t.Log(report)
-	wantNobodyLost(t, report)
+	wantNoneLost(t, report)
 	o.wantTriggers(o.started(), o.failedOver())
 	o.lookAgain("b")
 	o.end()
 }
 
-// Two processes want the same control socket. The first keeps it, the second
-// says so and serves its clients.
+// A slow switch reports its progress and its outcome.
+func TestProgressOfASwitch(t *testing.T) {
+	t.Parallel()
+	slow := script(t, "[ -e \"$0.slow\" ] && sleep 1.5\ntrue\n")
+	o := newOperated(t)
+	o.begin("--on-failover", slow)
+	if err := os.WriteFile(slow+".slow", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	leaver, stayer := dial(t, o.addr), dial(t, o.addr)
+	for _, c := range []client{leaver, stayer} {
+		c.want("a\n")
+	}
+	verb := o.command("switch", "2", "--drain", "2s", "--json")
+	verb.Until("it drains", func() bool { return strings.Contains(verb.Stdout(), "draining") })
+	leaver.Close()
+	waiter := dial(t, o.addr)
+	verb.Until("the trigger runs", func() bool { return strings.Contains(verb.Stdout(), `"trigger"`) })
+	if code := verb.Exit(); code != 0 {
+		t.Fatalf("exit status %d: %s", code, verb.Log())
+	}
+	waiter.want("b\n")
+	var steps []string
+	in := json.NewDecoder(strings.NewReader(verb.Stdout()))
+	var receipt control.SwitchAnswer
+	for {
+		var line struct {
+			Progress *failover.Progress
+			control.SwitchAnswer
+		}
+		if err := in.Decode(&line); err != nil {
+			break
+		}
+		p := line.Progress
+		if p == nil {
+			receipt = line.SwitchAnswer
+			continue
+		}
+		if step := string(p.Step); len(steps) == 0 || steps[len(steps)-1] != step {
+			steps = append(steps, step)
+		}
+		if p.Step == failover.StageDraining && (p.Connections < 1 || p.Connections > 3 || p.Until.Sub(p.Since).Round(100*time.Millisecond) != 2*time.Second) || p.Step == failover.StageTrigger && p.Script != slow {
+			t.Errorf("progress: %+v", *p)
+		}
+	}
+	if text := strings.Join(steps, " "); text != "draining trigger" && text != "checking draining trigger" && text != "draining trigger opening" {
+		t.Errorf("steps: %s", text)
+	}
+	if r := receipt; r.Host != o.b.Addr() || r.Epoch != 2 || r.Waited != 1 || r.Fence == nil || r.Fence.Finished != 1 || r.Fence.Reset != 1 || len(r.Triggers) != 1 || r.Seconds < 3.5 || r.Relay != portOf(o.addr) || !slices.Equal(r.Listen, []string{o.addr}) || r.PID != o.PID() {
+		t.Errorf("receipt: %+v, %+v", r, r.Fence)
+	}
+	o.awaitUp(o.a)
+	o.want(0, words("switch 1 --drain 1s"), `^  draining 1 connection, 1s left$`, `^  trigger `+slow+`, 1s$`,
+		`^`+o.a.Addr()+` is primary \(epoch 3\), after \S+; `+o.named()+`$`,
+		`^  0 clients waited; earlier connections: 0 finished, 1 reset; the drain took \S+; trigger script.sh took \S+$`)
+	o.want(0, words("why 2"), `^  clients: 0 live of [1-9]\d* since the start; 0 B sent to it, \d+ B received$`)
+	o.end()
+}
+
+// Two processes use the same control socket path. The first keeps it, the
+// second logs that and serves its clients.
 func TestControlSocketIsTaken(t *testing.T) {
 	t.Parallel()
 	o := operate(t)
@@ -1062,9 +932,7 @@ func TestControlSocketIsTaken(t *testing.T) {
 	addr := freeAddr(t)
 	second := start(t, "--bind", addr, "--hosts", o.b.Addr(), "--control", o.socket)
 	awaitGreeting(t, second, addr, "b")
-	if countLog(second, "[WARN]", "no control socket", o.socket, "another process serves it") != 1 {
-		t.Error("the second process does not say that the path is taken")
-	}
+	wantLog(t, second, 1, "[WARN]", "no control socket", o.socket, "another process serves it")
 	o.wantPrimary(o.a, 1)
 	end(t, second)
 	o.wantPrimary(o.a, 1) // the end of the second took nothing away
@@ -1076,77 +944,5 @@ func TestControlSocketIsTaken(t *testing.T) {
 	o.end()
 	if _, err := os.Lstat(o.socket); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket is there after the end: %v", err)
-	}
-}
-
-// Without a setting both sides find the same place, and nobody else gets in.
-func TestControlSocketOfAnOrdinaryUser(t *testing.T) {
-	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("SKIP: needs root, to be other users")
-	}
-	const nobody, stranger = 65534, 65533
-	// Neither the program as it was built nor a test's directory can be reached
-	// by other users.
-	dir, err := os.MkdirTemp("", "us")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	binary := filepath.Join(dir, "understudy")
-	text, err := os.ReadFile(program(t))
-	if err == nil {
-		err = errors.Join(os.WriteFile(binary, text, 0o755), os.Chmod(dir, 0o755))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := (&proctest.Host{Name: "a"}).Start(t)
-	for _, tt := range []struct {
-		name     string
-		variable string
-		want     string // below that directory
-	}{
-		{"user's run directory", "XDG_RUNTIME_DIR", "understudy/control.sock"},
-		{"temporary files", "TMPDIR", "understudy-65534/control.sock"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if _, err := os.Stat("/run/user/65534"); err == nil && tt.variable == "TMPDIR" {
-				t.Skip("SKIP: needs a user without a run directory, and 65534 has one")
-			}
-			home := filepath.Join(dir, tt.variable)
-			if err := errors.Join(os.Mkdir(home, 0o700), os.Chown(home, nobody, nobody)); err != nil {
-				t.Fatal(err)
-			}
-			as := func(uid uint32, control string, args ...string) *proctest.Understudy {
-				cmd := proctest.BinaryCommand(binary, []string{"CONTROL=" + control, "HOME=/"}, args...)
-				if uid == nobody {
-					cmd.Env = append(cmd.Env, tt.variable+"="+home)
-				}
-				cmd.Dir = "/"
-				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-				return proctest.StartCommand(t, cmd)
-			}
-			addr := freeAddr(t)
-			u := as(nobody, "", "--bind", addr, "--hosts", host.Addr())
-			awaitGreeting(t, u, addr, "a")
-			socket := filepath.Join(home, tt.want)
-			if info, err := os.Lstat(socket); err != nil || info.Mode() != fs.ModeSocket|0o600 {
-				t.Errorf("%s: %v, %v, want a socket with mode 0600", socket, info, err)
-			}
-			if verb := as(nobody, "", "status"); verb.Exit() != 0 || !strings.Contains(verb.Stdout(), host.Addr()) {
-				t.Error("the same user's status does not find it")
-			}
-			if verb := as(0, socket, "status"); verb.Exit() != 0 {
-				t.Error("root is not let in")
-			}
-			if verb := as(stranger, socket, "status"); verb.Exit() != 1 || !strings.Contains(verb.Log(), "not allowed to open "+socket) {
-				t.Error("another user is not told that it is not allowed")
-			}
-			end(t, u)
-			if _, err := os.Lstat(socket); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("the socket is there after the end: %v", err)
-			}
-		})
 	}
 }

@@ -3,16 +3,12 @@
 package e2e
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,86 +20,6 @@ import (
 // and then their sum.
 type source struct {
 	addr string
-}
-
-const (
-	sourceChunk = 8 << 10
-	sourcePause = 100 * time.Millisecond
-)
-
-// newSource serves transfers that take from shortest to twice as long more.
-func newSource(t *testing.T, shortest time.Duration) *source {
-	t.Helper()
-	listener := listen(t)
-	s := &source{addr: listener.Addr().String()}
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				sum := sha256.New()
-				random := rand.NewChaCha8([32]byte{})
-				chunk := make([]byte, sourceChunk)
-				end := time.Now().Add(shortest + rand.N(2*shortest))
-				for time.Now().Before(end) {
-					random.Read(chunk)
-					sum.Write(chunk)
-					if _, err := conn.Write(chunk); err != nil {
-						return
-					}
-					time.Sleep(sourcePause)
-				}
-				conn.Write(sum.Sum(nil))
-			}()
-		}
-	}()
-	return s
-}
-
-// errTorn is a transfer that ended as if it were whole, and was not.
-var errTorn = errors.New("clean end of a stream that is not whole")
-
-// receive reads a transfer to its end and checks its sum.
-func receive(conn net.Conn) error {
-	conn.SetDeadline(time.Now().Add(30 * time.Second))
-	all, err := io.ReadAll(conn)
-	if err != nil {
-		return err
-	}
-	if len(all) < sha256.Size {
-		return errTorn
-	}
-	body, sum := all[:len(all)-sha256.Size], all[len(all)-sha256.Size:]
-	if sha256.Sum256(body) != [sha256.Size]byte(sum) {
-		return errTorn
-	}
-	return nil
-}
-
-// transfers starts n transfers and returns a function that awaits their ends.
-func transfers(t *testing.T, addr string, n int) (await func() []error) {
-	t.Helper()
-	errs := make([]error, n)
-	var all sync.WaitGroup
-	for i := range n {
-		conn, err := net.DialTimeout("tcp", addr, patience)
-		if err != nil {
-			t.Fatal(err)
-		}
-		begun := make([]byte, 1)
-		conn.SetDeadline(time.Now().Add(30 * time.Second))
-		if _, err := io.ReadFull(conn, begun); err != nil {
-			t.Fatal(err)
-		}
-		all.Go(func() {
-			defer conn.Close()
-			errs[i] = receive(&replayed{conn, begun})
-		})
-	}
-	return func() []error { all.Wait(); return errs }
 }
 
 // replayed is a connection whose first bytes were read before.
@@ -129,18 +45,22 @@ func TestTermLetsTransfersFinish(t *testing.T) {
 	u := start(t, "--bind", addr, "--hosts", a.addr)
 	u.WaitLog("relay open")
 	await := transfers(t, addr, 50)
+	over := make(chan []error, 1)
+	go func() { over <- await() }()
 	u.Signal(syscall.SIGTERM)
-	asked := time.Now()
-	u.Until("nobody is let in", func() bool {
+	requested := time.Now()
+	u.Until("no client is admitted", func() bool {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			c.Close()
 		}
 		return errors.Is(err, syscall.ECONNREFUSED)
 	})
-	t.Logf("refused %v after TERM (goal: 50ms)", time.Since(asked))
-	wantWithin(t, "refusing", time.Since(asked), time.Second)
-	for i, err := range await() {
+	t.Logf("refused %v after TERM (goal: 50ms)", time.Since(requested))
+	if len(over) > 0 {
+		t.Error("clients were let in until the last transfer was over")
+	}
+	for i, err := range <-over {
 		if err != nil {
 			t.Errorf("transfer %d: %v", i, err)
 		}
@@ -150,33 +70,60 @@ func TestTermLetsTransfersFinish(t *testing.T) {
 		t.Errorf("exit status %d, want 0", code)
 	}
 	t.Logf("the end came %v after the last transfer (goal: 100ms)", time.Since(last))
-	wantWithin(t, "the end after the last transfer", time.Since(last), time.Second)
+	wantWithin(t, "the end after the last transfer", time.Since(last), 10*time.Second) // the drain timeout is 30s
 	if n := counts(t, u); n["finished"] < 50 || n["fenced"] > 0 {
 		t.Errorf("counts at the end: %v, want 50 finished and none fenced", n)
 	}
 }
 
-// F100: what is not finished after the drain timeout is reset, and the exit
-// status is 0 all the same.
+// F100: connections that are open after the drain timeout are reset, and the
+// exit status is 0 nevertheless.
 func TestTermCutsAfterTheDrainTimeout(t *testing.T) {
 	t.Parallel()
 	s := open(t, "--drain-timeout", "1s")
 	stays := dial(t, s.addr)
 	stays.want("a\n")
+	requested := time.Now() // before, because the program may be faster than this process
 	s.Signal(syscall.SIGTERM)
-	asked := time.Now()
 	stays.wantReset()
-	if took := time.Since(asked); took < time.Second {
+	if took := time.Since(requested); took < time.Second {
 		t.Errorf("it was cut after %v, the drain timeout is 1s", took)
 	}
 	if code := s.Exit(); code != 0 {
 		t.Errorf("exit status %d, want 0", code)
 	}
-	wantWithin(t, "the end", time.Since(asked), 4*time.Second)
+	wantWithin(t, "the end", time.Since(requested), 15*time.Second) // the usual drain timeout is 30s
 	counts(t, s.Understudy)
 }
 
-// F101: the second signal ends it at once.
+// Two signals at once, as timeout(1), "kill 0" and "tini -g" send them, are one:
+// connections may finish.
+func TestTwoSignalsAtOnce(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	stays := dial(t, s.addr)
+	stays.want("a\n")
+	s.Signal(syscall.SIGTERM)
+	s.Signal(syscall.SIGINT) // two of a kind might arrive as one
+	s.Until("no client is admitted", func() bool {
+		c, err := net.Dial("tcp", s.addr)
+		if err == nil {
+			c.Close()
+		}
+		return errors.Is(err, syscall.ECONNREFUSED)
+	})
+	stays.send("still here\n")
+	stays.want("still here\n")
+	stays.Close()
+	if code := s.Exit(); code != 0 {
+		t.Errorf("exit status %d, want 0", code)
+	}
+	if n := counts(t, s.Understudy); n["fenced"] > 0 {
+		t.Errorf("counts at the end: %v, want nothing cut", n)
+	}
+}
+
+// F101: a second signal that comes a second later ends it at once.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	for _, signals := range [][2]syscall.Signal{
@@ -187,15 +134,14 @@ func TestSecondSignal(t *testing.T) {
 		stays.want("a\n")
 		s.Signal(signals[0])
 		s.WaitLog("ending: connections may finish")
-		s.Signal(signals[1])
-		asked := time.Now()
-		code := s.Exit()
-		took := time.Since(asked)
-		t.Logf("%v: ended %v after the second (goal: 200ms)", signals, took)
+		requested := time.Now()
+		code := s.EndAtOnce(signals[1])
+		took := time.Since(requested)
+		t.Logf("%v: ended %v after the first (goal: 1.2s)", signals, took)
 		if code != 0 {
 			t.Errorf("exit status %d, want 0", code)
 		}
-		wantWithin(t, "the end", took, 1500*time.Millisecond)
+		wantWithin(t, "the end", took, 10*time.Second) // the drain timeout is 30s
 		stays.wantReset()
 		counts(t, s.Understudy)
 	}
@@ -214,7 +160,7 @@ func TestKilledProgramStartsAgain(t *testing.T) {
 	s.Understudy = start(t, "--bind", s.addr, "--hosts", s.a.Addr()+","+s.b.Addr())
 	s.awaitGreeting("a")
 	t.Logf("serving %v after the start (goal: 100ms)", time.Since(begin))
-	wantWithin(t, "serving after the start", time.Since(begin), 3*time.Second)
+	wantWithin(t, "serving after the start", time.Since(begin), 15*time.Second) // a TIME_WAIT is 60s
 	s.first = s.look()
 	report := finish(s.Understudy, s.load())
 	wantNoLoss(t, report, time.Time{}, "a")
@@ -222,8 +168,8 @@ func TestKilledProgramStartsAgain(t *testing.T) {
 	s.end()
 }
 
-// F51: an address that cannot be had ends the program before any script runs,
-// and is named.
+// F51: an address that cannot be bound ends the program before any script runs,
+// and the error names it.
 func TestAddressThatCannotBeHad(t *testing.T) {
 	t.Parallel()
 	a := (&proctest.Host{Name: "a"}).Start(t)
@@ -235,7 +181,7 @@ func TestAddressThatCannotBeHad(t *testing.T) {
 	defer listener.Close()
 	ran := filepath.Join(t.TempDir(), "ran")
 	record := script(t, "echo >>"+ran+"\n")
-	for _, addr := range []string{busy, "192.0.2.1:80"} { // nobody has the second (RFC 5737)
+	for _, addr := range []string{busy, "192.0.2.1:80"} { // no machine has the second (RFC 5737)
 		begin := time.Now()
 		u := start(t, "--bind", addr, "--hosts", a.Addr(), "--on-failover", record, "--check-host", record)
 		code := u.Exit()
@@ -243,7 +189,7 @@ func TestAddressThatCannotBeHad(t *testing.T) {
 		if code != 1 {
 			t.Errorf("%s: exit status %d, want 1", addr, code)
 		}
-		wantWithin(t, "the end", time.Since(begin), 2*time.Second)
+		wantWithin(t, "the end", time.Since(begin), 15*time.Second) // it tries no second time
 		if !strings.Contains(u.Log(), addr) {
 			t.Errorf("the message does not name %s:\n%s", addr, u.Log())
 		}
@@ -279,25 +225,24 @@ func TestBareEnvironment(t *testing.T) {
 				defer syscall.Unmount("/dev", syscall.MNT_DETACH)
 			}
 			addr, verdict := freeAddr(t), freeAddr(t)
-			cmd := proctest.BinaryCommand(program(t), nil, "--bind", addr, "--hosts", s.a.Addr()+","+s.b.Addr(), "--http", verdict, "--on-failover", trigger)
+			cmd := proctest.BinaryCommand(program(t), nil, "--bind", addr, "--hosts", s.a.Addr()+","+s.b.Addr(), "--http", verdict, "--on-failover", trigger, "--trigger-timeout", "5s")
 			cmd.Env = []string{} // no HOME and no PATH
 			cmd.Dir = "/"
 			u := proctest.StartCommand(t, cmd)
 			awaitGreeting(t, u, addr, "a")
-			if code, body := get(t, "http://"+verdict+"/ping"); code != 200 || body != "pong" {
-				t.Errorf("/ping: %d %q", code, body)
-			}
+			awaitPong(t, u, verdict)
 			if dev == "without /dev/null" {
 				u.Until("the log says what is missing", func() bool { return countLog(u, "trigger", "/dev/null") > 0 })
-			} else if countLog(u, "[WARN]") != 1 || countLog(u, "[WARN]", "no control socket", "read-only file system") != 1 {
-				t.Error("warnings in the log, or none about the control socket")
 			}
 			end(t, u)
+			if dev == "with /dev" && (countLog(u, "[WARN]") != 1 || countLog(u, "[WARN]", "no control socket", "read-only file system") != 1) {
+				t.Error("warnings in the log, or none about the control socket")
+			}
 		})
 	}
 }
 
-// The counting line adds up, whatever became of the clients.
+// The counting line adds up, however the clients ended.
 func TestCountsAddUp(t *testing.T) {
 	t.Parallel()
 	s := open(t, "--hold", "2s", "--connect-timeout", "1s", "--drain-timeout", "1s")
@@ -308,12 +253,12 @@ func TestCountsAddUp(t *testing.T) {
 	reset.want("a\n")
 	reset.SetLinger(0)
 	reset.Close()
-	s.a.Stop() // its kernel accepts: clients are let in and hear nothing
+	s.a.Stop() // its kernel accepts: clients are connected and get no byte
 	var leavers []client
 	for range 20 {
 		leavers = append(leavers, dial(t, s.addr))
 	}
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // clients leave while the host is silent, however far each of them has come
 	for _, c := range leavers {
 		c.Close()
 	}
