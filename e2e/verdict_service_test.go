@@ -4,17 +4,9 @@ package e2e
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,8 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -40,8 +30,8 @@ func recipe(t *testing.T, name string, changes ...string) string {
 	return recipeOf(t, recipes, name, changes...)
 }
 
-// recipeOf is a block of a page, with changes: what stands there and what the
-// test has instead, in turn.
+// recipeOf is a block of a page, with changes: pairs of the text on the page
+// and its replacement in the test.
 func recipeOf(t *testing.T, path, name string, changes ...string) string {
 	t.Helper()
 	page, err := os.ReadFile(path)
@@ -62,83 +52,12 @@ func recipeOf(t *testing.T, path, name string, changes ...string) string {
 	return strings.NewReplacer(changes...).Replace(block) + "\n"
 }
 
-// states of a service
-const (
-	isWell  = "well"
-	isWrong = "wrong"  // 200, and something else in the body
-	isIll   = "ill"    // 500
-	isLost  = "lost"   // 404
-	isMute  = "mute"   // says nothing
-	isTorn  = "broken" // hangs up
-)
-
-// service is a local HTTP service whose state is the test's to choose.
-type service struct {
-	addr  string
-	well  string // the body that it answers then
-	state atomic.Value
-
-	mu    sync.Mutex // guards asked
-	asked []asked
-}
-
-// asked is a request that a service got.
-type asked struct {
+// received is a request that a service got.
+type received struct {
 	at              time.Time
 	line, body      string // line is method and target
 	agent, monitor  string // User-Agent and X-Monitor
 	host, forwarded string
-}
-
-// newService starts a service that is well. It ends with the test.
-func newService(t *testing.T, well string) *service {
-	t.Helper()
-	listener := listen(t)
-	s := &service{addr: listener.Addr().String(), well: well}
-	s.state.Store(isWell)
-	server := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute}
-	go server.Serve(listener)
-	t.Cleanup(func() { server.Close() })
-	return s
-}
-
-func (s *service) port() string { return s.addr[strings.LastIndexByte(s.addr, ':')+1:] }
-
-func (s *service) is(state string) { s.state.Store(state) }
-
-func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	at := time.Now()
-	body, _ := io.ReadAll(r.Body)
-	s.mu.Lock()
-	s.asked = append(s.asked, asked{
-		at: at, line: r.Method + " " + r.RequestURI, body: string(body), agent: r.UserAgent(), monitor: r.Header.Get("X-Monitor"),
-		host: r.Host, forwarded: r.Header.Get("X-Forwarded-For"),
-	})
-	s.mu.Unlock()
-	w.Header().Set("X-Service", s.addr)
-	switch s.state.Load() {
-	case isWell:
-		io.WriteString(w, s.well)
-	case isWrong:
-		io.WriteString(w, "maintenance")
-	case isIll:
-		w.WriteHeader(http.StatusInternalServerError)
-		io.WriteString(w, "broken")
-	case isLost:
-		w.WriteHeader(http.StatusNotFound)
-		io.WriteString(w, "nobody knows")
-	case isMute:
-		<-r.Context().Done()
-	case isTorn:
-		panic(http.ErrAbortHandler)
-	}
-}
-
-// requests are those that it got so far.
-func (s *service) requests() []asked {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.asked)
 }
 
 // house is a machine with services on it, and the program that answers for
@@ -156,41 +75,10 @@ type house struct {
 	config                   string
 }
 
-const houseToken = "a-token-of-the-house"
-
-// newHouse starts the services and the program.
-func newHouse(t *testing.T) *house {
-	t.Helper()
-	dir := t.TempDir()
-	h := &house{
-		t:        t,
-		host:     (&proctest.Host{Name: "a"}).Start(t),
-		services: [2]*service{newService(t, "pong"), newService(t, "pong")},
-		elastic:  newService(t, "1475871424 16:17:04 elasticsearch green 1 1"),
-		apis:     [2]*service{newService(t, "one"), newService(t, "two")},
-		orders:   freeAddr(t), http: freeAddr(t), agent: freeAddr(t), tcp: freeAddr(t),
-		flags: filepath.Join(dir, "flags"), dead: filepath.Join(dir, "dead"), token: filepath.Join(dir, "token"),
-		config: filepath.Join(dir, "understudy.yaml"),
-	}
-	text := recipe(t, "understudy.yaml",
-		":9001", h.http, ":5432\"]", h.orders+"\"]", "db1:5432, db2:5432", h.host.Addr(),
-		"localhost:9200", h.elastic.addr, "interval: 3s", "interval: 100ms",
-		"3000, 3001", h.services[0].port()+", "+h.services[1].port(), ":9101", h.agent, ":9102", h.tcp,
-		"/var/run/http_status", h.flags, "/var/lib/understudy/dead", h.dead, "/etc/understudy/token", h.token,
-		"one.example", h.apis[0].addr, "two.example", h.apis[1].addr)
-	err := errors.Join(os.Mkdir(h.flags, 0o755), os.Mkdir(h.dead, 0o755),
-		os.WriteFile(h.token, []byte(houseToken+"\n"), 0o600), os.WriteFile(h.config, []byte(text), 0o600))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.start()
-	return h
-}
-
 // start starts the program and waits until it answers for its house.
-func (h *house) start() {
+func (h *house) start(more ...string) {
 	h.t.Helper()
-	h.Understudy = start(h.t, "--config", h.config)
+	h.Understudy = start(h.t, append([]string{"--config", h.config}, more...)...)
 	h.WaitLog("http listener ready")
 	h.Until("all is well", func() bool {
 		code, body := get(h.t, h.url("/ping"))
@@ -201,7 +89,7 @@ func (h *house) start() {
 func (h *house) url(target string) string { return "http://" + h.http + target }
 
 // shell runs a recipe's commands and returns what they print, and how they
-// end. The program is what is tested here.
+// end. In them understudy is the program under test.
 func (h *house) shell(text string) (out string, status int) {
 	h.t.Helper()
 	bin := filepath.Join(h.t.TempDir(), "understudy")
@@ -212,25 +100,15 @@ func (h *house) shell(text string) (out string, status int) {
 	cmd.Env = []string{"PATH=" + filepath.Dir(bin) + ":" + os.Getenv("PATH")}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	_ = cmd.Run() // the status says it
+	_ = cmd.Run() // the status shows it
 	if stderr.Len() > 0 {
 		h.t.Logf("%s: %s", strings.TrimSpace(text), stderr.String())
 	}
 	return stdout.String(), cmd.ProcessState.ExitCode()
 }
 
-// needs skips the test where a program is missing.
-func needs(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Skipf("SKIPPED: %s is not installed (make test-deps)", name)
-	}
-	return path
-}
-
 // newHAProxy starts HAProxy with a backend "be" and returns a function that
-// says how it calls the server "web" there.
+// returns its state of the server "web" there.
 func newHAProxy(t *testing.T, backend string) func() string {
 	t.Helper()
 	path := needs(t, "haproxy")
@@ -263,8 +141,8 @@ func newHAProxy(t *testing.T, backend string) func() string {
 	return func() string { return serverState(socket) }
 }
 
-// HAProxy asks in all four ways, and calls the server what the verdict is: by
-// the agent also that the process is ending.
+// HAProxy checks in all four ways, and its state of the server follows the
+// verdict; by the agent also that the process is ending.
 func TestHAProxyFollowsTheVerdict(t *testing.T) {
 	t.Parallel()
 	needs(t, "haproxy")
@@ -314,7 +192,7 @@ func TestHAProxyFollowsTheVerdict(t *testing.T) {
 	client := dial(t, h.orders)
 	client.want("a\n")
 	h.Signal(syscall.SIGTERM)
-	become("ending", "DRAIN", "DOWN", "DOWN", "UP")
+	become("ending", "DOWN", "DOWN", "DOWN", "UP")
 	client.send("still here")
 	client.want("still here")
 	client.Close()
@@ -324,12 +202,10 @@ func TestHAProxyFollowsTheVerdict(t *testing.T) {
 	become("gone", "DOWN", "DOWN", "DOWN", "DOWN")
 	h.start()
 	become("started again", "UP", "UP", "UP", "UP")
-	terminate(t, h.Understudy)
+	h.Terminate()
 }
 
-func portOf(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
-
-// The question with a list of addresses, as keepalived and curl put it, on a
+// The request with a list of addresses, as keepalived and curl send it, on a
 // machine that has two of them.
 func TestStatusWithAddresses(t *testing.T) {
 	t.Parallel()
@@ -392,7 +268,7 @@ func TestStatusWithAddresses(t *testing.T) {
 	}
 	run(t, "ip address del 192.0.2.11/32 dev lo")
 	wants("", path, 404)
-	if _, status := h.shell(command); status != 22 { // what curl -f says of 400 and more
+	if _, status := h.shell(command); status != 22 { // the exit status of curl -f for 400 and more
 		t.Errorf("without one of the addresses %s exits with %d", command, status)
 	}
 	run(t, "ip address add 192.0.2.11/32 dev lo")
@@ -401,7 +277,7 @@ func TestStatusWithAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	wants("", path, 503)
-	terminate(t, h.Understudy)
+	h.Terminate()
 }
 
 // The heartbeat, its token, its files, and an operator's file.
@@ -409,9 +285,9 @@ func TestHeartbeat(t *testing.T) {
 	t.Parallel()
 	needs(t, "curl")
 	h := newHouse(t)
-	question := recipe(t, "curl-heartbeat", "127.0.0.1:9001", h.http, "/etc/understudy/token", h.token)
-	ask := func() string {
-		out, _ := h.shell(strings.TrimSpace(question) + " -w ' %{http_code}'")
+	command := recipe(t, "curl-heartbeat", "127.0.0.1:9001", h.http, "/etc/understudy/token", h.token)
+	request := func() string {
+		out, _ := h.shell(strings.TrimSpace(command) + " -w ' %{http_code}'")
 		return out
 	}
 	file := filepath.Join(h.dead, "elastic.dead")
@@ -426,7 +302,7 @@ func TestHeartbeat(t *testing.T) {
 		}()
 		h.Until(fmt.Sprintf("%s: %q, file there: %t", when, want, there), func() bool {
 			_, err := os.Lstat(file)
-			got, found = ask(), err == nil
+			got, found = request(), err == nil
 			return got == want && found == there
 		})
 	}
@@ -466,7 +342,7 @@ func TestHeartbeat(t *testing.T) {
 			}
 		}
 	}
-	terminate(t, h.Understudy)
+	h.Terminate()
 	if strings.Contains(h.Stdout()+h.Log(), houseToken) {
 		t.Error("the token is in the log")
 	}
@@ -498,13 +374,13 @@ func TestFirstUsableAnswer(t *testing.T) {
 	for _, tt := range []struct {
 		one, two string // states
 		status   int
-		winner   *service // nil when nobody has a usable answer
+		winner   *service // nil when no service has a usable answer
 		body     string
 	}{
 		{isWell, isMute, 200, one, "one"},
 		{isIll, isWell, 200, two, "two"},
-		{isIll, isLost, 404, two, "nobody knows"}, // usable too
-		{isTorn, isWell, 200, two, "two"},         // and from here on two is asked first
+		{isIll, isLost, 404, two, "unknown"}, // usable too
+		{isTorn, isWell, 200, two, "two"},    // from here on two is requested first
 		{isTorn, isIll, 500, nil, ""},
 	} {
 		for _, w := range ways {
@@ -513,7 +389,7 @@ func TestFirstUsableAnswer(t *testing.T) {
 			one.is(tt.one)
 			two.is(tt.two)
 			target := fmt.Sprintf("%s?id=%d", w.path, id)
-			resp, err := http.Post(w.url+target, "text/plain", strings.NewReader("a question"))
+			resp, err := http.Post(w.url+target, "text/plain", strings.NewReader("a request"))
 			if err != nil {
 				t.Errorf("%s: %v", what, err)
 				continue
@@ -528,10 +404,10 @@ func TestFirstUsableAnswer(t *testing.T) {
 				t.Errorf("%s: %d %q from %q, %v; want %d %q from %q", what, resp.StatusCode, body, by, err, tt.status, tt.body, from)
 			}
 			for i, s := range h.apis {
-				// Who loses a race may not even have been asked.
+				// The loser of a race may not even have been requested.
 				must := tt.winner == s || tt.winner == nil || w.inTurn && i == 0
 				mustNot := w.inTurn && i == 1 && tt.winner == one
-				var got []asked
+				var got []received
 				for _, a := range s.requests() {
 					if strings.HasSuffix(a.line, target) {
 						got = append(got, a)
@@ -541,7 +417,7 @@ func TestFirstUsableAnswer(t *testing.T) {
 					t.Errorf("%s: endpoint %d was asked %d times", what, i+1, len(got))
 				}
 				for _, a := range got {
-					if a.line != "POST "+[]string{"/apis", "/public-apis"}[i]+target || a.host != s.addr || a.forwarded != "127.0.0.1" || must && a.body != "a question" {
+					if a.line != "POST "+[]string{"/apis", "/public-apis"}[i]+target || a.host != s.addr || a.forwarded != "127.0.0.1" || must && a.body != "a request" {
 						t.Errorf("%s: endpoint %d was asked %+v", what, i+1, a)
 					}
 				}
@@ -577,10 +453,10 @@ func TestHealthAsAnExitStatus(t *testing.T) {
 		{docker, []string{"CONFIG=" + h.config}},
 		{[]string{"understudy", "health", "--http", h.http}, nil},
 	}
-	become := func(when string, status int, said string) {
+	become := func(when string, status int, output string) {
 		t.Helper()
 		for _, c := range commands {
-			wantHealth(t, when, c.words, c.env, status, said)
+			wantHealth(t, when, c.words, c.env, status, output)
 		}
 	}
 	become("all is well", 0, "200 pong\n")
@@ -588,17 +464,17 @@ func TestHealthAsAnExitStatus(t *testing.T) {
 	become("a service is ill", 1, "")
 	h.services[0].is(isWell)
 	become("all is well again", 0, "200 pong\n")
-	terminate(t, h.Understudy)
+	h.Terminate()
 	become("the program is gone", 1, "")
 
 	for _, words := range []string{"health ftp://" + h.http, "health localhost", "health /ping", "health /ping --http nonsense"} {
-		wantHealth(t, "nobody can mean that", strings.Fields("understudy "+words), nil, 2, "")
+		wantHealth(t, "contradictory words", strings.Fields("understudy "+words), nil, 2, "")
 	}
 }
 
-// wantHealth runs a command as it stands on the page, until it ends as it
-// should: answers of the services may be a second old.
-func wantHealth(t *testing.T, when string, words, env []string, status int, said string) {
+// wantHealth runs a command of the page until it ends as it should: answers of
+// the services may be a second old.
+func wantHealth(t *testing.T, when string, words, env []string, status int, output string) {
 	t.Helper()
 	if filepath.Base(words[0]) != "understudy" || words[1] != "health" {
 		t.Fatalf("%q does not ask for a verdict", words)
@@ -609,15 +485,15 @@ func wantHealth(t *testing.T, when string, words, env []string, status int, said
 			t.Logf("%s: %q with %q exits with %s", when, words, env, last)
 		}
 	}()
-	proctest.Until(t, fmt.Sprintf("%s: %q with %q exits with %d and says %q", when, words, env, status, said), func() bool {
+	proctest.Until(t, fmt.Sprintf("%s: %q with %q exits with %d and says %q", when, words, env, status, output), func() bool {
 		u := proctest.StartCommand(t, proctest.BinaryCommand(program(t), env, words[1:]...))
 		code := u.Exit()
 		last = fmt.Sprintf("%d, %q and %q", code, u.Stdout(), u.Log())
-		return code == status && u.Stdout() == said && (status == 0) == (u.Log() == "")
+		return code == status && u.Stdout() == output && (status == 0) == (u.Log() == "")
 	})
 }
 
-// The same over TLS, with a certificate that nobody has signed.
+// The same over TLS, with a self-signed certificate.
 func TestHealthOverTLS(t *testing.T) {
 	t.Parallel()
 	cert, key := selfSigned(t)
@@ -634,46 +510,16 @@ func TestHealthOverTLS(t *testing.T) {
 	wantHealth(t, "without TLS", []string{"understudy", "health", "http://" + addr + "/ping"}, nil, 1, "")
 	pong.is(isIll)
 	wantHealth(t, "a service is ill", byPath, own, 1, "")
-	terminate(t, u)
-}
-
-// selfSigned makes a certificate for 127.0.0.1 and returns the paths of it and
-// its key.
-func selfSigned(t *testing.T) (cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	certDER, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	keyDER, err2 := x509.MarshalPKCS8PrivateKey(private)
-	if err := errors.Join(err, err2); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	for name, block := range map[string]*pem.Block{
-		"cert.pem": {Type: "CERTIFICATE", Bytes: certDER}, "key.pem": {Type: "PRIVATE KEY", Bytes: keyDER},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	u.Terminate()
 }
 
 // The log of verdicts, as the older tool's users know it: good ones on standard
-// output, bad ones on standard error, each wholly.
+// output, bad ones on standard error, none of them split.
 func TestLogOfVerdicts(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
+	h := newHouse(t, "--verdict-log", "all")
 	first, second := h.services[0].port(), h.services[1].port()
-	head := `127\.0\.0\.1 - - \[\d\d/[A-Z][a-z]{2}/\d{4} \d\d:\d\d:\d\d\] "GET /ping HTTP/1\.1" `
+	head := `127\.0\.0\.1 - - \[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(?:Z|[+-]\d{4})\] "GET /ping HTTP/1\.1" `
 	well := func(port string) string {
 		return `- Port ` + port + ` → Status: 200, Body: pong\.\., Time: \d+\.\d{3}s\n`
 	}
@@ -702,5 +548,5 @@ func TestLogOfVerdicts(t *testing.T) {
 	if regexp.MustCompile(head + "200").MatchString(h.Log()) {
 		t.Error("a good verdict is on standard error")
 	}
-	terminate(t, h.Understudy)
+	h.Terminate()
 }

@@ -3,10 +3,8 @@
 package e2e
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"understudy/control"
 	"understudy/internal/proctest"
 )
 
@@ -97,6 +96,27 @@ func (p *postgres) serve(name string) *database {
 	return d.begin()
 }
 
+// primary makes a server, with settings of its own and the roles of all, and
+// starts it.
+func (p *postgres) primary(settings string) *database {
+	p.t.Helper()
+	output(p.t, p.command("initdb", "-D", p.data("a"), "-U", "admin", "-A", "trust", "--auth-host=scram-sha-256", "-E", "UTF8", "--locale=C", "-k", "-N"))
+	p.configure("a", "fsync = off\n"+settings+
+		"dynamic_shared_memory_type = mmap\n") // which leaves nothing behind when the server is killed
+	d := p.serve("a")
+	p.roles(d)
+	return d
+}
+
+// standby makes a server that follows the primary, and waits until it does.
+func (p *postgres) standby(primary *database) *database {
+	p.t.Helper()
+	output(p.t, p.command("pg_basebackup", "-h", "127.0.0.1", "-p", strconv.Itoa(primary.port), "-U", "standby", "-D", p.data("b"), "-R", "-c", "fast", "-N"))
+	d := p.serve("b")
+	p.awaitStandby(primary)
+	return d
+}
+
 // removeSharedMemory removes what a server that was killed leaves in the
 // kernel, a segment whose number is in its lock file.
 func removeSharedMemory(t *testing.T, data string) {
@@ -111,7 +131,7 @@ func removeSharedMemory(t *testing.T, data string) {
 			_, err = unix.SysvShmCtl(id, unix.IPC_RMID, nil)
 		}
 	}
-	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL is gone already
+	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it is removed already
 		t.Errorf("shared memory of a killed server: %v", err)
 	}
 }
@@ -126,7 +146,21 @@ func (p *postgres) admin(d *database, statements ...string) string {
 	return output(p.t, p.command("psql", args...))
 }
 
-// client is a program that speaks to the relay as the application does.
+// roles makes the roles of the scripts, the clients and the standby.
+func (p *postgres) roles(d *database) {
+	p.t.Helper()
+	role, err := os.ReadFile(filepath.Join(scriptsDir, "postgres-role.sql"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for statement := range strings.SplitSeq(strings.TrimSpace(string(role)), ";\n") {
+		p.admin(d, statement)
+	}
+	p.admin(d, "alter role understudy password '"+scriptsPassword+"'", "create role app login password '"+clientsPassword+"'",
+		"create role standby login replication password '"+standbyPassword+"'", "create database app owner app")
+}
+
+// client is a program that connects to the relay as the application does.
 func (p *postgres) client(addr, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(p.t.Context(), filepath.Join(p.bin, name), args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "PGPASSFILE="+p.passfile, "PGHOST=127.0.0.1", "PGPORT="+portOf(addr), "PGUSER=app", "PGDATABASE=app")
@@ -135,40 +169,19 @@ func (p *postgres) client(addr, name string, args ...string) *exec.Cmd {
 }
 
 // psql is a session of psql.
-type psql struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
-	err strings.Builder
-}
+type psql struct{ *terminal }
 
 func (p *postgres) session(addr string) (session, error) {
-	s := &psql{cmd: p.client(addr, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1")}
-	s.cmd.Stderr = &s.err
-	in, err1 := s.cmd.StdinPipe()
-	out, err2 := s.cmd.StdoutPipe()
-	s.in, s.out = in, bufio.NewReader(out)
-	return s, errors.Join(err1, err2, s.cmd.Start())
+	t, err := newTerminal(p.client(addr, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1"))
+	return psql{t}, err
 }
 
-func (s *psql) write(n int) error {
-	if _, err := fmt.Fprintf(s.in, "insert into numbers values (%d) returning n;\n", n); err != nil {
-		return err
-	}
-	line, err := s.out.ReadString('\n')
-	if err == nil && strings.TrimSpace(line) != strconv.Itoa(n) {
-		err = fmt.Errorf("psql says %q to %d", line, n)
-	}
-	return err
-}
-
-func (s *psql) close() {
-	s.in.Close()
-	_ = s.cmd.Wait() // it has said why it ended
+func (s psql) write(n int) error {
+	return s.want(n, fmt.Sprintf("insert into numbers values (%d) returning n;", n))
 }
 
 // bench is pgbench with a connection for each transaction, started again
-// whenever it gives up.
+// whenever it ends with an error.
 type bench struct {
 	stop chan struct{}
 	done sync.WaitGroup
@@ -226,60 +239,39 @@ func committed(t *testing.T, logs string) (n int) {
 
 // Two servers of PostgreSQL, the second one a standby of the first, with the
 // scripts and settings of docs/scripts.md. A planned change fails; the primary
-// is killed, comes back unasked, becomes a standby, and then primary again
-// because an operator says so. Clients go on each time, and what was acknowledged is there.
+// is killed, comes back by itself, becomes a standby, and then primary again by
+// a command of an operator. Clients go on each time, and what was acknowledged
+// is there.
 func TestPostgres(t *testing.T) {
 	t.Parallel()
 	p := newPostgres(t)
-	output(t, p.command("initdb", "-D", p.data("a"), "-U", "admin", "-A", "trust", "--auth-host=scram-sha-256", "-E", "UTF8", "--locale=C", "-k", "-N"))
-	p.configure("a", "fsync = off\nwal_keep_size = 512MB\nwal_retrieve_retry_interval = 200ms\n"+
-		"dynamic_shared_memory_type = mmap\n") // of which a server that is killed leaves nothing
-	a := p.serve("a")
-	role, err := os.ReadFile(filepath.Join(scriptsDir, "postgres-role.sql"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for statement := range strings.SplitSeq(strings.TrimSpace(string(role)), ";\n") {
-		p.admin(a, statement)
-	}
-	p.admin(a, "alter role understudy password '"+scriptsPassword+"'", "create role app login password '"+clientsPassword+"'",
-		"create role standby login replication password '"+standbyPassword+"'", "create database app owner app")
+	a := p.primary("wal_keep_size = 512MB\nwal_retrieve_retry_interval = 200ms\n")
 	output(t, p.command("pgbench", "-i", "-q", "-h", p.dir, "-p", strconv.Itoa(a.port), "-U", "app", "app"))
 	output(t, p.command("psql", "-Xq", "-h", p.dir, "-p", strconv.Itoa(a.port), "-U", "app", "-c", "create table numbers (n bigint primary key)", "app"))
-	output(t, p.command("pg_basebackup", "-h", "127.0.0.1", "-p", strconv.Itoa(a.port), "-U", "standby", "-D", p.data("b"), "-R", "-c", "fast", "-N"))
-	b := p.serve("b")
-	p.awaitStandby(a)
+	b := p.standby(a)
 	// A write is acknowledged when the standby has it.
 	p.admin(a, "alter system set synchronous_standby_names = '*'", "select pg_reload_conf()")
 	p.await(a, "select sync_state = 'sync' from pg_stat_replication")
 
-	addr, socket, state := freeAddr(t), socketPath(t), t.TempDir()
-	config := scriptsConfig(t, "postgres.yaml", ":5432\"", addr+"\"", "db1:5432, db2:5432", a.addr()+", "+b.addr())
-	u := proctest.StartCommand(t, proctest.BinaryCommand(program(t), []string{
-		"PATH=" + p.bin + ":" + os.Getenv("PATH"), "PGPASSFILE=" + p.passfile, "STATE_DIR=" + state, "CONTROL=" + socket,
-	}, "--config", config, "--interval", "250ms", "--check-interval", "500ms"))
-	u.WaitLog("relay open")
+	r := newPair(t, "postgres", 5432, a, b, []string{"PATH=" + p.bin + ":" + os.Getenv("PATH"), "PGPASSFILE=" + p.passfile}, "--check-interval", "500ms")
+	u := r.Understudy
 
-	clients := startRecorder(t, func() (session, error) { return p.session(addr) })
+	clients := startRecorder(t, func() (session, error) { return p.session(r.addr) })
 	logs := t.TempDir()
-	load := p.startBench(addr, logs, 2, 40)
+	load := p.startBench(r.addr, logs, 2, 40)
 	clients.goesOn(u)
 	u.Until("pgbench has ended a run", func() bool { return committed(t, logs) >= 80 })
-	u.Until("the standby is up", func() bool { return countLog(u, "host changed state", "host="+b.addr(), "to=up") > 0 })
-
-	drill(t, socket)
+	r.drill()
 
 	// A planned change that fails when the old primary is read-only already: it
 	// goes on.
 	const promoting = "execute on function pg_promote(boolean, integer)"
 	p.admin(a, "revoke "+promoting+" from understudy")
-	if out, err := exec.Command(program(t), "switch", "--control", socket, b.addr()).CombinedOutput(); err == nil {
+	if out, err := exec.Command(program(t), "switch", "--control", r.socket, b.addr()).CombinedOutput(); err == nil {
 		t.Errorf("a switch without the right to promote: %s", out)
 	}
 	clients.goesOn(u)
-	if countLog(u, "trigger failed", "host="+b.addr()) != 1 {
-		t.Error("the trigger has not failed")
-	}
+	wantLog(t, u, 1, "trigger failed", "host="+b.addr())
 	p.admin(a, "grant "+promoting+" to understudy")
 	p.awaitStandby(a)
 
@@ -289,7 +281,7 @@ func TestPostgres(t *testing.T) {
 	opened := time.Since(killed)
 	clients.goesOn(u)
 
-	// It comes back as a primary, which it is not any more.
+	// It comes back as a primary, although b is the primary now.
 	a.start()
 	u.Until("the old primary is recognized", func() bool {
 		return countLog(u, "timeline 1 has ended", "host="+a.addr()) > 0
@@ -307,12 +299,7 @@ func TestPostgres(t *testing.T) {
 	p.awaitStandby(b)
 
 	// Back again, as an operator does it.
-	var switched time.Time
-	u.Until("the operator can switch back", func() bool {
-		switched = time.Now()
-		return exec.Command(program(t), "switch", "--control", socket, a.addr()).Run() == nil
-	})
-	back := time.Since(switched)
+	switched, back := r.switchTo(a)
 	clients.goesOn(u)
 	load.finish()
 	records, ends := clients.finish()
@@ -326,20 +313,107 @@ func TestPostgres(t *testing.T) {
 	}
 	wantWithin(t, "the failover", opened, 15*time.Second)
 
-	wantAll(t, records, numbers(t, output(t, p.client(addr, "psql", "-XAtqc", "select n from numbers"))))
-	history := numbers(t, output(t, p.client(addr, "psql", "-XAtqc", "select count(*) from pgbench_history")))[0]
+	wantAll(t, records, numbers(t, output(t, p.client(r.addr, "psql", "-XAtqc", "select n from numbers"))))
+	history := numbers(t, output(t, p.client(r.addr, "psql", "-XAtqc", "select count(*) from pgbench_history")))[0]
 	if history < done {
 		t.Errorf("pgbench saw %d transactions committed, the database has %d", done, history)
 	}
-	sums := output(t, p.client(addr, "psql", "-XAtqc", `select (select sum(delta) from pgbench_history) = (select sum(abalance) from pgbench_accounts),
+	sums := output(t, p.client(r.addr, "psql", "-XAtqc", `select (select sum(delta) from pgbench_history) = (select sum(abalance) from pgbench_accounts),
 		(select sum(delta) from pgbench_history) = (select sum(bbalance) from pgbench_branches)`))
 	if strings.TrimSpace(sums) != "t|t" {
 		t.Errorf("sums of pgbench's tables are equal: %s", sums)
 	}
-	if n := elections(u); n != 5 {
-		t.Errorf("%d elections, want 5", n)
+	r.end(5)
+}
+
+// The primary cannot be queried any more, for one reason after the other: all
+// its connections are taken, it refuses the login, psql is missing, the
+// script's own timeout passes. None of them promotes the standby; the command
+// why shows each.
+func TestPostgresThatCannotBeAsked(t *testing.T) {
+	t.Parallel()
+	p := newPostgres(t)
+	a := p.primary("max_connections = 20\nsuperuser_reserved_connections = 3\n")
+	b := p.standby(a)
+
+	bin := binWith(t, "cat", "grep", "mv", "seq", "sh", "sleep")
+	psql := filepath.Join(bin, "psql")
+	link := func() {
+		if err := os.Symlink(filepath.Join(p.bin, "psql"), psql); err != nil {
+			t.Fatal(err)
+		}
 	}
-	end(t, u)
+	link()
+	r := newPair(t, "postgres", 5432, a, b, []string{"PATH=" + bin, "PGPASSFILE=" + p.passfile}, "--check-interval", "300ms", "--fall", "2")
+	u := r.Understudy
+	unknown := func(what, reason string) {
+		t.Helper()
+		// The first reason is logged at once, a new one 10 s after the last.
+		u.Until(what, func() bool {
+			return countLog(u, "[WARN]", "check is unknown", "host="+a.addr(), reason) > 0
+		})
+		awaitUnknown(t, r.socket, a.addr(), reason)
+	}
+	known := func() {
+		t.Helper()
+		// Each new reason is logged, so there may be several for one end of them.
+		u.Until("the primary is known again", func() bool {
+			return lastLog(u, "check is known again", "host="+a.addr()) > lastLog(u, "check is unknown", "host="+a.addr())
+		})
+	}
+
+	var sessions []*exec.Cmd
+	u.Until("clients have all 17 connections", func() bool { // one by one, against the check script
+		// Even those of the superuser can be taken while sessions end and begin.
+		count, err := p.command("psql", "-XAtq", "-h", p.dir, "-p", strconv.Itoa(a.port), "-U", "admin", "-d", "postgres",
+			"-c", "select count(*) from pg_stat_activity where usename = 'app'").Output()
+		if err != nil {
+			return false
+		}
+		n, _ := strconv.Atoi(strings.TrimSpace(string(count)))
+		for range 17 - n {
+			s := p.client(a.addr(), "psql", "-XAtqc", "select pg_sleep(600)")
+			if err := s.Start(); err != nil {
+				t.Fatal(err)
+			}
+			sessions = append(sessions, s)
+		}
+		return n >= 17
+	})
+	unknown("all connections are taken", "connection slots are reserved")
+	for _, s := range sessions {
+		_ = s.Process.Kill()
+		_ = s.Wait()
+	}
+	p.admin(a, "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'")
+	known()
+
+	p.admin(a, "alter role understudy password 'another one'")
+	unknown("the login is refused", "password authentication failed")
+	p.admin(a, "alter role understudy password '"+scriptsPassword+"'")
+
+	if err := os.Remove(psql); err != nil {
+		t.Fatal(err)
+	}
+	unknown("psql is missing", "psql: not found")
+	link()
+
+	// The kernel goes on accepting connections for a server that is stopped.
+	if err := a.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	unknown("it does not answer in the script's time", "timeout expired")
+	if err := a.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	u.Until("the primary is up again", func() bool {
+		now, err := control.NewClient(r.socket).Status(t.Context())
+		return err == nil && now.Relays[0].Hosts[0].State == "up"
+	})
+	if standby := strings.TrimSpace(p.admin(b, "select pg_is_in_recovery()")); standby != "t" {
+		t.Error("the standby was promoted")
+	}
+	r.end(1)
 }
 
 // awaitStandby waits until a standby streams from d.

@@ -3,10 +3,7 @@
 package e2e
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +16,7 @@ import (
 	"understudy/internal/proctest"
 )
 
-// mariadb is what the tests need to know of MariaDB.
+// mariadb holds the paths and settings of MariaDB for the tests.
 type mariadb struct {
 	t   *testing.T
 	dir string
@@ -29,13 +26,24 @@ type mariadb struct {
 func (m *mariadb) serve(name string, args ...string) *database {
 	m.t.Helper()
 	data, port := filepath.Join(m.dir, name), proctest.FreePort(m.t, "127.0.0.1")
+	// A server that starts removes every temporary table from its directory of
+	// them, also those of other servers, which crash then.
+	temporary := filepath.Join(m.dir, name+"-tmp")
+	err := os.Mkdir(temporary, 0o700)
+	if err == nil {
+		err = os.Chown(temporary, uidOfDatabases(), -1)
+	}
+	if err != nil {
+		m.t.Fatal(err)
+	}
 	install := asNobody(exec.Command("mariadb-install-db", "--no-defaults", "--datadir="+data, "--auth-root-authentication-method=normal", "--skip-test-db"))
 	install.Dir = m.dir
+	install.Env = append(os.Environ(), "TMPDIR="+temporary)
 	output(m.t, install)
 	d := &database{
 		t: m.t, name: name, port: port, log: filepath.Join(m.dir, name+".log"), end: syscall.SIGTERM,
 		argv: append([]string{
-			"/usr/sbin/mariadbd", "--no-defaults", "--datadir=" + data, "--bind-address=127.0.0.1", "--port=" + strconv.Itoa(port),
+			"/usr/sbin/mariadbd", "--no-defaults", "--datadir=" + data, "--tmpdir=" + temporary, "--bind-address=127.0.0.1", "--port=" + strconv.Itoa(port),
 			"--socket=" + m.socket(name), "--pid-file=" + filepath.Join(data, "pid"), "--log-bin=bin", "--server-id=" + strconv.Itoa(port), "--read-only=1",
 			"--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=16M",
 		}, args...),
@@ -51,31 +59,15 @@ func (m *mariadb) root(d *database, statements string) *exec.Cmd {
 }
 
 // mariadbSession is a session of the command line client.
-type mariadbSession struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
-}
+type mariadbSession struct{ *terminal }
 
-func (s *mariadbSession) write(n int) error {
-	if _, err := fmt.Fprintf(s.in, "insert into app.numbers values (%d); select %d;\n", n, n); err != nil {
-		return err
-	}
-	line, err := s.out.ReadString('\n')
-	if err == nil && strings.TrimSpace(line) != strconv.Itoa(n) {
-		err = fmt.Errorf("mysql says %q to %d", line, n)
-	}
-	return err
-}
-
-func (s *mariadbSession) close() {
-	s.in.Close()
-	_ = s.cmd.Wait()
+func (s mariadbSession) write(n int) error {
+	return s.want(n, fmt.Sprintf("insert into app.numbers values (%d); select %d;", n, n))
 }
 
 // MariaDB with a semi-synchronous replica and the scripts and settings of
 // docs/scripts.md: the primary is killed, comes back read-only, becomes a
-// replica, and then primary again because an operator says so.
+// replica, and then primary again by a command of an operator.
 func TestMariaDB(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"mariadb-install-db", "mysql"} {
@@ -108,29 +100,21 @@ func TestMariaDB(t *testing.T) {
 		return strings.Contains(output(t, m.root(a, "show status like 'Rpl_semi_sync_master_clients'")), "\t1")
 	})
 
-	addr, socket, defaults := freeAddr(t), socketPath(t), filepath.Join(t.TempDir(), "mysql.cnf")
+	defaults := filepath.Join(t.TempDir(), "mysql.cnf")
 	private(t, defaults, "[client]\nuser=understudy\npassword="+scriptsPassword+"\n", false)
 	clientDefaults := filepath.Join(t.TempDir(), "client.cnf")
 	private(t, clientDefaults, "[client]\nuser=app\npassword="+clientsPassword+"\n", false)
+	r := newPair(t, "mysql", 3306, a, b, []string{"MYSQL_DEFAULTS=" + defaults}, "--check-interval", "500ms")
+	u := r.Understudy
 	client := func(args ...string) *exec.Cmd {
-		return exec.CommandContext(t.Context(), "mysql", append([]string{"--defaults-file=" + clientDefaults, "--protocol=tcp", "-h", "127.0.0.1", "-P", portOf(addr), "-NB", "--unbuffered"}, args...)...)
+		return exec.CommandContext(t.Context(), "mysql", append([]string{"--defaults-file=" + clientDefaults, "--protocol=tcp", "-h", "127.0.0.1", "-P", portOf(r.addr), "-NB", "--unbuffered"}, args...)...)
 	}
-	config := scriptsConfig(t, "mysql.yaml", ":3306\"", addr+"\"", "db1:3306, db2:3306", a.addr()+", "+b.addr())
-	u := proctest.StartCommand(t, proctest.BinaryCommand(program(t), []string{
-		"MYSQL_DEFAULTS=" + defaults, "STATE_DIR=" + t.TempDir(), "CONTROL=" + socket,
-	}, "--config", config, "--interval", "250ms", "--check-interval", "500ms"))
-	u.WaitLog("relay open")
-	u.Until("the replica is up", func() bool { return countLog(u, "host changed state", "host="+b.addr(), "to=up") > 0 })
 	clients := startRecorder(t, func() (session, error) {
-		s := &mariadbSession{cmd: client()}
-		in, err1 := s.cmd.StdinPipe()
-		out, err2 := s.cmd.StdoutPipe()
-		s.cmd.Stderr = s.cmd.Stdout
-		s.in, s.out = in, bufio.NewReader(out)
-		return s, errors.Join(err1, err2, s.cmd.Start())
+		s, err := newTerminal(client())
+		return mariadbSession{s}, err
 	})
 	clients.goesOn(u)
-	drill(t, socket)
+	r.drill()
 
 	a.kill()
 	killed := time.Now()
@@ -140,25 +124,17 @@ func TestMariaDB(t *testing.T) {
 
 	a.start()
 	u.Until("the old primary is recognized", func() bool { return countLog(u, "neither primary nor replica", "host="+a.addr()) > 0 })
-	// What it wrote after the last that the replica has would have to go first;
-	// with AFTER_SYNC nobody has seen that acknowledged.
+	// Transactions that it wrote and the replica does not have would have to be
+	// removed first; with AFTER_SYNC no client has seen them acknowledged.
 	output(t, m.root(a, "set global gtid_slave_pos = '"+strings.TrimSpace(output(t, m.root(b, "select @@gtid_slave_pos")))+"'"))
 	follow(a, b)
 	clients.goesOn(u)
 
-	var switched time.Time
-	u.Until("the operator can switch back", func() bool {
-		switched = time.Now()
-		return exec.Command(program(t), "switch", "--control", socket, a.addr()).Run() == nil
-	})
-	back := time.Since(switched)
+	_, back := r.switchTo(a)
 	clients.goesOn(u)
 	records, ends := clients.finish()
 	t.Logf("killed: open after %v, no acknowledged write for %v; switchover: %v; %d numbers acknowledged, %d sessions ended",
 		opened.Round(time.Millisecond), longestGap(records, killed, killed.Add(opened)).Round(time.Millisecond), back.Round(time.Millisecond), len(records), len(ends))
 	wantAll(t, records, numbers(t, output(t, client("-e", "select n from app.numbers"))))
-	if n := elections(u); n != 3 {
-		t.Errorf("%d elections, want 3", n)
-	}
-	end(t, u)
+	r.end(3)
 }

@@ -26,12 +26,12 @@ const (
 	slowRate  = "1000" // new ones a second
 	slowTime  = "5"    // seconds
 
-	// listenerConns is how many connections the HTTP listener has at most.
+	// listenerConns is the number of connections that the HTTP listener has at most.
 	listenerConns = 512
 )
 
-// honest asks addr for a verdict every 50ms, over a connection of its own each
-// time, until over is closed.
+// honest requests a verdict from addr every 50ms, over a connection of its own
+// each time, until over is closed.
 func honest(t *testing.T, addr string, over <-chan struct{}) (took []time.Duration) {
 	t.Helper()
 	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -90,9 +90,7 @@ func TestSlowClients(t *testing.T) {
 			cmd.Stdout = stdout
 			u := proctest.StartCommand(t, cmd)
 			awaitGreeting(t, u, addr, "a")
-			if code, body := get(t, "http://"+verdict+"/ping"); code != http.StatusOK || body != "pong" {
-				t.Fatalf("before: %d %q", code, body)
-			}
+			awaitPong(t, u, verdict)
 			first := lookAt(t, u.PID())
 
 			figures := filepath.Join(t.TempDir(), "figures")
@@ -106,7 +104,7 @@ func TestSlowClients(t *testing.T) {
 			}
 			over := make(chan struct{})
 			go func() {
-				_ = attack.Wait() // it says in words how it went
+				_ = attack.Wait() // its output has the result
 				close(over)
 			}()
 			t.Cleanup(func() { _ = attack.Process.Kill(); <-over })
@@ -122,7 +120,7 @@ func TestSlowClients(t *testing.T) {
 					select {
 					case <-over:
 						return
-					case <-time.After(50 * time.Millisecond):
+					case <-time.After(50 * time.Millisecond): // between two looks
 					}
 				}
 			}()
@@ -142,28 +140,29 @@ func TestSlowClients(t *testing.T) {
 			if grown := worst.memory - first.memory; grown > 64<<20 {
 				t.Errorf("memory grew by %d KiB", grown>>10)
 			}
-			// What the machine had no time for says little.
+			// Times at which the machine did not run the test are not compared.
 			calm, bound := report.Stall < 100*time.Millisecond, 2*time.Second+5*report.Stall
 			wantWithin(t, "the slowest honest request", share(took, 1), bound)
 			wantWithin(t, "the slowest client of the relay", report.Slowest(), bound)
 			if calm && (made <= listenerConns+64 || len(took) < 20) {
 				t.Errorf("%d slow connections were made, want %d, and %d honest requests", made, slowConns, len(took))
 			}
-			// The relay has some too.
+			// The relay has descriptors too.
 			if more := worst.descriptors - first.descriptors; calm && more > listenerConns+64 {
 				t.Errorf("%d more descriptors than at first, want %d and few", more, listenerConns)
 			}
 			first.memory, first.threads = worst.memory, worst.threads // the runtime gives them back when it likes
 			lookAgain(t, u, first, addr, "a")
-			if n := end(t, u); n["reset"]+n["fenced"]+n["expired"]+n["gone"] > 0 {
+			if n := end(t, u); n["reset"]+n["fenced"]+n["expired"]+n["aborted"] > 0 {
 				t.Errorf("connections of the relay were harmed: %v", n)
 			}
 		})
 	}
 }
 
-// wantSlowReport checks what slowhttptest has found out, second by second: the
-// service was there all the time. It returns how many connections it has made.
+// wantSlowReport checks the report of slowhttptest, second by second: the
+// service was available all the time. It returns how many connections it has
+// made.
 func wantSlowReport(t *testing.T, path, out string) (made int) {
 	t.Helper()
 	rows := lines(path)
@@ -184,8 +183,8 @@ func wantSlowReport(t *testing.T, path, out string) (made int) {
 	return n[1] + n[3]
 }
 
-// The same slowness, one client each and no other: it is not room that is
-// wanted but patience that ends.
+// The same slowness, with one client at a time: the listener is not full, but
+// the client's time is limited.
 func TestSlowClientIsCutOff(t *testing.T) {
 	t.Parallel()
 	pong := newService(t, "pong")
@@ -213,7 +212,7 @@ func TestSlowClientIsCutOff(t *testing.T) {
 			var left atomic.Bool
 			go func() {
 				for !left.Load() && tt.drip != "" {
-					time.Sleep(200 * time.Millisecond)
+					time.Sleep(200 * time.Millisecond) // a client that sends slowly
 					if _, err := io.WriteString(c.TCPConn, tt.drip); err != nil {
 						return
 					}
@@ -247,9 +246,9 @@ func TestSlowClientIsCutOff(t *testing.T) {
 			var got int
 			got, err = c.Read(make([]byte, 16))
 			n += got
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond) // a client that reads slowly
 			if time.Since(begin) > 10*time.Second && err == nil {
-				// What waits in the kernel is read to find the end of it.
+				// Bytes that wait in the kernel are read to find the end of the stream.
 				c.SetReadDeadline(time.Now().Add(10 * time.Second))
 				var rest int64
 				rest, err = io.Copy(io.Discard, io.LimitReader(c, 64<<20))

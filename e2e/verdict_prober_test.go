@@ -26,12 +26,12 @@ import (
 	"understudy/internal/proctest"
 )
 
-// window is for how long answers of services stand.
+// window is the time for which answers of services are reused.
 const window = time.Second
 
-// wantOncePerWindow checks that a service was asked by agent, and never twice
-// within a window. A window begins when the answers are in, which is after the
-// service has noted the question, so there is nothing to allow for.
+// wantOncePerWindow checks that a service was requested by agent, and never
+// twice within a window. A window begins when the answers are in, which is
+// after the service has recorded the request, so no tolerance is needed.
 func wantOncePerWindow(t *testing.T, s *service, agent string) {
 	t.Helper()
 	var last time.Time
@@ -71,8 +71,8 @@ const (
 	cloudflareAgent = "Mozilla/5.0 (compatible; Cloudflare-Traffic-Manager/1.0; +https://www.cloudflare.com/traffic-manager/; pool-id: 17b5962d775c646f)"
 )
 
-// probe asks once, over a connection of its own. It returns nil when the
-// origin is healthy.
+// probe sends one request, over a connection of its own. It returns nil when
+// the origin is healthy.
 func (m monitor) probe(addr string) error {
 	client := http.Client{
 		Timeout:       time.Duration(m.Timeout) * time.Second,
@@ -93,7 +93,7 @@ func (m monitor) probe(addr string) error {
 		return err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 10<<10)) // as much as it looks at
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 10<<10)) // as much as the monitor reads
 	switch class, _ := strings.CutSuffix(m.ExpectedCodes, "xx"); {
 	case err != nil:
 		return err
@@ -107,7 +107,7 @@ func (m monitor) probe(addr string) error {
 	return nil
 }
 
-// round is what all regions find at one time.
+// round is the result of all regions at one time.
 type round struct {
 	begin   time.Time
 	well    int
@@ -115,8 +115,8 @@ type round struct {
 	slowest time.Duration
 }
 
-// ask has all regions ask at once.
-func (m monitor) ask(addr string) round {
+// request sends a request from all regions at once.
+func (m monitor) request(addr string) round {
 	r := round{begin: time.Now(), reasons: map[string]int{}}
 	var all sync.WaitGroup
 	var mu sync.Mutex // guards r
@@ -138,12 +138,12 @@ func (m monitor) ask(addr string) round {
 	return r
 }
 
-// harmful is a time for which this process stood still, because the machine had
-// none for it, that is long enough to spoil what was timed.
+// harmful is the least time without running, on a busy machine, that spoils the
+// measured times of this process.
 const harmful = 500 * time.Millisecond
 
-// watchStalls returns a function that says for how long this process has stood
-// still in all.
+// watchStalls returns a function that returns for how long this process has not
+// run in all.
 func watchStalls(t *testing.T) func() time.Duration {
 	t.Helper()
 	const tick = 20 * time.Millisecond
@@ -154,7 +154,7 @@ func watchStalls(t *testing.T) func() time.Duration {
 			select {
 			case <-over:
 				return
-			case <-time.After(tick):
+			case <-time.After(tick): // its delay is measured
 			}
 			if late := time.Since(last) - tick; late > tick {
 				sum.Add(int64(late))
@@ -164,9 +164,9 @@ func watchStalls(t *testing.T) func() time.Duration {
 	return func() time.Duration { return time.Duration(sum.Load()) }
 }
 
-// A monitor that asks from everywhere at once, again and again, while a service
-// fails in every way: all are answered in time, whoever asks learns of it
-// within a window, and the services are asked once in each.
+// A monitor that sends requests from all regions at once, again and again,
+// while a service fails in every way: all are answered in time, the answers
+// change within a window, and the services are requested once in each.
 func TestCloudflareMonitor(t *testing.T) {
 	t.Parallel()
 	var m monitor
@@ -191,15 +191,15 @@ func TestCloudflareMonitor(t *testing.T) {
 			limit += 2 * time.Second // the route's timeout passes first
 		}
 		before := stalled()
-		for seen := 0; seen < 4; time.Sleep(50 * time.Millisecond) {
+		for seen := 0; seen < 4; time.Sleep(50 * time.Millisecond) { // the pace of a monitor
 			calm := stalled()
-			r := m.ask(h.http)
+			r := m.request(h.http)
 			age := r.begin.Sub(flipped)
 			switch {
 			case stalled()-calm > harmful:
 				t.Logf("%s: a round does not count, the machine stood still", state)
 			case r.slowest > 5*time.Second:
-				t.Errorf("%s: somebody waited %v", state, r.slowest)
+				t.Errorf("%s: a request waited %v", state, r.slowest)
 				seen++
 			case r.well == want:
 				if seen == 0 {
@@ -223,7 +223,7 @@ func TestCloudflareMonitor(t *testing.T) {
 			}
 		}
 	}
-	terminate(t, h.Understudy)
+	h.Terminate()
 }
 
 const (
@@ -237,8 +237,8 @@ const (
 	bulkSize  = int64(pingTime/bulkPause) * bulkChunk // of each transfer
 )
 
-// newBulk is a host that greets with "a" and a newline. Who then sends
-// something gets bulkSize bytes, spread over pingTime, and their sum.
+// newBulk is a host that greets with "a" and a newline. A client that then
+// sends something gets bulkSize bytes, spread over pingTime, and their sum.
 func newBulk(t *testing.T) string {
 	t.Helper()
 	listener := listen(t)
@@ -254,7 +254,7 @@ func newBulk(t *testing.T) string {
 		chunk := make([]byte, bulkChunk)
 		begin := time.Now()
 		for sent := int64(0); sent < bulkSize; sent += bulkChunk {
-			time.Sleep(time.Until(begin.Add(time.Duration(sent/bulkChunk) * bulkPause)))
+			time.Sleep(time.Until(begin.Add(time.Duration(sent/bulkChunk) * bulkPause))) // the pace of a transfer
 			random.Read(chunk)
 			sum.Write(chunk)
 			if _, err := conn.Write(chunk); err != nil {
@@ -301,13 +301,13 @@ func receiveBulk(addr string) error {
 	return err
 }
 
-// pinged is what became of many pings.
+// pinged is the result of many pings.
 type pinged struct {
 	late, took []time.Duration // of each: from when it was due, and from when it was sent, to its answer
 	bad        map[string]int
 }
 
-// share is the time that a share of all took at most.
+// share is the quantile of the times.
 func share(times []time.Duration, of float64) time.Duration {
 	slices.Sort(times)
 	if len(times) == 0 {
@@ -316,8 +316,8 @@ func share(times []time.Duration, of float64) time.Duration {
 	return times[min(len(times)-1, int(float64(len(times))*of))]
 }
 
-// pings asks addr pingRate times a second for pingTime over pingConns
-// connections that stay.
+// pings sends pingRate requests a second to addr for pingTime over pingConns
+// persistent connections.
 func pings(addr string) (pinged, error) {
 	all := pinged{bad: map[string]int{}}
 	var mu sync.Mutex // guards all
@@ -342,7 +342,7 @@ func pings(addr string) (pinged, error) {
 	return all, errors.Join(errs...)
 }
 
-// pingAlong asks over one connection, from due until end.
+// pingAlong sends requests over one connection, from due until end.
 func pingAlong(addr string, due time.Time, pause time.Duration, end time.Time) (pinged, error) {
 	own := pinged{bad: map[string]int{}}
 	conn, err := net.DialTimeout("tcp", addr, patience)
@@ -352,11 +352,11 @@ func pingAlong(addr string, due time.Time, pause time.Duration, end time.Time) (
 	defer conn.Close()
 	conn.SetDeadline(end.Add(30 * time.Second))
 	in := bufio.NewReader(conn)
-	question := []byte("GET /ping HTTP/1.1\r\nHost: app.example.org\r\nUser-Agent: many\r\n\r\n")
+	request := []byte("GET /ping HTTP/1.1\r\nHost: app.example.org\r\nUser-Agent: many\r\n\r\n")
 	for ; due.Before(end); due = due.Add(pause) {
-		time.Sleep(time.Until(due))
+		time.Sleep(time.Until(due)) // the pace of a monitor
 		sent := time.Now()
-		if _, err := conn.Write(question); err != nil {
+		if _, err := conn.Write(request); err != nil {
 			return own, err
 		}
 		status, body, err := readAnswer(in)
@@ -372,8 +372,8 @@ func pingAlong(addr string, due time.Time, pause time.Duration, end time.Time) (
 	return own, nil
 }
 
-// readAnswer reads an answer with a Content-Length, for less than net/http
-// would cost.
+// readAnswer reads an answer with a Content-Length, with less processor time
+// than net/http.
 func readAnswer(in *bufio.Reader) (status, body string, err error) {
 	length := 0
 	for {
@@ -454,7 +454,7 @@ func TestManyPings(t *testing.T) {
 	for _, s := range services {
 		wantOncePerWindow(t, s, "many")
 	}
-	if n := end(t, u); n["reset"]+n["fenced"]+n["expired"]+n["gone"] > 0 {
+	if n := end(t, u); n["reset"]+n["fenced"]+n["expired"]+n["aborted"] > 0 {
 		t.Errorf("connections of the relay were harmed: %v", n)
 	}
 }

@@ -3,10 +3,7 @@
 package e2e
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,17 +47,15 @@ func redisCLI(t *testing.T, port int, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// redisSession is a session of redis-cli that adds numbers to a set, and asks
-// each time whether a replica has it too.
+// redisSession is a session of redis-cli that adds numbers to a set, and checks
+// each time that a replica has it too.
 type redisSession struct {
-	cmd   *exec.Cmd
-	in    io.WriteCloser
-	out   *bufio.Reader
+	*terminal
 	wrote *atomic.Int64
 }
 
-func (s *redisSession) write(n int) error {
-	added, err := s.ask(fmt.Sprintf("sadd numbers %d", n))
+func (s redisSession) write(n int) error {
+	added, err := s.query(fmt.Sprintf("sadd numbers %d", n))
 	if err != nil {
 		return err
 	}
@@ -68,28 +63,15 @@ func (s *redisSession) write(n int) error {
 		return fmt.Errorf("sadd: %q", added)
 	}
 	s.wrote.Add(1)
-	if have, err := s.ask("wait 1 500"); err != nil || have != "1" {
+	if have, err := s.query("wait 1 500"); err != nil || have != "1" {
 		return fmt.Errorf("no replica has it: %q, %w", have, err)
 	}
 	return nil
 }
 
-func (s *redisSession) ask(command string) (string, error) {
-	if _, err := fmt.Fprintln(s.in, command); err != nil {
-		return "", err
-	}
-	line, err := s.out.ReadString('\n')
-	return strings.TrimSpace(line), err
-}
-
-func (s *redisSession) close() {
-	s.in.Close()
-	_ = s.cmd.Wait()
-}
-
 // Redis with a replica and the scripts and settings of docs/scripts.md: the
-// primary is killed, comes back unasked, becomes a replica, and then primary
-// again because an operator says so. What a replica has confirmed is there.
+// primary is killed, comes back by itself, becomes a replica, and then primary
+// again by a command of an operator. What a replica has confirmed is not lost.
 func TestRedis(t *testing.T) {
 	t.Parallel()
 	needs(t, "redis-server")
@@ -103,27 +85,19 @@ func TestRedis(t *testing.T) {
 	}
 	awaitReplica(a)
 
-	addr, socket, password := freeAddr(t), socketPath(t), filepath.Join(t.TempDir(), "password")
+	password := filepath.Join(t.TempDir(), "password")
 	private(t, password, redisPassword+"\n", false)
-	config := scriptsConfig(t, "redis.yaml", ":6379\"", addr+"\"", "db1:6379, db2:6379", a.addr()+", "+b.addr())
-	u := proctest.StartCommand(t, proctest.BinaryCommand(program(t), []string{
-		"REDIS_PASSWORD_FILE=" + password, "STATE_DIR=" + t.TempDir(), "CONTROL=" + socket,
-	}, "--config", config, "--interval", "250ms", "--check-interval", "500ms"))
-	u.WaitLog("relay open")
-	u.Until("the replica is up", func() bool { return countLog(u, "host changed state", "host="+b.addr(), "to=up") > 0 })
+	r := newPair(t, "redis", 6379, a, b, []string{"REDIS_PASSWORD_FILE=" + password}, "--check-interval", "500ms")
+	u := r.Understudy
 
 	var wrote atomic.Int64
-	port, _ := strconv.Atoi(portOf(addr))
+	port, _ := strconv.Atoi(portOf(r.addr))
 	clients := startRecorder(t, func() (session, error) {
-		s := &redisSession{cmd: redisCLI(t, port), wrote: &wrote}
-		in, err1 := s.cmd.StdinPipe()
-		out, err2 := s.cmd.StdoutPipe()
-		s.cmd.Stderr = s.cmd.Stdout // it says there that it has lost the connection, and goes on
-		s.in, s.out = in, bufio.NewReader(out)
-		return s, errors.Join(err1, err2, s.cmd.Start())
+		s, err := newTerminal(redisCLI(t, port)) // it reports the lost connection and goes on
+		return redisSession{s, &wrote}, err
 	})
 	clients.goesOn(u)
-	drill(t, socket)
+	r.drill()
 
 	a.kill()
 	killed, before := time.Now(), wrote.Load()
@@ -137,20 +111,12 @@ func TestRedis(t *testing.T) {
 	awaitReplica(b)
 	clients.goesOn(u)
 
-	var switched time.Time
-	u.Until("the operator can switch back", func() bool {
-		switched = time.Now()
-		return exec.Command(program(t), "switch", "--control", socket, a.addr()).Run() == nil
-	})
-	back := time.Since(switched)
-	awaitReplica(a) // the old one became it by the trigger
+	_, back := r.switchTo(a)
+	awaitReplica(a) // the trigger has made the old one a replica
 	clients.goesOn(u)
 	records, ends := clients.finish()
 	t.Logf("killed: first write after %v; switchover: %v; %d numbers acknowledged, %d sessions ended", gap.Round(time.Millisecond), back.Round(time.Millisecond), len(records), len(ends))
 	wantWithin(t, "the failover", gap, 15*time.Second)
 	wantAll(t, records, numbers(t, output(t, redisCLI(t, port, "smembers", "numbers"))))
-	if n := elections(u); n != 3 {
-		t.Errorf("%d elections, want 3", n)
-	}
-	end(t, u)
+	r.end(3)
 }
