@@ -34,24 +34,19 @@ type sinkConn struct {
 	moved    bool  // anything has come
 }
 
-// ends is how many bytes at each end of a read are always compared.
+// ends is the number of bytes at each end of a read that are always compared.
 const ends = 32
 
-// newSink takes connections that were greeted as source ones and asks each
-// for an endless stream, every one from another position. The caller still
-// owns the descriptors.
-func newSink(fds []int) (*sink, error) {
-	poller, err := newPoller()
-	if err != nil {
-		return nil, err
-	}
-	s := &sink{conns: make([]sinkConn, len(fds)), poller: poller}
+// newSink takes connections that were greeted as source ones, for a loop that
+// waits with p, and requests an endless stream from each, every one from another
+// position. The caller still owns the descriptors.
+func newSink(p *poller, fds []int) (*sink, error) {
+	s := &sink{conns: make([]sinkConn, len(fds)), poller: p}
 	for i, fd := range fds {
 		start := int64(i) * 7919
 		s.conns[i] = sinkConn{fd: fd, position: start}
 		_, err := write(fd, request{start: start, length: endless}.encode())
-		if err := errors.Join(err, os.NewSyscallError("fcntl", unix.SetNonblock(fd, true)), poller.add(fd, levelRead, i)); err != nil {
-			poller.close()
+		if err := errors.Join(err, os.NewSyscallError("fcntl", unix.SetNonblock(fd, true)), p.add(fd, levelRead, roleSource, i)); err != nil {
 			return nil, err
 		}
 	}
@@ -67,13 +62,13 @@ func (s *sink) run(ctx context.Context, w *window) error {
 		}
 		for i := range events {
 			if err := s.receive(int(events[i].Fd)); err != nil {
-				return fmt.Errorf("stream %d: %w", events[i].Fd, err)
+				return err
 			}
 		}
 		if w == nil {
 			continue
 		}
-		switch step, err := w.step(w.now(), s.started.Load() == int64(len(s.conns))); {
+		switch step, err := w.step(w.now(), s.flows()); {
 		case err != nil:
 			return err
 		case step == closes && w.counted() == 0:
@@ -85,16 +80,19 @@ func (s *sink) run(ctx context.Context, w *window) error {
 	return ctx.Err()
 }
 
-// flowing waits until something has come of every stream of a sink that runs
-// in another goroutine, which closes ended when it is over.
+// flows reports whether bytes of every stream have arrived.
+func (s *sink) flows() bool { return s.started.Load() == int64(len(s.conns)) }
+
+// flowing waits until bytes of every stream have arrived at a sink that runs in
+// another goroutine, which closes ended when it is over.
 func (s *sink) flowing(ctx context.Context, ended <-chan struct{}) error {
 	for deadline := time.Now().Add(coldTimeout); time.Now().Before(deadline); {
-		if s.started.Load() == int64(len(s.conns)) {
+		if s.flows() {
 			return nil
 		}
 		select {
 		case <-ended:
-			return nil // what it says is the error
+			return nil // its error is returned
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(time.Millisecond):
@@ -106,18 +104,18 @@ func (s *sink) flowing(ctx context.Context, ended <-chan struct{}) error {
 // receive reads once from stream i, so that streams take turns.
 func (s *sink) receive(i int) error {
 	c := &s.conns[i]
-	n, err := read(c.fd, s.buf[:])
+	n, err := s.poller.read(c.fd, s.buf[:])
 	switch {
 	case errors.Is(err, unix.EAGAIN):
 		return nil
-	case err != nil:
-		return err
-	case n == 0:
-		return errEnded
+	case err == nil && n == 0:
+		err = errEnded
+	case err == nil:
+		s.reads++
+		err = check(s.buf[:n], c.position, s.reads%16 == 0)
 	}
-	s.reads++
-	if err := check(s.buf[:n], c.position, s.reads%16 == 0); err != nil {
-		return err
+	if err != nil {
+		return fmt.Errorf("stream %d: %w", i, err)
 	}
 	c.position += int64(n)
 	s.received.Add(int64(n))

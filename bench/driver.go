@@ -9,12 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settings is what the flags say.
+// settings are the values of the flags.
 type settings struct {
 	rounds      int
 	length      time.Duration // of a window
@@ -35,7 +35,7 @@ type settings struct {
 	variants    []string // further runs of it, "name=flags"
 	out, json   string   // files; "" writes none
 	again       string   // file with the samples of an earlier run; "" measures
-	congestion  string   // control of every row that names none; "" is the machine's
+	congestion  string   // congestion control of every row that names none; "" is the machine's
 }
 
 // account is a user that proxies run as.
@@ -52,23 +52,40 @@ type driver struct {
 	accounts []account
 	peers    []peer
 	figures  []figure
-	backend  *process
-	addr     netip.AddrPort // the backend's
-	port     uint16         // the last one that was given out
-	limit    uint64         // of descriptors
+	backends map[shape]*backend // of the chosen figures
+	port     uint16             // the last one that was given out
+	limit    uint64             // of descriptors
 	progress io.Writer
 	results  results
 }
 
-// errFailed is returned when a trial failed: the report says which and why.
+// socketDir is where proxies listen on unix sockets, below the directory of the
+// run: such paths have to be short.
+const socketDir = "s"
+
+// backend is the service behind the proxies, in one shape.
+type backend struct {
+	*process
+	addr     address
+	socket   address // the same service by a unix socket
+	hostPort uint16  // of the hosts of many relays; zero when there are none
+}
+
+// errFailed is returned when a trial failed: the report names it and the
+// reason.
 var errFailed = errors.New("not every trial could be measured; see \"failed\" in the report")
 
 // errInterrupted is returned after Ctrl-C.
 var errInterrupted = errors.New("interrupted; a report, if there is one, holds what was measured until then")
 
-// drive does a whole run and writes the report to stdout. Whatever it started
-// is gone when it returns.
-func drive(ctx context.Context, s settings, stdout, progress io.Writer) error {
+// drive does a whole run and writes the report to stdout. Everything that it
+// started has ended when it returns.
+func drive(ctx context.Context, s settings, stdout, progress io.Writer) (err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil && !errors.Is(err, errInterrupted) { // in the middle of the preparation
+			err = errInterrupted
+		}
+	}()
 	dir, err := os.MkdirTemp("", "understudy-bench-")
 	if err != nil {
 		return err
@@ -77,11 +94,12 @@ func drive(ctx context.Context, s settings, stdout, progress io.Writer) error {
 	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // G302: proxies run from here as another user
 		return err
 	}
+	runtime.GOMAXPROCS(wide.clients() + 2) // see poller.bare
 	d := &driver{settings: s, dir: dir, port: 11000, progress: progress}
+	defer d.stopBackends()
 	if err := d.prepare(ctx); err != nil {
 		return err
 	}
-	defer d.backend.stop()
 	about := describe(ctx, d.peers, d.limit)
 	if err := d.chooseCongestion(ctx); err != nil {
 		return err
@@ -95,7 +113,8 @@ func drive(ctx context.Context, s settings, stdout, progress io.Writer) error {
 	return errors.Join(err, d.report(about, stdout))
 }
 
-// prepare finds the programs, raises limits and starts the backend.
+// prepare finds the programs, raises limits and starts the backends. The caller
+// stops those that run, also after an error.
 func (d *driver) prepare(ctx context.Context) error {
 	var err error
 	if d.limit, err = raiseDescriptors(); err != nil {
@@ -105,7 +124,7 @@ func (d *driver) prepare(ctx context.Context) error {
 		return err
 	}
 	for _, f := range figures() {
-		if d.only.MatchString(f.id) {
+		if d.only.MatchString(f.id()) {
 			d.figures = append(d.figures, f)
 		}
 	}
@@ -117,11 +136,23 @@ func (d *driver) prepare(ctx context.Context) error {
 	if len(d.figures) == 0 || len(d.peers) == 0 || len(d.accounts) == 0 {
 		return fmt.Errorf("nothing to measure: %d figures, %d peers, %d users chosen", len(d.figures), len(d.peers), len(d.accounts))
 	}
-	return d.startBackend(ctx)
+	sockets := filepath.Join(d.dir, socketDir)
+	if err := errors.Join(os.Mkdir(sockets, 0o700), os.Chmod(sockets, 0o777)); err != nil { //nolint:gosec // G302: proxies of every user listen there
+		return err
+	}
+	d.backends = map[shape]*backend{}
+	for _, f := range d.figures {
+		if d.backends[f.shape] == nil {
+			if err := d.startBackend(ctx, f.shape); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // chooseCongestion sets the congestion control of all rows that name none.
-// Where that cannot be done they use the machine's, and the report names it.
+// If that cannot be done they use the machine's, and the report names it.
 func (d *driver) chooseCongestion(ctx context.Context) error {
 	if d.congestion == "" {
 		return nil
@@ -136,7 +167,7 @@ func (d *driver) chooseCongestion(ctx context.Context) error {
 }
 
 // findPrograms copies this program to where every user may run it, builds
-// understudy if it takes part, and says aloud which peers are not there.
+// understudy if it takes part, and prints which peers are missing.
 func (d *driver) findPrograms(ctx context.Context) error {
 	d.self = filepath.Join(d.dir, "bench")
 	if err := copyProgram("/proc/self/exe", d.self); err != nil {
@@ -164,12 +195,12 @@ func (d *driver) findPrograms(ctx context.Context) error {
 }
 
 // buildUnderstudy puts the program to measure at to. One that does not build
-// is skipped, aloud; one that was named must be there.
+// is skipped with a message; one that was named must exist.
 func (d *driver) buildUnderstudy(ctx context.Context, to string) error {
 	if d.understudy != "" {
 		return copyProgram(d.understudy, to)
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", to, "understudy/cmd/understudy") //nolint:gosec // G204: our own words
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", to, "understudy/cmd/understudy") //nolint:gosec // G204: constant arguments
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")                                                    // as it is shipped
 	if out, err := build.CombinedOutput(); err != nil {
 		d.say("understudy does not build (run this inside its module): %v: %s", err, lastBytes(out, 300))
@@ -178,14 +209,15 @@ func (d *driver) buildUnderstudy(ctx context.Context, to string) error {
 }
 
 func copyProgram(from, to string) error {
-	content, err := os.ReadFile(from) //nolint:gosec // G304: a program that we were told to run
+	content, err := os.ReadFile(from) //nolint:gosec // G304: the program that a flag names
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(to, content, 0o755) //nolint:gosec // G306: it runs as another user
 }
 
-// accounts lists the users to run as: root and nobody, or who we are.
+// accounts returns the users as which the peers run: root and the user nobody when the
+// benchmark runs as root, and otherwise the current user.
 func accounts() []account {
 	if os.Getuid() != 0 {
 		name := strconv.Itoa(os.Getuid())
@@ -224,27 +256,39 @@ func raiseDescriptors() (uint64, error) {
 	return raised.Cur, os.NewSyscallError("setrlimit", syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised))
 }
 
-func (d *driver) startBackend(ctx context.Context) error {
-	var err error
-	if d.addr, err = d.nextAddr(); err != nil {
+// startBackend starts the backend of shape s and waits until it answers.
+func (d *driver) startBackend(ctx context.Context, s shape) error {
+	addr, err := d.nextAddr()
+	if err != nil {
 		return err
 	}
-	if d.backend, err = startProcess(ctx, "backend", d.dir, nil, d.self, roleNameBackend, d.addr.String()); err != nil {
+	b := &backend{addr: addr, socket: address{path: filepath.Join(d.dir, string(s))}}
+	argv := []string{d.self, roleNameBackend, string(s), addr.String(), b.socket.String()}
+	if slices.ContainsFunc(d.figures, func(f figure) bool { return f.shape == s && f.relays > 0 }) {
+		b.hostPort = addr.tcp.Port()
+		for i := range 2 * maxRelays {
+			argv = append(argv, hostAddress(i, b.hostPort).String())
+		}
+	}
+	if b.process, err = startProcess(ctx, string(s)+" backend", d.dir, nil, argv...); err != nil {
 		return err
 	}
-	if err := waitReady(ctx, d.addr, d.backend); err != nil {
-		d.backend.stop()
-		return err
-	}
-	return nil
+	d.backends[s] = b
+	return waitReady(ctx, addr, b.process)
 }
 
-// nextAddr returns an address that nobody listens on. It gives out each port
-// once, so that no trial meets what an earlier one left.
-func (d *driver) nextAddr() (netip.AddrPort, error) {
+func (d *driver) stopBackends() {
+	for _, b := range d.backends {
+		b.stop()
+	}
+}
+
+// nextAddr returns an address without a listener. It gives out each port once,
+// so that no trial meets what an earlier one left.
+func (d *driver) nextAddr() (address, error) {
 	for d.port < 32000 {
 		d.port++
-		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), d.port)
+		addr := loopback(0, 0, 1, d.port)
 		if fd, err := listen(addr); fd >= 0 {
 			_ = unix.Close(fd)
 			if err == nil {
@@ -252,12 +296,12 @@ func (d *driver) nextAddr() (netip.AddrPort, error) {
 			}
 		}
 	}
-	return netip.AddrPort{}, errors.New("no free port between 11000 and 32000")
+	return address{}, errors.New("no free port between 11000 and 32000")
 }
 
 // rounds measures everything again and again. Within a figure the peers take
-// turns, each round beginning with another one, so that what the machine does
-// meanwhile hits all of them alike.
+// turns, each round beginning with another one, so that disturbances of the
+// machine affect all of them alike.
 func (d *driver) rounds(ctx context.Context) error {
 	if err := d.findRate(ctx); err != nil {
 		return err
@@ -268,17 +312,20 @@ func (d *driver) rounds(ctx context.Context) error {
 			for _, a := range d.accounts {
 				for i := range d.peers {
 					p := d.peers[(i+round)%len(d.peers)]
-					s := sample{Round: round + 1, User: a.name, Figure: f.id, Peer: p.name}
+					if !d.takesPart(f, a, p) {
+						continue
+					}
+					s := sample{Round: round + 1, User: a.name, Figure: f.id(), Peer: p.name}
 					values, err := d.trial(ctx, f, a, p, d.length)
 					if ctx.Err() != nil {
 						return errInterrupted
 					}
-					if d.backend.gone() {
-						return d.backend.failure()
+					if b := d.backends[f.shape]; b.hasExited() {
+						return b.failure()
 					}
 					s.note(values, err)
 					d.results = append(d.results, s)
-					d.say("%6s  round %d  %-6s %-16s %-17s %s", time.Since(begin).Round(time.Second), round+1, a.name, f.id, p.name, s.brief(f.metrics))
+					d.say("%6s  round %d  %-6s %-16s %-17s %s", time.Since(begin).Round(time.Second), round+1, a.name, f.id(), p.name, s.brief(f.metrics))
 				}
 			}
 		}
@@ -329,13 +376,43 @@ func (d *driver) trial(ctx context.Context, f figure, a account, p peer, length 
 	if err != nil {
 		return nil, err
 	}
-	w, err := p.run(ctx, d.dir, a.cred, listen, d.addr)
-	if err != nil {
+	b := d.backends[f.shape]
+	relays := d.relays(f, p, b, listen)
+	t := &trial{shape: f.shape, backend: b, length: length, rate: d.rate}
+	if f.relays > 1 {
+		if t.alone, err = d.residentAlone(ctx, f, a, p, relays); err != nil {
+			return nil, err
+		}
+	}
+	if t.way, err = p.run(ctx, d.dir, a.cred, relays); err != nil {
 		return nil, err
 	}
-	defer w.stop()
-	values, err = f.run(ctx, &trial{way: w, backend: d.backend, length: length, rate: d.rate})
-	return values, errors.Join(err, w.alive())
+	defer t.way.stop()
+	values, err = f.run(ctx, t)
+	return values, errors.Join(err, t.way.alive())
+}
+
+// relays are those of a trial of f, on the address of listen. Direct has no
+// second leg, and always connects by TCP.
+func (d *driver) relays(f figure, p peer, b *backend, listen address) []relay {
+	if f.relays > 0 {
+		return relaysOn(f.relays, listen.tcp.Port(), b.hostPort)
+	}
+	one := relay{listen, []address{b.addr}}
+	switch {
+	case p.argv == nil:
+	case f.leg == clientLeg:
+		one.listen = address{path: filepath.Join(d.dir, socketDir, fmt.Sprint(listen.tcp.Port()))}
+	case f.leg == hostLeg:
+		one.hosts[0] = b.socket
+	}
+	return []relay{one}
+}
+
+// takesPart reports whether f is measured with p as a: many relays are the same
+// for every user, and not every peer can have them.
+func (d *driver) takesPart(f figure, a account, p peer) bool {
+	return f.relays == 0 || !p.one && a.name == d.accounts[0].name
 }
 
 // findRate chooses the rate of the open loop, unless it was given: half of
@@ -343,12 +420,12 @@ func (d *driver) trial(ctx context.Context, f figure, a account, p peer, length 
 func (d *driver) findRate(ctx context.Context) error {
 	wanted := false
 	for _, f := range d.figures {
-		wanted = wanted || f.id == openID
+		wanted = wanted || f.id() == openID
 	}
 	if !wanted || d.rate > 0 {
 		return nil
 	}
-	probe := echoFigure("64B", 64, 64)
+	probe := echoFigure(usual, "64B", 64, 64)
 	for _, a := range d.accounts {
 		for _, p := range d.peers {
 			m, err := d.trial(ctx, probe, a, p, 400*time.Millisecond)
@@ -357,7 +434,7 @@ func (d *driver) findRate(ctx context.Context) error {
 			}
 			if err != nil {
 				d.say("no rate of %s for the open loop: %v", p.name, err)
-				continue // its own trials will say so again, and count
+				continue // its own trials will report that again, and count
 			}
 			if half := m[rate] / 2; d.rate == 0 || half < d.rate {
 				d.rate = half
@@ -371,10 +448,10 @@ func (d *driver) findRate(ctx context.Context) error {
 
 // say writes one line of progress.
 func (d *driver) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(d.progress, format+"\n", args...) // nobody to tell
+	_, _ = fmt.Fprintf(d.progress, format+"\n", args...) // the error cannot be reported
 }
 
-// record is what -json writes.
+// record is the output of -json.
 type record struct {
 	Machine machine `json:"machine"`
 	Seconds float64 `json:"seconds"` // of each window
@@ -409,15 +486,15 @@ func reportAgain(s settings, stdout io.Writer) error {
 		}
 	}
 	for _, f := range figures() {
-		if slices.ContainsFunc(was.Samples, func(s sample) bool { return s.Figure == f.id }) {
+		if slices.ContainsFunc(was.Samples, func(s sample) bool { return s.Figure == f.id() }) {
 			d.figures = append(d.figures, f)
 		}
 	}
 	return d.report(was.Machine, stdout)
 }
 
-// report writes the tables to stdout and to the files that were asked for.
-// It returns errFailed when a trial failed.
+// report writes the tables to stdout and to the files that flags name. It
+// returns errFailed when a trial failed.
 func (d *driver) report(about machine, stdout io.Writer) error {
 	if len(d.results) == 0 {
 		return nil
@@ -443,8 +520,8 @@ func (d *driver) markdown(w *strings.Builder, about machine) {
 	var headings []heading
 	var ids []string
 	for _, f := range d.figures {
-		headings = append(headings, heading{f.id, f.title, f.metrics})
-		ids = append(ids, f.id)
+		headings = append(headings, heading{f.id(), f.title + "; " + string(f.shape), f.metrics})
+		ids = append(ids, f.id())
 	}
 	var names []string
 	for _, p := range d.peers {

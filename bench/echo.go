@@ -30,25 +30,21 @@ type echoConn struct {
 type echoes struct {
 	conns  []echoConn
 	size   int
+	near   int64 // within how many bytes of the pattern messages begin
 	poller *poller
 	buf    [64 << 10]byte
 }
 
-// tick is how long a loop waits at most before it looks at the clock again.
+// tick is the longest time that a loop waits before it looks at the clock again.
 const tick = 50 * time.Millisecond
 
-// newEchoes takes connections that were greeted as echo ones. The caller
-// still owns the descriptors.
-func newEchoes(fds []int, size int) (*echoes, error) {
-	poller, err := newPoller()
-	if err != nil {
-		return nil, err
-	}
-	e := &echoes{conns: make([]echoConn, len(fds)), size: size, poller: poller}
+// newEchoes takes connections that were greeted as echo ones, for a loop in
+// shape s that waits with p. The caller still owns the descriptors.
+func newEchoes(p *poller, s shape, fds []int, size int) (*echoes, error) {
+	e := &echoes{conns: make([]echoConn, len(fds)), size: size, near: s.near(), poller: p}
 	for i, fd := range fds {
 		e.conns[i].fd = fd
-		if err := errors.Join(os.NewSyscallError("fcntl", unix.SetNonblock(fd, true)), poller.add(fd, edgeBoth, i)); err != nil {
-			poller.close()
+		if err := errors.Join(os.NewSyscallError("fcntl", unix.SetNonblock(fd, true)), p.add(fd, edgeRead, roleEcho, i)); err != nil {
 			return nil, err
 		}
 	}
@@ -57,13 +53,14 @@ func newEchoes(fds []int, size int) (*echoes, error) {
 
 // message is the seq-th message of connection i.
 func (e *echoes) message(i int, seq int64) []byte {
-	return patternAt(int64(i)*7919+seq*104729, e.size)
+	return patternAt((int64(i)*7919+seq*104729)%e.near, e.size)
 }
 
 // closedLoop keeps one message under way on each connection: the next is sent
 // when the answer to the last has come. Round trips that end while w is open
-// are recorded in h.
-func (e *echoes) closedLoop(ctx context.Context, w *window, h *histogram) error {
+// are recorded in h. The same thread reads the streams of beside, unless that
+// is nil, which must wait with the same poller.
+func (e *echoes) closedLoop(ctx context.Context, w *window, h *histogram, beside *sink) error {
 	w.start()
 	for i := range e.conns {
 		e.conns[i].due = 1
@@ -90,11 +87,16 @@ func (e *echoes) closedLoop(ctx context.Context, w *window, h *histogram) error 
 			return err
 		}
 		for i := range events {
-			if err := e.handle(&events[i], done); err != nil {
+			if events[i].Pad == roleSource {
+				err = beside.receive(int(events[i].Fd))
+			} else {
+				err = e.handle(&events[i], done)
+			}
+			if err != nil {
 				return err
 			}
 		}
-		switch step, err := w.step(w.now(), answered == len(e.conns)); {
+		switch step, err := w.step(w.now(), answered == len(e.conns) && (beside == nil || beside.flows())); {
 		case err != nil:
 			return err
 		case step == opens:
@@ -108,21 +110,18 @@ func (e *echoes) closedLoop(ctx context.Context, w *window, h *histogram) error 
 	return ctx.Err()
 }
 
-// timerTag marks the events of the timer.
-const timerTag = -1
-
 // openLoop sends messages at a fixed rate, whether answers come or not, the
 // connections taking turns. A round trip begins when the message should have
-// been sent: a proxy that stalls pays for everybody who would have waited.
-// What was due while w is open is recorded in h. It is an error when answers
-// are still missing two seconds after the end.
+// been sent: a stall of the proxy counts for every message that was due
+// meanwhile. What was due while w is open is recorded in h. It is an error when
+// answers are still missing two seconds after the end.
 func (e *echoes) openLoop(ctx context.Context, rate float64, w *window, h *histogram) error {
 	timer, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {
 		return os.NewSyscallError("timerfd_create", err)
 	}
 	defer unix.Close(timer)
-	if err := e.poller.add(timer, unix.EPOLLIN|edge, timerTag); err != nil {
+	if err := e.poller.add(timer, unix.EPOLLIN|edge, kindTimer, 0); err != nil {
 		return err
 	}
 	var (
@@ -141,7 +140,7 @@ func (e *echoes) openLoop(ctx context.Context, rate float64, w *window, h *histo
 	}
 	for ctx.Err() == nil {
 		now := w.now()
-		// What was due in the window is sent even if we wake too late for it.
+		// What was due in the window is sent even after waking up too late for it.
 		for ; dueAt(next) <= now && (!closed || dueAt(next) < w.shut.at); next++ {
 			i := int(next % n)
 			e.conns[i].due++
@@ -163,7 +162,7 @@ func (e *echoes) openLoop(ctx context.Context, rate float64, w *window, h *histo
 			return err
 		}
 		for i := range events {
-			if events[i].Fd == timerTag {
+			if events[i].Pad == kindTimer {
 				continue // edge-triggered, and armed anew each time: no need to read it
 			}
 			if err := e.handle(&events[i], answer); err != nil {
@@ -201,7 +200,7 @@ func (e *echoes) handle(event *unix.EpollEvent, done func(i int, seq int64) erro
 	}
 	c := &e.conns[i]
 	for {
-		n, err := read(c.fd, e.buf[:])
+		n, err := e.poller.read(c.fd, e.buf[:])
 		switch {
 		case err == unix.EAGAIN: //nolint:errorlint // a bare errno, compared for every message
 			return nil
@@ -214,7 +213,7 @@ func (e *echoes) handle(event *unix.EpollEvent, done func(i int, seq int64) erro
 			return err
 		}
 		if n < len(e.buf) && event.Events&hungUp == 0 {
-			return nil // drained: whatever comes now is a new event
+			return nil // drained: further bytes cause a new event
 		}
 	}
 }
@@ -248,12 +247,12 @@ func (e *echoes) compare(i int, got []byte, done func(i int, seq int64) error) e
 func (e *echoes) send(i int) error {
 	c := &e.conns[i]
 	for c.sentSeq < c.due {
-		n, err := write(c.fd, e.message(i, c.sentSeq)[c.sentPart:])
+		n, err := e.poller.write(c.fd, e.message(i, c.sentSeq)[c.sentPart:])
 		if err != nil {
 			return fmt.Errorf("connection %d: %w", i, err)
 		}
 		if n == 0 {
-			return nil // the next writable event goes on
+			return e.poller.modify(c.fd, edgeBoth, roleEcho, i) // the next writable event goes on
 		}
 		if c.sentPart += n; c.sentPart == e.size {
 			c.sentSeq++

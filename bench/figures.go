@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,10 +17,12 @@ import (
 
 // trial is one measurement of one figure on one way.
 type trial struct {
+	shape   shape
 	way     *way
-	backend *process
+	backend *backend
 	length  time.Duration // of the window
 	rate    float64       // of the open loop, messages a second
+	alone   int64         // resident memory of the proxy with one relay
 }
 
 // measured holds the values of a trial by metric.
@@ -26,15 +30,36 @@ type measured map[string]float64
 
 // figure is something that is measured.
 type figure struct {
-	id, title   string // id is what -only matches
+	name, title string
+	shape       shape
 	metrics     []metric
 	connections int    // that the proxy holds at one time
 	congestion  string // congestion control to run under, "" for the machine's
+	leg         string // which side of the proxy is a unix socket, if any
+	relays      int    // with two hosts each; zero is one relay with one host
 	run         func(ctx context.Context, t *trial) (measured, error)
 }
 
-// skipError says why a figure cannot be measured here; that is no failure of
-// the peer.
+// The sides of a proxy, for figures with one unix leg.
+const (
+	clientLeg = "client"
+	hostLeg   = "host"
+)
+
+// withLeg is f with a unix socket on one side.
+func (f figure) withLeg(leg string) figure {
+	kind, rest, _ := strings.Cut(f.name, "/")
+	f.name = kind + "-unix-" + leg + "/" + rest
+	f.title += ", " + leg + " by a unix socket"
+	f.leg = leg
+	return f
+}
+
+// id is the name that -only matches.
+func (f figure) id() string { return f.name + "/" + string(f.shape) }
+
+// skipError is the reason why a figure cannot be measured here; that is no
+// failure of the peer.
 type skipError struct{ reason string }
 
 func (e skipError) Error() string { return e.reason }
@@ -45,48 +70,67 @@ var echoSizes = []struct {
 }{{"64B", 64}, {"1KiB", 1 << 10}, {"16KiB", 16 << 10}}
 
 // figures lists all of them in the order in which they are measured. Short
-// connections come last: what they leave in TIME_WAIT is gone when the memory
-// of idle connections is looked at, a round later.
+// connections come last: their sockets in TIME_WAIT have ended when the memory
+// of idle connections is measured, a round later.
 func figures() []figure {
 	var list []figure
 	for _, n := range []int{1, 64, 1000} {
 		for _, s := range echoSizes {
-			list = append(list, echoFigure(s.name, s.size, n))
+			list = append(list, echoFigure(usual, s.name, s.size, n))
 		}
 	}
-	list = append(list, echoFigure("64B", 64, 100), echoFigure("64B", 64, 9000))
+	list = append(list, echoFigure(usual, "64B", 64, 100), echoFigure(usual, "64B", 64, 9000))
+	for _, s := range []shape{lean, wide} {
+		list = append(list, echoFigure(s, "64B", 64, 64), echoFigure(s, "1KiB", 1<<10, 64), echoFigure(s, "64B", 64, 1000))
+	}
+	for _, leg := range []string{clientLeg, hostLeg} {
+		list = append(list, echoFigure(lean, "64B", 64, 64).withLeg(leg))
+	}
 	list = append(list,
 		figure{
-			id: "own-core/64B/1", title: "echo 64 B, 1 connection, proxy on a processor of its own",
+			name: "own-core/64B/1", title: "echo 64 B, 1 connection, proxy on a processor of its own", shape: usual,
 			metrics: echoMetrics, connections: 1, run: ownCore,
 		},
 		figure{
-			id: openID, title: "open loop 64 B, 64 connections",
+			name: "open/64B/64", title: "open loop 64 B, 64 connections", shape: usual,
 			metrics: echoMetrics, connections: 64, run: openLoop,
 		})
 	for _, n := range []int{1, 8, 64, 200} {
-		list = append(list, bulkFigure("", n))
+		list = append(list, bulkFigure(usual, "", n))
 	}
-	list = append(list, bulkFigure("bbr", 8), bulkFigure("cubic", 8),
-		figure{
-			id: "mixed/64B/8", title: "echo 64 B, 1 connection, beside 8 bulk streams",
+	list = append(list, bulkFigure(usual, "bbr", 8), bulkFigure(usual, "cubic", 8))
+	for _, s := range []shape{lean, wide} {
+		list = append(list, bulkFigure(s, "", 1), bulkFigure(s, "", 8))
+	}
+	for _, leg := range []string{clientLeg, hostLeg} {
+		list = append(list, bulkFigure(lean, "", 8).withLeg(leg))
+	}
+	for _, s := range []shape{usual, lean} {
+		list = append(list, figure{
+			name: "mixed/64B/8", title: "echo 64 B, 1 connection, beside 8 bulk streams", shape: s,
 			metrics: mixedMetrics, connections: 9, run: mixed,
-		},
+		})
+	}
+	list = append(list,
 		figure{
-			id: "start", title: "at start", metrics: startMetrics, run: atStart,
+			name: "start", title: "at start", shape: usual, metrics: startMetrics, run: atStart,
 		},
 		idleFigure(1000), idleFigure(9000),
-		figure{
-			id: "connect/16", title: "connect, 64 B, 64 B, close; 16 at a time",
+		relaysFigure(1), relaysFigure(40), relaysFigure(maxRelays))
+	for _, s := range shapes {
+		list = append(list, figure{
+			name: "connect/16", title: "connect, 64 B, 64 B, close; 16 at a time", shape: s,
 			metrics: connectMetrics, connections: 16, run: shortConnections,
 		})
+	}
 	return list
 }
 
-func echoFigure(name string, size, n int) figure {
+func echoFigure(s shape, name string, size, n int) figure {
 	return figure{
-		id:          fmt.Sprintf("echo/%s/%d", name, n),
+		name:        fmt.Sprintf("echo/%s/%d", name, n),
 		title:       fmt.Sprintf("echo %s, %s", spell(size), plural(n)),
+		shape:       s,
 		metrics:     echoMetrics,
 		connections: n,
 		run: func(ctx context.Context, t *trial) (measured, error) {
@@ -95,10 +139,11 @@ func echoFigure(name string, size, n int) figure {
 	}
 }
 
-func bulkFigure(congestion string, n int) figure {
+func bulkFigure(s shape, congestion string, n int) figure {
 	f := figure{
-		id:          fmt.Sprintf("bulk/%d", n),
+		name:        fmt.Sprintf("bulk/%d", n),
 		title:       "bulk, " + plural(n),
+		shape:       s,
 		metrics:     bulkMetrics,
 		connections: n,
 		congestion:  congestion,
@@ -107,7 +152,7 @@ func bulkFigure(congestion string, n int) figure {
 		},
 	}
 	if congestion != "" {
-		f.id = fmt.Sprintf("bulk-%s/%d", congestion, n)
+		f.name = fmt.Sprintf("bulk-%s/%d", congestion, n)
 		f.title += ", " + congestion
 	}
 	return f
@@ -130,7 +175,7 @@ func plural(n int) string {
 	return fmt.Sprintf("%d connections", n)
 }
 
-// newWindow is the window of t, with a quarter of its length to warm up.
+// newWindow is a window of t, with a quarter of its length to warm up.
 func (t *trial) newWindow() (*window, error) {
 	w := &window{warm: t.length / 4, length: t.length}
 	if t.way.proxy == nil {
@@ -141,6 +186,57 @@ func (t *trial) newWindow() (*window, error) {
 	return w, err
 }
 
+// share is the part of a load that one thread makes.
+type share struct {
+	window  *window
+	latency histogram
+	n       float64 // of what the figure counts, in the window
+}
+
+// perSecond is the rate of all shares together. Their windows open and close
+// within one turn of a loop of each other.
+func perSecond(shares []*share) float64 {
+	sum := 0.0
+	for _, s := range shares {
+		sum += s.n / s.window.seconds()
+	}
+	return sum
+}
+
+// inThreads runs load in n threads at once, each with a window of its own, and
+// returns their shares. In the usual shape it is the thread that calls.
+func (t *trial) inThreads(n int, load func(i int, s *share) error) ([]*share, error) {
+	shares := make([]*share, n)
+	for i := range shares {
+		w, err := t.newWindow()
+		if err != nil {
+			return nil, err
+		}
+		shares[i] = &share{window: w}
+	}
+	if t.shape == usual {
+		return shares, load(0, shares[0])
+	}
+	errs := make([]error, n)
+	var all sync.WaitGroup
+	for i := range shares {
+		all.Go(func() {
+			errs[i] = load(i, shares[i])
+		})
+	}
+	all.Wait()
+	return shares, errors.Join(errs...)
+}
+
+// deal divides fds among at most n threads.
+func deal(fds []int, n int) [][]int {
+	parts := make([][]int, min(n, len(fds)))
+	for i, fd := range fds {
+		parts[i%len(parts)] = append(parts[i%len(parts)], fd)
+	}
+	return parts
+}
+
 // latencies adds the percentiles of h to m, in µs.
 func (m measured) latencies(h *histogram) {
 	for key, p := range map[string]float64{p50: 50, p99: 99, p999: 99.9} {
@@ -148,52 +244,67 @@ func (m measured) latencies(h *histogram) {
 	}
 }
 
-// cost adds the proxy's processor time for each of n, in units of a second/scale.
-func (m measured) cost(w *window, n, scale float64) {
+// cost adds the proxy's processor time for each of what comes perSecond in w, in
+// units of a second/scale.
+func (m measured) cost(w *window, perSecond, scale float64) {
 	if w.busy != nil {
-		m[processor] = w.used() / n * scale
+		m[processor] = w.used() / w.seconds() / perSecond * scale
 	}
 }
 
-// echo opens n echo connections for load, which measures in w.
-func echo(t *trial, size, n int, load func(e *echoes, w *window, h *histogram) error) (measured, error) {
+// echo opens n echo connections for load, which measures in a share.
+func echo(t *trial, size, n int, load func(e *echoes, s *share) error) (measured, error) {
 	fds, err := open(t.way.addr, n, roleEcho)
 	if err != nil {
 		return nil, err
 	}
 	defer abort(fds)
-	e, err := newEchoes(fds, size)
+	parts := deal(fds, t.shape.clients())
+	shares, err := t.inThreads(len(parts), func(i int, s *share) error {
+		p, err := newPoller(t.shape)
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		e, err := newEchoes(p, t.shape, parts[i], size)
+		if err != nil {
+			return err
+		}
+		return load(e, s)
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer e.poller.close()
-	w, err := t.newWindow()
-	if err != nil {
-		return nil, err
+	return messages(shares), nil
+}
+
+// messages returns the figures of echoes: their rate, latencies and processor time.
+func messages(shares []*share) measured {
+	var all histogram
+	for _, s := range shares {
+		s.n = float64(s.latency.n)
+		all.add(&s.latency)
 	}
-	var h histogram
-	if err := load(e, w, &h); err != nil {
-		return nil, err
-	}
-	m := measured{rate: float64(h.n) / w.seconds()}
-	m.latencies(&h)
-	m.cost(w, float64(h.n), 1e6)
-	return m, nil
+	m := measured{rate: perSecond(shares)}
+	m.latencies(&all)
+	m.cost(shares[0].window, m[rate], 1e6)
+	return m
 }
 
 func closedLoop(ctx context.Context, t *trial, size, n int) (measured, error) {
-	return echo(t, size, n, func(e *echoes, w *window, h *histogram) error {
-		return e.closedLoop(ctx, w, h)
+	return echo(t, size, n, func(e *echoes, s *share) error {
+		return e.closedLoop(ctx, s.window, &s.latency, nil)
 	})
 }
 
 func openLoop(ctx context.Context, t *trial) (measured, error) {
-	return echo(t, 64, 64, func(e *echoes, w *window, h *histogram) error {
-		return e.openLoop(ctx, t.rate, w, h)
+	return echo(t, 64, 64, func(e *echoes, s *share) error {
+		return e.openLoop(ctx, t.rate, s.window, &s.latency)
 	})
 }
 
-// ownCore gives the proxy the last processor and everybody else the others.
+// ownCore gives the proxy the last processor and all other processes the
+// others.
 func ownCore(ctx context.Context, t *trial) (m measured, err error) {
 	n := runtime.NumCPU()
 	if n < 2 {
@@ -234,42 +345,101 @@ func bulk(ctx context.Context, t *trial, n int) (measured, error) {
 		return nil, err
 	}
 	defer abort(fds)
-	s, err := newSink(fds)
+	parts := deal(fds, t.shape.clients())
+	shares, err := t.inThreads(len(parts), func(i int, s *share) error {
+		p, err := newPoller(t.shape)
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		stream, err := newSink(p, parts[i])
+		if err != nil {
+			return err
+		}
+		s.window.count = stream.received.Load
+		s.window.start()
+		err = stream.run(ctx, s.window)
+		s.n = float64(s.window.counted()) / 1e9
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer s.poller.close()
-	w, err := t.newWindow()
-	if err != nil {
-		return nil, err
-	}
-	w.count = s.received.Load
-	w.start()
-	if err := s.run(ctx, w); err != nil {
-		return nil, err
-	}
-	gb := float64(w.counted()) / 1e9
-	m := measured{rate: gb / w.seconds()}
-	m.cost(w, gb, 1)
+	m := measured{rate: perSecond(shares)}
+	m.cost(shares[0].window, m[rate], 1)
 	return m, nil
 }
 
-// mixed lets 8 bulk streams flow, in a thread of their own, and measures one
-// echo connection beside them. It takes twice the usual time: a proxy that
-// makes small messages wait has few of them to show, and a busy machine lets a
-// thread wait for long.
+// mixed lets 8 bulk streams flow and measures one echo connection beside them:
+// in the usual shape they flow in a thread of their own. It takes twice the
+// usual time: a proxy that makes small messages wait gives few samples, and a
+// busy machine lets a thread wait for long.
 func mixed(ctx context.Context, t *trial) (measured, error) {
-	fds, err := open(t.way.addr, 8, roleSource)
+	streams, err := open(t.way.addr, 8, roleSource)
 	if err != nil {
 		return nil, err
 	}
-	defer abort(fds)
-	s, err := newSink(fds)
+	defer abort(streams)
+	small, err := open(t.way.addr, 1, roleEcho)
 	if err != nil {
 		return nil, err
 	}
-	defer s.poller.close()
+	defer abort(small)
+	p, err := newPoller(t.shape)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	e, err := newEchoes(p, t.shape, small, 64)
+	if err != nil {
+		return nil, err
+	}
+	longer := *t
+	longer.length = max(2*t.length, 200*time.Millisecond)
+	w, err := longer.newWindow()
+	if err != nil {
+		return nil, err
+	}
+	s := &share{window: w}
+	if t.shape == usual {
+		err = besideThread(ctx, e, s, streams)
+	} else {
+		err = besideLoop(ctx, e, s, streams)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if w.counted() == 0 {
+		return nil, errors.New("no bulk byte came while the small messages were measured")
+	}
+	m := messages([]*share{s})
+	delete(m, processor) // the part of the messages is unknown
+	m[bulkRate] = float64(w.counted()) / 1e9 / w.seconds()
+	return m, nil
+}
 
+// besideLoop measures e while the same thread reads streams.
+func besideLoop(ctx context.Context, e *echoes, s *share, streams []int) error {
+	bulk, err := newSink(e.poller, streams)
+	if err != nil {
+		return err
+	}
+	s.window.count = bulk.received.Load
+	return e.closedLoop(ctx, s.window, &s.latency, bulk)
+}
+
+// besideThread measures e while a thread of their own reads streams.
+func besideThread(ctx context.Context, e *echoes, s *share, streams []int) error {
+	p, err := newPoller(usual)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	bulk, err := newSink(p, streams)
+	if err != nil {
+		return err
+	}
+	s.window.count = bulk.received.Load
 	streaming, stop := context.WithCancel(ctx)
 	defer stop()
 	var streamErr error
@@ -278,58 +448,46 @@ func mixed(ctx context.Context, t *trial) (measured, error) {
 		defer close(ended)
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		streamErr = s.run(streaming, nil)
+		streamErr = bulk.run(streaming, nil)
 	}()
-
-	var m measured
-	var w *window
-	if err = s.flowing(ctx, ended); err == nil {
-		longer := *t
-		longer.length = max(2*t.length, 200*time.Millisecond)
-		m, err = echo(&longer, 64, 1, func(e *echoes, ew *window, h *histogram) error {
-			w = ew
-			w.count = s.received.Load
-			return e.closedLoop(ctx, w, h)
-		})
+	if err = bulk.flowing(ctx, ended); err == nil {
+		err = e.closedLoop(ctx, s.window, &s.latency, nil)
 	}
 	stop()
 	<-ended
 	if !errors.Is(streamErr, context.Canceled) {
 		err = errors.Join(err, fmt.Errorf("bulk: %w", streamErr))
 	}
-	if err != nil {
-		return nil, err
-	}
-	if w.counted() == 0 {
-		return nil, errors.New("no bulk byte came while the small messages were measured")
-	}
-	delete(m, processor) // nobody knows which part belongs to the messages
-	m[bulkRate] = float64(w.counted()) / 1e9 / w.seconds()
-	return m, nil
+	return err
 }
 
 func shortConnections(ctx context.Context, t *trial) (measured, error) {
-	s, err := newShorts(t.way.addr, 16)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	w, err := t.newWindow()
+	const atOnce = 16
+	n := min(t.shape.clients(), atOnce)
+	shares, err := t.inThreads(n, func(i int, s *share) error {
+		c, err := newShorts(t.shape, t.way.addr, (atOnce+i)/n) // together atOnce
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		err = c.run(ctx, s.window, &s.latency)
+		s.n = float64(s.window.counted())
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	var first histogram
-	if err := s.run(ctx, w, &first); err != nil {
-		return nil, err
+	for _, s := range shares {
+		first.add(&s.latency)
 	}
-	n := float64(w.counted())
-	m := measured{rate: n / w.seconds()}
+	m := measured{rate: perSecond(shares)}
 	m.latencies(&first)
-	m.cost(w, n, 1e6)
+	m.cost(shares[0].window, m[rate], 1e6)
 	return m, nil
 }
 
-// atStart looks at the proxy when it has served one connection.
+// atStart measures the proxy when it has served one connection.
 func atStart(ctx context.Context, t *trial) (measured, error) {
 	if t.way.proxy == nil {
 		return measured{}, nil

@@ -19,8 +19,9 @@ import (
 
 func idleFigure(n int) figure {
 	return figure{
-		id:          fmt.Sprintf("idle/%d", n),
+		name:        fmt.Sprintf("idle/%d", n),
 		title:       "idle, " + plural(n),
+		shape:       usual,
 		metrics:     idleMetrics,
 		connections: n,
 		run: func(ctx context.Context, t *trial) (measured, error) {
@@ -29,13 +30,13 @@ func idleFigure(n int) figure {
 	}
 }
 
-// idle opens n connections and looks at what each costs, first fresh, then
+// idle opens n connections and measures the cost of each, first fresh, then
 // after each has moved 1 MiB.
 func idle(ctx context.Context, t *trial, n int) (measured, error) {
 	if err := awaitTimeWait(ctx); err != nil {
 		return nil, err
 	}
-	settle := t.length / 2 // memory is left alone for before it is looked at
+	settle := t.length / 2 // the wait before memory is measured
 	pause(ctx, settle)
 	before, err := t.holdings()
 	if err != nil {
@@ -57,8 +58,8 @@ func idle(ctx context.Context, t *trial, n int) (measured, error) {
 	if err := moveEach(ctx, fds); err != nil {
 		return nil, err
 	}
-	// Longer than it takes a collector or an allocator to give memory back
-	// that it means to give back soon.
+	// Longer than a collector or an allocator takes to return memory that it
+	// returns at all.
 	pause(ctx, 4*settle)
 	used, err := t.holdings()
 	if err != nil {
@@ -66,9 +67,48 @@ func idle(ctx context.Context, t *trial, n int) (measured, error) {
 	}
 	m.each(used.minus(before), n, used1MiB, t.way.proxy != nil)
 	if t.way.proxy != nil {
-		m[resting], err = t.resting(ctx)
+		if m[resting], err = t.resting(ctx); err != nil {
+			return nil, err
+		}
 	}
-	return m, err
+	first, err := t.newBesideIdle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m[p50+besideIdle], m[p99+besideIdle] = float64(first.percentile(50))/1e3, float64(first.percentile(99))/1e3
+	return m, nil
+}
+
+// newBesideIdle makes short connections, one after the other, and returns how
+// long each took from connect to the first byte. They are few: awaitTimeWait has
+// the next figure wait for what many would leave behind.
+func (t *trial) newBesideIdle(ctx context.Context) (*histogram, error) {
+	s, err := newShorts(t.shape, t.way.addr, 1)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	var first histogram
+	w := &window{}
+	w.start()
+	if err := s.begin(0, w); err != nil {
+		return nil, err
+	}
+	for s.ended < 90 && ctx.Err() == nil {
+		events, err := s.poller.wait(tick)
+		if err != nil {
+			return nil, err
+		}
+		for i := range events {
+			if err := s.advance(int(events[i].Fd), events[i].Events, w, &first); err != nil {
+				return nil, fmt.Errorf("connection %d: %w", s.made, err)
+			}
+		}
+		if w.now() > coldTimeout {
+			return nil, fmt.Errorf("%d new connections in %v", s.ended, coldTimeout)
+		}
+	}
+	return &first, ctx.Err()
 }
 
 // holdings is memory in bytes, and descriptors.
@@ -106,7 +146,7 @@ func (t *trial) holdings() (holdings, error) {
 	return h, err
 }
 
-// parkedPages is how many free pages each processor keeps for itself. The kernel
+// parkedPages is the number of free pages that each processor keeps for itself. The kernel
 // does not count them as free (MemFree), and after much was freed at once keeps
 // hundreds of MB there; see "pagesets" in /proc/zoneinfo.
 func parkedPages() (int64, error) {
@@ -167,8 +207,8 @@ func sockstat(key string) (int64, error) {
 }
 
 // awaitTimeWait waits until few sockets of ours are in TIME_WAIT, whose memory
-// would be freed while we look at it. In the machine's own namespace there is
-// no telling whose they are, and it does not wait.
+// would be freed during the measurement. In the machine's own namespace their
+// owner is unknown, and it does not wait.
 func awaitTimeWait(ctx context.Context) error {
 	for netns.Inside() {
 		n, err := sockstat("tw")
@@ -182,8 +222,8 @@ func awaitTimeWait(ctx context.Context) error {
 	return nil
 }
 
-// openIdle opens n connections and says nothing on them. That each reaches
-// the backend shows in the backend's descriptors.
+// openIdle opens n connections and sends nothing on them. The backend's
+// descriptors show that each has reached it.
 func openIdle(ctx context.Context, t *trial, n int) ([]int, error) {
 	backend := t.backend.cmd.Process.Pid
 	before, err := leastDescriptors(ctx, backend)
@@ -195,7 +235,7 @@ func openIdle(ctx context.Context, t *trial, n int) ([]int, error) {
 		fd, err := dial(t.way.addr, i)
 		if err == nil {
 			fds = append(fds, fd)
-			// Not faster than the slowest listen queue is emptied.
+			// No faster than the slowest listen queue is emptied.
 			if len(fds)%250 == 0 || len(fds) == n {
 				err = awaitDescriptors(ctx, backend, before+len(fds))
 			}
@@ -208,8 +248,8 @@ func openIdle(ctx context.Context, t *trial, n int) ([]int, error) {
 	return fds, nil
 }
 
-// leastDescriptors is the least that is seen within a moment: a proxy's health
-// check, or the connection that showed it ready, may just be open.
+// leastDescriptors is the least count within a short time: a proxy's health
+// check, or the connection that showed it ready, may be open at the moment.
 func leastDescriptors(ctx context.Context, pid int) (int, error) {
 	least := math.MaxInt
 	for range 10 {

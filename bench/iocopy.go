@@ -7,17 +7,16 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"sync"
 )
 
-// serveCopy is the proxy that everybody writes first: two goroutines a
-// connection, each an io.Copy, which between TCP connections splices. It is
-// what the standard library does for free. It returns when accepting fails.
-func serveCopy(ctx context.Context, addr, backend netip.AddrPort) error {
+// serveCopy is the simplest proxy in Go: two goroutines for each connection,
+// each an io.Copy, which between TCP connections splices. It shows what the
+// standard library does for free. It returns when accepting fails.
+func serveCopy(ctx context.Context, addr, backend address) error {
 	var plain net.ListenConfig
 	plain.SetMultipathTCP(false) // like every other peer
-	listener, err := plain.Listen(ctx, "tcp4", addr.String())
+	listener, err := plain.Listen(ctx, addr.network(), addr.name())
 	if err != nil {
 		return err // already names the address
 	}
@@ -30,9 +29,9 @@ func serveCopy(ctx context.Context, addr, backend netip.AddrPort) error {
 	}
 }
 
-func copyBoth(ctx context.Context, client net.Conn, backend netip.AddrPort) {
+func copyBoth(ctx context.Context, client net.Conn, backend address) {
 	defer client.Close()
-	server, err := (&net.Dialer{}).DialContext(ctx, "tcp4", backend.String())
+	server, err := (&net.Dialer{}).DialContext(ctx, backend.network(), backend.name())
 	if err != nil {
 		return
 	}
@@ -41,7 +40,7 @@ func copyBoth(ctx context.Context, client net.Conn, backend netip.AddrPort) {
 	for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
 		both.Go(func() {
 			_, _ = io.Copy(way[0], way[1])
-			_ = way[0].(*net.TCPConn).CloseWrite()
+			_ = way[0].(interface{ CloseWrite() error }).CloseWrite()
 		})
 	}
 	both.Wait()

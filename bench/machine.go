@@ -19,7 +19,7 @@ import (
 	"understudy/bench/netns"
 )
 
-// machine is what the figures were measured on, as far as it matters.
+// machine describes the machine of the measurement, as far as it matters.
 type machine struct {
 	Date        string            `json:"date"`
 	Processor   string            `json:"processor"`
@@ -35,7 +35,7 @@ type machine struct {
 	Versions    map[string]string `json:"versions"`
 }
 
-// describe looks at the machine. Stolen is filled in at the end.
+// describe reads the properties of the machine. Stolen is filled in at the end.
 func describe(ctx context.Context, list []peer, descriptors uint64) machine {
 	m := machine{
 		Date:        time.Now().UTC().Format("2006-01-02 15:04 MST"),
@@ -89,7 +89,7 @@ func firstField(path, key string) string {
 }
 
 // processorTicks is the time of all processors since boot, and the part of it
-// that a hypervisor gave to somebody else while we wanted it.
+// that a hypervisor gave to other guests while this one needed it.
 func processorTicks() (all, stolen float64) {
 	fields := strings.Fields(line("/proc/stat"))
 	for i, f := range fields[min(1, len(fields)):] {

@@ -2,8 +2,8 @@
 
 // Bench measures TCP relays side by side on the loopback interface: no proxy,
 // HAProxy, nginx, a plain io.Copy proxy and understudy take turns between a
-// load generator and a backend, and one table shows them all. README.md says
-// what each figure means.
+// load generator and a backend, and one table shows them all. README.md
+// explains each figure.
 //
 // The program is its own backend and its own io.Copy proxy; they run as
 // children with a word in front of their addresses.
@@ -15,11 +15,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/signal"
 	"regexp"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -39,7 +39,7 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) //nolint:forbidigo // main of a command
 }
 
-// run does what args ask for and returns the exit code: 0 done, 1 failed, 2
+// run does what args request and returns the exit code: 0 done, 1 failed, 2
 // wrong usage.
 func run(args []string, stdout, stderr io.Writer) int {
 	if handled, err := child(args); handled {
@@ -50,7 +50,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		return 2 // parse has said why
+		return 2 // parse has printed the reason
 	}
 	if s.again != "" {
 		return fail(stderr, reportAgain(s, stdout))
@@ -81,33 +81,38 @@ func fail(stderr io.Writer, err error) int {
 	return 1
 }
 
-// child runs this program as one of its own children if args say so. It
+// child runs this program as one of its own children if args name one. It
 // returns when that fails: they end by a signal.
 func child(args []string) (handled bool, err error) {
 	if len(args) == 0 || args[0] != roleNameBackend && args[0] != roleNameCopy {
 		return false, nil
 	}
-	var addrs []netip.AddrPort
-	for _, arg := range args[1:] {
-		addr, err := netip.ParseAddrPort(arg)
+	role, rest := args[0], args[1:]
+	s := usual
+	if role == roleNameBackend && len(rest) > 0 {
+		s, rest = shape(rest[0]), rest[1:]
+	}
+	var addrs []address
+	for _, arg := range rest {
+		addr, err := parseAddress(arg)
 		if err != nil {
 			return true, err
 		}
 		addrs = append(addrs, addr)
 	}
 	switch {
-	case args[0] == roleNameBackend && len(addrs) == 1:
-		return true, serveBackend(addrs[0])
-	case args[0] == roleNameCopy && len(addrs) == 2:
+	case role == roleNameBackend && slices.Contains(shapes, s) && len(addrs) > 0:
+		return true, serveBackend(s, addrs)
+	case role == roleNameCopy && len(addrs) == 2:
 		return true, serveCopy(context.Background(), addrs[0], addrs[1])
 	}
-	return true, fmt.Errorf("usage: bench %s ADDRESS, bench %s ADDRESS BACKEND", roleNameBackend, roleNameCopy)
+	return true, fmt.Errorf("usage: bench %s SHAPE ADDRESS..., bench %s ADDRESS BACKEND", roleNameBackend, roleNameCopy)
 }
 
 // openID is the figure that needs a rate.
-const openID = "open/64B/64"
+const openID = "open/64B/64/" + string(usual)
 
-// parse reads the flags. It has said on stderr what is wrong with them.
+// parse reads the flags. It prints errors in them to stderr.
 func parse(args []string, stderr io.Writer) (settings, error) {
 	s := settings{only: everything, peers: everything, users: everything}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)

@@ -20,8 +20,12 @@ const (
 	tcpMemory     = "tcp memory" // in the raw results only
 	descriptors   = "descriptors"
 	resting       = "processor, resting"
+	threads       = "threads"
+	eachRelay     = "memory of each relay" // but the first
 
-	used1MiB = " after 1 MiB" // behind a key: once each connection was used
+	// Behind a key:
+	used1MiB   = " after 1 MiB"       // once each connection was used
+	besideIdle = ", a new connection" // while the others are idle
 )
 
 var (
@@ -36,12 +40,17 @@ var (
 		{rate, "connections/s"}, {p50, "µs to first byte"}, {p99, "µs to first byte"}, {p999, "µs to first byte"},
 		{processor, "µs/connection"},
 	}
-	startMetrics = []metric{{resident, "MiB"}, {descriptors, ""}}
-	idleMetrics  = []metric{
+	startMetrics  = []metric{{resident, "MiB"}, {descriptors, ""}}
+	relaysMetrics = []metric{
+		{threads, ""}, {resident, "MiB"}, {eachRelay, "KiB"}, {resting, "ms/s"},
+		{rate, "messages/s"}, {p50, "µs"}, {p99, "µs"}, {processor, "µs/message"},
+	}
+	idleMetrics = []metric{
 		{processMemory, "KiB/connection"}, {processMemory + used1MiB, "KiB/connection"},
 		{kernelMemory, "KiB/connection"}, {kernelMemory + used1MiB, "KiB/connection"},
 		{systemMemory, "KiB/connection"}, {systemMemory + used1MiB, "KiB/connection"},
 		{descriptors, "each connection"}, {descriptors + used1MiB, "each connection"},
 		{resting, "ms/s"},
+		{p50 + besideIdle, "µs to first byte"}, {p99 + besideIdle, "µs to first byte"},
 	}
 )

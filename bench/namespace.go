@@ -25,7 +25,7 @@ func congestionControl() string {
 // setCongestion makes name the congestion control of every new connection in
 // our namespace, those that the proxies make and accept included; "" is the
 // default again. A route can do this where the kernel does not let a namespace
-// choose its default. A skipError says why it cannot be done.
+// choose its default. A skipError has the reason why it cannot be done.
 func setCongestion(ctx context.Context, name string) error {
 	if !netns.Inside() {
 		return skipError{"needs a network namespace of its own (root)"}
@@ -45,7 +45,7 @@ func setCongestion(ctx context.Context, name string) error {
 		if name != "" {
 			argv = append(argv, "congctl", name)
 		}
-		if out, err := exec.CommandContext(ctx, "ip", argv...).CombinedOutput(); err != nil { //nolint:gosec // G204: our own words
+		if out, err := exec.CommandContext(ctx, "ip", argv...).CombinedOutput(); err != nil { //nolint:gosec // G204: constant arguments
 			return fmt.Errorf("ip %s: %w: %s", strings.Join(argv, " "), err, lastBytes(out, 200))
 		}
 	}

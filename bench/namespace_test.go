@@ -16,14 +16,14 @@ import (
 	"understudy/bench/netns"
 )
 
-// Without a namespace of its own a run leaves the machine's congestion control,
-// says so, and names it.
+// Without a namespace of its own a run leaves the machine's congestion control
+// unchanged, reports that, and names it.
 func TestCongestionOfTheMachineIsLeft(t *testing.T) {
 	if netns.Inside() {
 		t.Skip("SKIP: this is the namespace of TestCongestionIsChosen")
 	}
 	leftovers(t)
-	s := short(t.TempDir(), "^echo/64B/1$", "^direct$")
+	s := short(t.TempDir(), "^echo/64B/1/usual$", "^direct$")
 	s.rounds = 1
 	s.congestion = "no-such"
 	var report, progress bytes.Buffer
@@ -38,8 +38,8 @@ func TestCongestionOfTheMachineIsLeft(t *testing.T) {
 	}
 }
 
-// In its own namespace every connection has the one that was asked for, also
-// after a row that has another.
+// In its own namespace every connection has the requested one, also after a row
+// that has another.
 func TestCongestionIsChosen(t *testing.T) {
 	if !netns.Inside() {
 		if os.Getuid() != 0 {
@@ -61,7 +61,7 @@ func TestCongestionIsChosen(t *testing.T) {
 	if err := netns.Prepare(); err != nil {
 		t.Fatal(err)
 	}
-	s := short(t.TempDir(), "^(echo/64B/1|bulk-cubic/8)$", "^direct$")
+	s := short(t.TempDir(), "^(echo/64B/1|bulk-cubic/8)/usual$", "^direct$")
 	s.rounds = 1
 	s.congestion = "reno" // which every kernel has, and none as its default
 	var report bytes.Buffer

@@ -30,20 +30,20 @@ type process struct {
 }
 
 // startProcess runs argv as the user of cred, nil for our own, with its output
-// in a file in dir. Whoever calls it must call stop.
+// in a file in dir. The caller must call stop.
 func startProcess(ctx context.Context, name, dir string, cred *syscall.Credential, argv ...string) (*process, error) {
 	log, err := os.CreateTemp(dir, "log-*")
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	// The context does not end the process: stop does, in order and wholly.
+	// The context does not end the process: stop does, with all its children.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), argv[0], argv[1:]...) //nolint:gosec // G204: the peers are programs that we choose
 	cmd.Dir = dir
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:    true,            // so that stop reaches what it forks, and Ctrl-C does not
-		Pdeathsig:  syscall.SIGTERM, // should we be killed
+		Pdeathsig:  syscall.SIGTERM, // when this process is killed
 		Credential: cred,
 	}
 	if err := cmd.Start(); err != nil {
@@ -59,13 +59,13 @@ func (p *process) wait() {
 	close(p.exited)
 }
 
-// stop ends the whole group, asking first, and returns when it is gone.
+// stop ends the whole group, with TERM first, and returns when it has ended.
 func (p *process) stop() {
 	group := -p.cmd.Process.Pid
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		_ = syscall.Kill(group, signal)
 		for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); {
-			if p.gone() && errors.Is(syscall.Kill(group, 0), syscall.ESRCH) {
+			if p.hasExited() && errors.Is(syscall.Kill(group, 0), syscall.ESRCH) {
 				return
 			}
 			<-time.After(5 * time.Millisecond) // bounded: not even Ctrl-C makes us leave it behind
@@ -73,8 +73,8 @@ func (p *process) stop() {
 	}
 }
 
-// gone reports whether the process itself has exited.
-func (p *process) gone() bool {
+// hasExited reports whether the process itself has exited.
+func (p *process) hasExited() bool {
 	select {
 	case <-p.exited:
 		return true
@@ -151,9 +151,10 @@ func (p *process) busy() (func() (time.Duration, error), error) {
 	}, nil
 }
 
-// usage is what processes hold.
+// usage is the memory, threads and descriptors that processes hold.
 type usage struct {
 	resident    int64 // bytes, summed over processes
+	threads     int64
 	descriptors int
 }
 
@@ -166,7 +167,7 @@ func (p *process) usage() (usage, error) {
 	var sum usage
 	for _, pid := range pids {
 		dir := filepath.Join("/proc", strconv.Itoa(pid))
-		kib, err := readFields(filepath.Join(dir, "status"), "VmRSS:")
+		status, err := readFields(filepath.Join(dir, "status"), "VmRSS:", "Threads:")
 		if err != nil {
 			return usage{}, err
 		}
@@ -174,7 +175,8 @@ func (p *process) usage() (usage, error) {
 		if err != nil {
 			return usage{}, err
 		}
-		sum.resident += kib[0] << 10
+		sum.resident += status[0] << 10
+		sum.threads += status[1]
 		sum.descriptors += fds
 	}
 	return sum, nil

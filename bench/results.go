@@ -5,17 +5,17 @@ import (
 	"slices"
 )
 
-// direct is the name of the peer that is no proxy.
+// direct is the name of the peer without a proxy.
 const direct = "direct"
 
-// sample is what one trial found.
+// sample is the result of one trial.
 type sample struct {
 	Round  int                `json:"round"`
 	User   string             `json:"user"` // the proxy ran as
 	Figure string             `json:"figure"`
 	Peer   string             `json:"peer"`
 	Values map[string]float64 `json:"values,omitempty"`
-	// Skipped and Failed say why there are no values.
+	// Skipped and Failed are the reason why there are no values.
 	Skipped string `json:"skipped,omitempty"`
 	Failed  string `json:"failed,omitempty"`
 }
@@ -23,7 +23,7 @@ type sample struct {
 // results is every sample of a run.
 type results []sample
 
-// summary is over all rounds what peer showed in one metric.
+// summary is the values of a peer in one metric over all rounds.
 func (r results) summary(user, figure, peer, metric string) summary {
 	var values []float64
 	for _, s := range r {
@@ -39,7 +39,7 @@ func (r results) summary(user, figure, peer, metric string) summary {
 // of is one metric of one peer in one figure, as one user.
 type of struct{ user, figure, peer, metric string }
 
-// rounds is what was measured of it, by round.
+// rounds holds its measured values, by round.
 func (r results) rounds(o of) map[int]float64 {
 	values := map[int]float64{}
 	for _, s := range r {
@@ -50,11 +50,11 @@ func (r results) rounds(o of) map[int]float64 {
 	return values
 }
 
-// ratio is the median over the rounds of x over base in the same round. What the
-// machine did in a round (a neighbour, another clock frequency) did it to both,
+// ratio is the median over the rounds of x over base in the same round. A
+// disturbance in a round (another guest, another clock frequency) affects both,
 // and is not in the ratio. It is ok only if most rounds measured both, and both
-// above zero: the difference of two looks at a system's memory can be negative,
-// and a ratio to that means nothing.
+// above zero: the difference of two measurements of a system's memory can be
+// negative, and a ratio to that is meaningless.
 func (r results) ratio(x, base of) (median float64, ok bool) {
 	ratios := quotients(r.rounds(x), r.rounds(base))
 	s := summarize(slices.Collect(maps.Values(ratios)))

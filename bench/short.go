@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"time"
 
@@ -17,7 +16,7 @@ import (
 // shortConn is one of the connections that are under way at a time: connect,
 // send 64 bytes, read 64 bytes and the end of the stream, close. The backend
 // closes first, as many services do; the client's ports are then free at once
-// and the figure is not that of the TIME_WAIT table.
+// and the figure does not measure the TIME_WAIT table.
 type shortConn struct {
 	fd    int
 	begun time.Duration
@@ -28,20 +27,21 @@ type shortConn struct {
 
 // shorts makes short connections to addr, n at a time.
 type shorts struct {
-	addr   *unix.SockaddrInet4
+	to     unix.Sockaddr
 	conns  []shortConn
 	poller *poller
 	made   int64 // since the beginning
 	ended  int64
 	buf    [2 * shortLen]byte
+	answer [shortLen]byte // of the backend: the message that was sent
 }
 
-func newShorts(addr netip.AddrPort, n int) (*shorts, error) {
-	poller, err := newPoller()
+func newShorts(sh shape, addr address, n int) (*shorts, error) {
+	poller, err := newPoller(sh)
 	if err != nil {
 		return nil, err
 	}
-	s := &shorts{addr: sockaddr(addr), conns: make([]shortConn, n), poller: poller}
+	s := &shorts{to: addr.sockaddr(), conns: make([]shortConn, n), poller: poller}
 	for i := range s.conns {
 		s.conns[i].fd = -1
 	}
@@ -68,7 +68,7 @@ func (s *shorts) run(ctx context.Context, w *window, first *histogram) error {
 			return err
 		}
 	}
-	var last int64 // what had ended when it last grew, and when that was
+	var last int64 // how many had ended when that last grew, and when
 	var grew time.Duration
 	for ctx.Err() == nil {
 		events, err := s.poller.wait(tick)
@@ -112,10 +112,10 @@ func (s *shorts) begin(i int, w *window) error {
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 		return os.NewSyscallError("setsockopt TCP_NODELAY", err)
 	}
-	if err := unix.Connect(fd, s.addr); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+	if err := unix.Connect(fd, s.to); err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return os.NewSyscallError("connect", err)
 	}
-	if err := s.poller.add(fd, edgeBoth, i); err != nil {
+	if err := s.poller.add(fd, edgeBoth, roleShort, i); err != nil {
 		return err
 	}
 	return s.send(c) // on loopback the handshake is often over by now
@@ -127,7 +127,7 @@ func (s *shorts) send(c *shortConn) error {
 		return nil
 	}
 	message := append(append(s.buf[:0], roleShort), c.want...)
-	n, err := write(c.fd, message[c.sent:])
+	n, err := s.poller.write(c.fd, message[c.sent:])
 	c.sent += n
 	return err
 }
@@ -139,7 +139,7 @@ func (s *shorts) advance(i int, event uint32, w *window, first *histogram) error
 		return err
 	}
 	for event&readable != 0 {
-		n, err := read(c.fd, s.buf[:])
+		n, err := s.poller.read(c.fd, s.buf[:])
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return nil
@@ -157,7 +157,7 @@ func (s *shorts) advance(i int, event uint32, w *window, first *histogram) error
 		if c.got == 0 {
 			first.record(w.now() - c.begun)
 		}
-		if want := s.answer(c)[c.got:]; !bytes.Equal(s.buf[:n], want[:min(n, len(want))]) {
+		if want := append(append(s.answer[:0], roleShort), c.want...)[c.got:]; !bytes.Equal(s.buf[:n], want[:min(n, len(want))]) {
 			return errors.New(diff(s.buf[:n], want))
 		}
 		c.got += n
@@ -166,9 +166,4 @@ func (s *shorts) advance(i int, event uint32, w *window, first *histogram) error
 		}
 	}
 	return nil
-}
-
-// answer is what the backend sends back for c: its message.
-func (s *shorts) answer(c *shortConn) []byte {
-	return append([]byte{roleShort}, c.want...)
 }

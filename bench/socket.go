@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"time"
 
@@ -20,16 +19,16 @@ import (
 // proxy, and a wake-up of Go's scheduler for each message would hide the
 // differences that are to be measured.
 
-// chunk is how much one read or write of a bulk stream moves at most.
+// chunk limits one read or write of a bulk stream.
 const chunk = 256 << 10
 
 // patternLen is prime, so that a lost, doubled or moved piece of a stream of
 // any likely size (a pipe, a buffer, a page) shows as different bytes.
 const patternLen = 262139
 
-// pattern is what every byte on every connection is taken from: position p of
-// the endless stream is pattern[p%patternLen]. It goes on behind its end, so
-// that chunk bytes from any position are one slice.
+// pattern is the source of every byte on every connection: position p of the
+// endless stream is pattern[p%patternLen]. It goes on behind its end, so that
+// chunk bytes from any position are one slice.
 var pattern = func() []byte {
 	p := make([]byte, patternLen+chunk)
 	_, _ = rand.NewChaCha8([32]byte([]byte("understudy bench: every byte ok?"))).Read(p[:patternLen]) // cannot fail
@@ -45,18 +44,37 @@ func patternAt(p int64, n int) []byte {
 	return pattern[from : from+n]
 }
 
+// near is within how many bytes of the pattern all messages begin. The usual
+// shape takes them from everywhere, lean ones from what stays in the first
+// cache of a processor. It is prime, like the length of the pattern.
+func (s shape) near() int64 {
+	if s == usual {
+		return patternLen
+	}
+	return 8191
+}
+
 // The first byte on a connection names what it is for. Echo and source are
-// confirmed by the same byte, so the client knows that the whole way stands.
+// confirmed by the same byte, so the client knows that the connection reaches
+// the backend.
 const (
 	roleEcho   = 'e' // every byte comes back
 	roleSource = 's' // answers each request with a piece of the stream
 	roleShort  = 'c' // the first byte of a message that is answered, then closed
 )
 
+// Other kinds of events than those of a connection with a role.
+const (
+	kindNew      = 'n' // a connection that has not named its role
+	kindListener = 'l'
+	kindTimer    = 't'
+)
+
 // shortLen is the length of a short connection's message and of its answer.
 const shortLen = 64
 
-// request asks a source for length bytes of the stream from position start.
+// request requests length bytes of the stream from a source, from position
+// start.
 type request struct{ start, length int64 }
 
 const requestLen = 16
@@ -69,23 +87,18 @@ func (r request) encode() []byte {
 func decodeRequest(b []byte) request {
 	return request{
 		start:  int64(binary.BigEndian.Uint64(b) & (1<<62 - 1)),
-		length: int64(binary.BigEndian.Uint64(b[8:])), //nolint:gosec // G115: a negative length asks for nothing
+		length: int64(binary.BigEndian.Uint64(b[8:])), //nolint:gosec // G115: a negative length requests nothing
 	}
 }
 
 // setupTimeout limits each blocking step of setting a connection up.
 const setupTimeout = 10 * time.Second
 
-// sockaddr is addr in the kernel's form.
-func sockaddr(addr netip.AddrPort) *unix.SockaddrInet4 {
-	return &unix.SockaddrInet4{Addr: addr.Addr().As4(), Port: int(addr.Port())}
-}
-
 // dial connects a blocking socket to addr; the caller owns it. The i-th
 // connection comes from 127.0.0.(2 + i/4096), so that thousands find a port.
-// The address must be one of 127.0.0.0/8.
-func dial(addr netip.AddrPort, i int) (int, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// The address must be one of 127.0.0.0/8, or a unix socket.
+func dial(addr address, i int) (int, error) {
+	fd, err := unix.Socket(addr.family(), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
@@ -96,22 +109,26 @@ func dial(addr netip.AddrPort, i int) (int, error) {
 	return fd, nil
 }
 
-func connect(fd int, addr netip.AddrPort, i int) error {
+func connect(fd int, addr address, i int) error {
 	timeout := unix.NsecToTimeval(int64(setupTimeout))
-	// The port is chosen at connect, where it needs to be unique for this
-	// destination only.
-	source := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(2 + i/4096)}} //nolint:gosec // G115: far below 2^20 connections
-	if err := errors.Join(
-		os.NewSyscallError("setsockopt TCP_NODELAY", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)),
+	err := errors.Join(
 		os.NewSyscallError("setsockopt SO_SNDTIMEO", unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout)),
 		os.NewSyscallError("setsockopt SO_RCVTIMEO", unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout)),
-		os.NewSyscallError("setsockopt IP_BIND_ADDRESS_NO_PORT", unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)),
-		os.NewSyscallError("bind", unix.Bind(fd, source)),
-	); err != nil {
+	)
+	if addr.path == "" {
+		// The port is chosen at connect, where it needs to be unique for this
+		// destination only.
+		source := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(2 + i/4096)}} //nolint:gosec // G115: far below 2^20 connections
+		err = errors.Join(err,
+			os.NewSyscallError("setsockopt TCP_NODELAY", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)),
+			os.NewSyscallError("setsockopt IP_BIND_ADDRESS_NO_PORT", unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)),
+			os.NewSyscallError("bind", unix.Bind(fd, source)))
+	}
+	if err != nil {
 		return err
 	}
 	for {
-		switch err := unix.Connect(fd, sockaddr(addr)); {
+		switch err := unix.Connect(fd, addr.sockaddr()); {
 		case err == nil, errors.Is(err, unix.EISCONN): // connected, or finished after EINTR
 			return nil
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EALREADY):
@@ -123,8 +140,8 @@ func connect(fd int, addr netip.AddrPort, i int) error {
 	}
 }
 
-// greet says on a blocking socket what the connection is for and waits until
-// the backend has confirmed it.
+// greet sends the purpose of the connection on a blocking socket and waits
+// until the backend has confirmed it.
 func greet(fd int, role byte) error {
 	if _, err := write(fd, []byte{role}); err != nil {
 		return err
@@ -145,7 +162,7 @@ func greet(fd int, role byte) error {
 
 // open dials addr n times and greets each time. It returns the descriptors,
 // blocking still, which the caller owns; after an error there are none.
-func open(addr netip.AddrPort, n int, role byte) ([]int, error) {
+func open(addr address, n int, role byte) ([]int, error) {
 	fds := make([]int, 0, n)
 	for i := range n {
 		fd, err := dial(addr, i)
@@ -172,33 +189,55 @@ func abort(fds []int) {
 
 // read is read(2), retrying EINTR. It returns 0, nil at the end of the stream
 // and a bare unix.EAGAIN when there is nothing to read.
-func read(fd int, p []byte) (int, error) {
+func read(fd int, p []byte) (int, error) { return readWith(unix.Read, fd, p) }
+
+// write is write(2), retrying EINTR. It returns what was taken, which can be
+// less than p, and 0, nil when the socket takes nothing now.
+func write(fd int, p []byte) (int, error) { return writeWith(unix.Write, fd, p) }
+
+// read is [read] as the poller makes its calls, for a descriptor that does not
+// block.
+func (p *poller) read(fd int, b []byte) (int, error) {
+	if p.bare {
+		return readWith(bareRead, fd, b)
+	}
+	return readWith(unix.Read, fd, b)
+}
+
+// write is [write] as the poller makes its calls, for a descriptor that does
+// not block.
+func (p *poller) write(fd int, b []byte) (int, error) {
+	if p.bare {
+		return writeWith(bareWrite, fd, b)
+	}
+	return writeWith(unix.Write, fd, b)
+}
+
+func readWith(call func(int, []byte) (int, error), fd int, p []byte) (int, error) {
 	for {
-		n, err := unix.Read(fd, p)
+		n, err := call(fd, p)
 		if err == nil {
 			return n, nil
 		}
-		if err == unix.EAGAIN {
+		if err == unix.EAGAIN { //nolint:errorlint // a bare errno, compared for every message
 			return 0, unix.EAGAIN
 		}
-		if err != unix.EINTR {
+		if err != unix.EINTR { //nolint:errorlint // a bare errno, compared for every message
 			return 0, os.NewSyscallError("read", err)
 		}
 	}
 }
 
-// write is write(2), retrying EINTR. It returns what was taken, which can be
-// less than p, and 0, nil when the socket takes nothing now.
-func write(fd int, p []byte) (int, error) {
+func writeWith(call func(int, []byte) (int, error), fd int, p []byte) (int, error) {
 	for {
-		n, err := unix.Write(fd, p)
+		n, err := call(fd, p)
 		if err == nil {
 			return n, nil
 		}
-		if err == unix.EAGAIN {
+		if err == unix.EAGAIN { //nolint:errorlint // a bare errno, compared for every message
 			return 0, nil
 		}
-		if err != unix.EINTR {
+		if err != unix.EINTR { //nolint:errorlint // a bare errno, compared for every message
 			return 0, os.NewSyscallError("write", err)
 		}
 	}
@@ -218,46 +257,62 @@ func diff(got, want []byte) string {
 	return fmt.Sprintf("%d bytes, want %d", len(got), len(want))
 }
 
-// poller is one epoll instance and the buffer for its events. The number that
-// comes back with an event is the one given to add.
+// poller is one epoll instance and the buffer for its events. Each event comes
+// back with the number and the kind that were given to add. One thread waits and
+// calls read and write; any may call the rest.
 type poller struct {
-	fd     int
+	fd int
+	// bare means that system calls are made past Go's scheduler, which costs
+	// less; see bare.go. Its goroutine then keeps its thread without being
+	// locked to it, which would be worse: every 10 ms the runtime stops a
+	// goroutine that runs for long, and one that is locked to a thread goes on
+	// only after another thread has woken it. It keeps its slot for Go code as
+	// well, so the process needs one for each such thread, and one more.
+	bare   bool
 	events [256]unix.EpollEvent
 }
 
-// readable and writable tell what an event is about. An error or a hang-up
-// counts as both: the next call on the descriptor says what it is.
+// readable and writable are the kinds of events. An error or a hang-up counts
+// as both: the next call on the descriptor returns it.
 const (
 	readable  = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 	writable  = unix.EPOLLOUT | unix.EPOLLHUP | unix.EPOLLERR
 	hungUp    = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
-	edgeBoth  = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | edge
+	edgeRead  = unix.EPOLLIN | unix.EPOLLRDHUP | edge
+	edgeBoth  = edgeRead | unix.EPOLLOUT
 	edge      = 1 << 31 // unix.EPOLLET is negative on some ports
 	levelRead = unix.EPOLLIN
+	// oneOfMany wakes one of the threads that watch the same listener.
+	oneOfMany = unix.EPOLLIN | unix.EPOLLEXCLUSIVE
 )
 
-func newPoller() (*poller, error) {
+func newPoller(s shape) (*poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	return &poller{fd: fd}, nil
+	return &poller{fd: fd, bare: s.bare()}, nil
 }
 
 func (p *poller) close() { _ = unix.Close(p.fd) }
 
-// add watches fd for interest; its events carry tag.
-func (p *poller) add(fd int, interest uint32, tag int) error {
-	return p.control(unix.EPOLL_CTL_ADD, fd, interest, tag)
+// add watches fd for interest; its events carry kind in Pad and tag in Fd.
+func (p *poller) add(fd int, interest uint32, kind byte, tag int) error {
+	return p.control(unix.EPOLL_CTL_ADD, fd, interest, kind, tag)
 }
 
-// modify changes what add asked for.
-func (p *poller) modify(fd int, interest uint32, tag int) error {
-	return p.control(unix.EPOLL_CTL_MOD, fd, interest, tag)
+// modify changes what was given to add.
+func (p *poller) modify(fd int, interest uint32, kind byte, tag int) error {
+	return p.control(unix.EPOLL_CTL_MOD, fd, interest, kind, tag)
 }
 
-func (p *poller) control(op, fd int, interest uint32, tag int) error {
-	event := unix.EpollEvent{Events: interest, Fd: int32(tag)} //nolint:gosec // G115: tags are indices and descriptors
+// remove stops watching fd.
+func (p *poller) remove(fd int) error {
+	return p.control(unix.EPOLL_CTL_DEL, fd, 0, 0, 0)
+}
+
+func (p *poller) control(op, fd int, interest uint32, kind byte, tag int) error {
+	event := unix.EpollEvent{Events: interest, Fd: int32(tag), Pad: int32(kind)} //nolint:gosec // G115: tags are indices and descriptors
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.fd, op, fd, &event))
 }
 
@@ -268,7 +323,13 @@ func (p *poller) wait(timeout time.Duration) ([]unix.EpollEvent, error) {
 	if timeout >= 0 {
 		ms = int((timeout + time.Millisecond - 1) / time.Millisecond)
 	}
-	n, err := unix.EpollWait(p.fd, p.events[:], ms)
+	var n int
+	var err error
+	if p.bare {
+		n, err = bareWait(p.fd, p.events[:], ms)
+	} else {
+		n, err = unix.EpollWait(p.fd, p.events[:], ms)
+	}
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return nil, os.NewSyscallError("epoll_wait", err)
 	}

@@ -44,6 +44,14 @@ func (h *histogram) record(d time.Duration) {
 	h.n++
 }
 
+// add counts everything that o has counted.
+func (h *histogram) add(o *histogram) {
+	for i, n := range o.counts {
+		h.counts[i] += n
+	}
+	h.n += o.n
+}
+
 // reset empties h.
 func (h *histogram) reset() { *h = histogram{} }
 
@@ -61,7 +69,7 @@ func (h *histogram) percentile(p float64) time.Duration {
 	return 0
 }
 
-// summary is what is reported of one metric over all rounds.
+// summary is the reported values of one metric over all rounds.
 type summary struct {
 	Median   float64
 	Min, Max float64

@@ -82,3 +82,19 @@ func TestSummarize(t *testing.T) {
 		}
 	}
 }
+
+func TestHistogramsAdd(t *testing.T) {
+	var a, b, sum histogram
+	for d := range 100 {
+		a.record(time.Duration(d))
+		b.record(time.Duration(1000 * (d + 1)))
+	}
+	sum.add(&a)
+	sum.add(&b)
+	if sum.n != 200 {
+		t.Errorf("%d durations in the sum, want 200", sum.n)
+	}
+	if got, want := sum.percentile(25), a.percentile(50); got != want {
+		t.Errorf("the lower quarter of the sum ends at %v, want %v", got, want)
+	}
+}

@@ -51,7 +51,7 @@ func (t *table) print(w io.Writer) error {
 	return nil
 }
 
-// heading is what a table's row says of a figure.
+// heading is the text for a figure in a table's row.
 type heading struct {
 	id, title string
 	metrics   []metric
@@ -72,7 +72,7 @@ func matrix(r results, user string, headings []heading, peers []string) table {
 			for _, peer := range peers {
 				row = append(row, cell(r, user, h.id, peer, m.key))
 			}
-			// A metric that nobody has at all would only take place.
+			// A metric that no peer has would only take up space.
 			if slices.ContainsFunc(row[2:], func(c string) bool { return c != "–" }) {
 				t.add(row...)
 				title = ""
@@ -144,8 +144,8 @@ func number(x float64) string {
 	return fmt.Sprintf("%.3f", x)
 }
 
-// noise is how far the rates of direct spread over the rounds: in the median
-// figure and in the worst. The figure is "" when there is no such rate.
+// noise returns the spread of the rates of direct over the rounds: of the median
+// figure and of the worst. The figure is "" when there is no such rate.
 func noise(r results, user string, figures []string) (median, worst float64, figure string) {
 	var spreads []float64
 	for _, id := range figures {

@@ -21,17 +21,17 @@ type window struct {
 	open         bool
 }
 
-// moment is what is read at one edge of a window.
+// moment is the readings at one edge of a window.
 type moment struct {
 	at    time.Duration // since the load began
 	busy  time.Duration
 	count int64
 }
 
-// coldTimeout is how long after its warm-up a load may still not be ready.
+// coldTimeout limits the wait for a load that is not ready after its warm-up.
 const coldTimeout = 15 * time.Second
 
-// step is what one look at the clock finds.
+// step is the result of one reading of the clock.
 type step int
 
 const (
@@ -78,11 +78,11 @@ func (w *window) read() (moment, error) {
 	return m, err
 }
 
-// seconds is how long the window really was.
+// seconds is the actual length of the window.
 func (w *window) seconds() float64 { return (w.shut.at - w.opened.at).Seconds() }
 
 // used is the proxy's processor time in the window, in seconds.
 func (w *window) used() float64 { return (w.shut.busy - w.opened.busy).Seconds() }
 
-// counted is how much count grew in the window.
+// counted is the growth of count in the window.
 func (w *window) counted() int64 { return w.shut.count - w.opened.count }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,26 +18,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fault is what happens to the primary.
+// fault is a fault of the primary.
 type fault struct {
 	name  string
 	about string
+	load  string        // who the clients are: "" are those that wait for a greeting
 	after time.Duration // for how long clients go on coming; zero is the usual time
 	cause func(ctx context.Context, t *trial) error
 }
 
 func faults() []fault {
-	return []fault{
+	all := []fault{
 		{name: "killed", about: "its process gets SIGKILL; its machine lives and refuses connections",
 			cause: func(_ context.Context, t *trial) error { return t.old.signal(syscall.SIGKILL) }},
-		{name: "stopped", about: "its process gets SIGSTOP; its kernel goes on accepting connections, and nobody answers",
+		{name: "stopped", about: "its process gets SIGSTOP; its kernel goes on accepting connections, but no process answers",
 			cause: func(_ context.Context, t *trial) error { return t.old.signal(syscall.SIGSTOP) }},
 		{name: "silenced", about: "every packet to and from its address is swallowed, as when its cable is pulled",
 			cause: func(ctx context.Context, _ *trial) error { return silence(ctx, oldIP) }},
 		{name: "replaced", about: "nothing is wrong with it: an operator makes the other host primary", after: plannedTime,
 			cause: func(ctx context.Context, t *trial) error { return t.proxy.replace(ctx, t.site, t.relay) }},
+		{name: "killed, pools", about: "its process gets SIGKILL; its machine lives and refuses connections", load: pools,
+			cause: func(_ context.Context, t *trial) error { return t.old.signal(syscall.SIGKILL) }},
 	}
+	for _, f := range all {
+		if f.load == "" {
+			f.name, f.load = f.name+", "+clientFirst, clientFirst
+			all = append(all, f)
+		}
+	}
+	return all
 }
+
+// The loads beside the usual one, as the flag -only and the page name them.
+const (
+	pools       = "pools"        // connections that stay, and no others
+	clientFirst = "client first" // clients that speak first
+)
 
 // trial is one proxy, one fault.
 type trial struct {
@@ -46,14 +63,14 @@ type trial struct {
 	old, relay *process
 }
 
-// result is what came of a trial.
+// result is the outcome of a trial.
 type result struct {
 	round        int
 	proxy, fault string
 	outcome
 }
 
-// The hosts have addresses of their own, so that one can be silenced.
+// The hosts have addresses of their own, so that packets of one can be dropped.
 const (
 	oldIP   = "127.0.0.11"
 	newIP   = "127.0.0.12"
@@ -65,7 +82,7 @@ type driver struct {
 	settings
 	dir      string
 	proxies  []proxy
-	missing  []string // proxies that are not there, and why
+	missing  []string // proxies that are missing, and why
 	port     uint16   // the last one that was given out
 	progress io.Writer
 	results  []result
@@ -79,7 +96,7 @@ var errFailed = errors.New("not every trial could be measured; the report says w
 var errInterrupted = errors.New("interrupted")
 
 // drive does a whole run and writes the table to stdout, and the report to the
-// file that was asked for. Whatever it started is gone when it returns.
+// file that a flag names. Everything that it started has ended when it returns.
 func drive(ctx context.Context, s settings, stdout, progress io.Writer) error {
 	if err := prepareNamespace(ctx); err != nil {
 		return err
@@ -104,7 +121,7 @@ func drive(ctx context.Context, s settings, stdout, progress io.Writer) error {
 	about := describe(ctx, d.proxies)
 	d.rounds(ctx)
 	if ctx.Err() != nil {
-		return errInterrupted // and a table of half a run would mislead
+		return errInterrupted // a table of half a run would mislead
 	}
 	if len(d.results)+len(d.failed) == 0 {
 		return errors.New("nothing to measure: -only matches no trial")
@@ -113,7 +130,11 @@ func drive(ctx context.Context, s settings, stdout, progress io.Writer) error {
 		return err
 	}
 	if s.out != "" {
-		if err := os.WriteFile(s.out, []byte(d.report(about)), 0o644); err != nil { //nolint:gosec // G306: a page to read
+		page, err := os.ReadFile(s.out) // of an earlier run
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.WriteFile(s.out, []byte(d.report(about, string(page))), 0o644); err != nil { //nolint:gosec // G306: a page to read
 			return err
 		}
 	}
@@ -123,7 +144,8 @@ func drive(ctx context.Context, s settings, stdout, progress io.Writer) error {
 	return nil
 }
 
-// raiseDescriptors lets everybody have a few thousand clients waiting.
+// raiseDescriptors raises the descriptor limit of every process to a few
+// thousand waiting clients.
 func raiseDescriptors() error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -150,7 +172,7 @@ func (d *driver) rounds(ctx context.Context) {
 			for i := range d.proxies {
 				p := d.proxies[(i+round)%len(d.proxies)]
 				name := f.name + "/" + p.name
-				if !d.only.MatchString(name) {
+				if !d.only.MatchString(name) || f.load == clientFirst && p.name == defaults {
 					continue
 				}
 				o, err := d.try(ctx, p, f, d.warm+d.spread*time.Duration(round)/time.Duration(d.settings.rounds))
@@ -187,20 +209,27 @@ func (d *driver) try(ctx context.Context, p proxy, f fault, warm time.Duration) 
 	start := func(name string, leash syscall.Signal, argv ...string) (*process, error) {
 		return startProcess(ctx, name, dir, leash, argv...)
 	}
+	var says opening
 	for _, h := range []struct {
 		name string
 		addr netip.AddrPort
 	}{{newHost, t.site.new}, {oldHost, t.site.old}} {
-		child, err := start(h.name, syscall.SIGKILL, "/proc/self/exe", roleHost, h.name, h.addr.String(),
-			netip.AddrPortFrom(h.addr.Addr(), t.site.pings).String())
+		argv := []string{"/proc/self/exe", roleHost, h.name, h.addr.String(), netip.AddrPortFrom(h.addr.Addr(), t.site.pings).String()}
+		if f.load == clientFirst {
+			says, argv = openings()[0], append(argv, clientFirst)
+		}
+		child, err := start(h.name, syscall.SIGKILL, argv...)
 		if err != nil {
 			return outcome{}, err
 		}
 		defer child.stop()
-		if err := ready(ctx, h.addr, child, h.name); err != nil {
+		if err := ready(ctx, h.addr, child, h.name, says); err != nil {
 			return outcome{}, err
 		}
 		t.old = child // the last one
+	}
+	if f.load == clientFirst && p.name == subject {
+		t.site.pings = 0 // its clients notice everything
 	}
 	argv, err := p.argv(t.site)
 	if err != nil {
@@ -210,15 +239,22 @@ func (d *driver) try(ctx context.Context, p proxy, f fault, warm time.Duration) 
 		return outcome{}, err
 	}
 	defer t.relay.stop()
-	if err := ready(ctx, t.site.listen, t.relay, oldHost); err != nil {
+	if err := ready(ctx, t.site.listen, t.relay, oldHost, says); err != nil {
 		return outcome{}, err
 	}
 	return d.strike(ctx, t, warm)
 }
 
-// strike puts load on a proxy that runs, and then the fault.
+// strike puts load on a running proxy, and then causes the fault.
 func (d *driver) strike(ctx context.Context, t *trial, warm time.Duration) (outcome, error) {
-	g := startLoad(ctx, t.site.listen.String())
+	start := startLoad
+	switch t.fault.load {
+	case pools:
+		start = startPools
+	case clientFirst:
+		start = startOpenings
+	}
+	g := start(ctx, t.site.listen.String())
 	pause(ctx, warm)
 	by, lost := g.served()
 	var err error
@@ -236,29 +272,29 @@ func (d *driver) strike(ctx context.Context, t *trial, warm time.Duration) (outc
 	}
 	l := g.finish()
 	err = errors.Join(err, endSilence(context.WithoutCancel(ctx)))
-	if err == nil && t.relay.gone() {
+	if err == nil && t.relay.hasExited() {
 		err = t.relay.failure()
 	}
-	return l.judge(), err
+	return l.evaluate(), err
 }
 
 // ready waits until a client at addr is served by a host, or process ends.
-func ready(ctx context.Context, addr netip.AddrPort, p *process, host string) error {
+func ready(ctx context.Context, addr netip.AddrPort, p *process, host string, says opening) error {
 	err := errors.New("nobody tried")
 	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; {
 		within, cancel := context.WithTimeout(ctx, time.Second)
-		err = talk(within, addr.String(), func(t *conversation) error {
+		err = talk(within, addr.String(), says, func(t *conversation) error {
 			if t.host != host {
 				return fmt.Errorf("%s answers, not %s", t.host, host)
 			}
-			_, err := t.ask("ready")
+			_, err := t.exchange("ready")
 			return err
 		})
 		cancel()
 		if err == nil {
 			return nil
 		}
-		if p.gone() {
+		if p.hasExited() {
 			return p.failure()
 		}
 		pause(ctx, 20*time.Millisecond)

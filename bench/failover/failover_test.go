@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"io"
 	"net"
@@ -12,10 +13,12 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"understudy/bench/netns"
+	"understudy/internal/proctest"
 )
 
 // The copy in the namespace, and the hosts, are this binary.
@@ -46,7 +49,7 @@ func TestUsageIsExplained(t *testing.T) {
 }
 
 // The generator sees what happens to its clients: served, lost after the
-// greeting, answered with somebody else's line.
+// greeting, answered with another client's line.
 func TestLoadSeesWhatHappens(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -54,7 +57,7 @@ func TestLoadSeesWhatHappens(t *testing.T) {
 		lost  bool
 		why   string
 	}{
-		{"served", func(conn net.Conn) { converse(conn, "db1") }, false, ""},
+		{"served", func(conn net.Conn) { converse(conn, "db1", false) }, false, ""},
 		{"greeted and left", func(conn net.Conn) {
 			_, _ = io.WriteString(conn, "db1\n")
 			_, _ = conn.Read(make([]byte, 100))
@@ -64,7 +67,7 @@ func TestLoadSeesWhatHappens(t *testing.T) {
 			_, _ = io.WriteString(conn, "db1\n1 client x\n")
 			_, _ = io.Copy(io.Discard, conn)
 			conn.Close()
-		}, true, "somebody else's answer"},
+		}, true, "another client's answer"},
 	} {
 		listener, err := net.Listen("tcp4", "127.0.0.1:0")
 		if err != nil {
@@ -80,17 +83,11 @@ func TestLoadSeesWhatHappens(t *testing.T) {
 			}
 		}()
 		g := startLoad(t.Context(), listener.Addr().String())
-		for deadline := time.Now().Add(30 * time.Second); ; {
+		proctest.Until(t, tt.name+": 20 clients are served or lost", func() bool {
 			by, lost := g.served()
-			if by[oldHost]+lost >= 20 {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: served %v, lost %d in 30 s", tt.name, by, lost)
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-		o := g.finish().judge()
+			return by[oldHost]+lost >= 20
+		})
+		o := g.finish().evaluate()
 		listener.Close()
 		wantLost, wantServed := 0, o.clients
 		if tt.lost {
@@ -101,6 +98,80 @@ func TestLoadSeesWhatHappens(t *testing.T) {
 		}
 		if why := describeReasons(o.reasons); !strings.Contains(why, tt.why) {
 			t.Errorf("%s: lost because %q, want %q", tt.name, why, tt.why)
+		}
+	}
+}
+
+// The connections of a pool are kept and used; one that ends is replaced, and
+// costs one request.
+func TestPoolsKeepTheirConnections(t *testing.T) {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var accepted, answered atomic.Int64
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			accepted.Add(1)
+			go func() {
+				defer conn.Close()
+				_, _ = io.WriteString(conn, "db1\n")
+				lines := bufio.NewReader(conn)
+				for range 3 { // and the fourth request is lost
+					line, err := lines.ReadString('\n')
+					if err != nil {
+						return
+					}
+					_, _ = io.WriteString(conn, "1 "+line)
+					answered.Add(1)
+				}
+				_, _ = lines.ReadString('\n')
+			}()
+		}
+	}()
+	g := startPools(t.Context(), listener.Addr().String())
+	proctest.Until(t, "every connection is replaced twice", func() bool { return accepted.Load() >= 3*pooled })
+	o := g.finish().evaluate()
+	if o.by[oldHost] != int(answered.Load()) || o.lost < pooled || int64(o.lost) > accepted.Load() || o.greeted != o.lost {
+		t.Errorf("%d served, %d lost, %d greeted; want %d served and one lost for each of %d connections that ended",
+			o.by[oldHost], o.lost, o.greeted, answered.Load(), accepted.Load())
+	}
+}
+
+// A run of some trials leaves the tables of the others in the page, with the
+// runs that they state.
+func TestPartsOfThePageAreKept(t *testing.T) {
+	d := &driver{settings: settings{rounds: 3}, proxies: proxies("")[:1]}
+	trial := func(fault string) []result {
+		return []result{{fault: fault, proxy: d.proxies[0].name, outcome: outcome{by: map[string]int{}}}}
+	}
+	d.results = trial("killed")
+	first := d.report(machine{date: "yesterday"}, "")
+	d.results = trial("killed, pools")
+	second := d.report(machine{date: "today"}, first)
+	d.results = trial("stopped")
+	third := d.report(machine{date: "tomorrow"}, second)
+	for page, want := range map[string]string{
+		first: "yesterday killed/", second: "yesterday killed/ today killed, pools/", third: "tomorrow stopped/ today killed, pools/",
+	} {
+		var got []string
+		for _, m := range regexp.MustCompile(`(?m)^- (\w+day|tomorrow), |^\| ([a-z, ]+) \| understudy \|`).FindAllStringSubmatch(page, -1) {
+			if m[1] != "" {
+				got = append(got[:len(got)-1], m[1], got[len(got)-1]) // the run comes after its rows
+			} else {
+				got = append(got, m[2]+"/")
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("rows and runs: %q, want %q:\n%s", got, want, page)
+		}
+		if n := strings.Count(page, "## Settings\n"); n != 1 || !strings.HasSuffix(page, limits) {
+			t.Errorf("%d parts on settings:\n%s", n, page)
 		}
 	}
 }
@@ -127,7 +198,7 @@ func TestTableHasMedianAndWorst(t *testing.T) {
 	}
 }
 
-// The page that is kept says what these files say: text is changed in them.
+// The committed page has the text of these files: edit the text there.
 func TestKeptPageHasTheTexts(t *testing.T) {
 	page, err := os.ReadFile("../../docs/failover.md")
 	if err != nil {
@@ -138,8 +209,8 @@ func TestKeptPageHasTheTexts(t *testing.T) {
 	}
 }
 
-// Everything runs: one round of what ends quickly, for whoever is there. What
-// is asserted of understudy is what holds on any machine.
+// Everything runs: one round of the quick trials, for the proxies that are
+// installed. The assertions on understudy hold on any machine.
 func TestQuickRun(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: takes half a minute")
@@ -154,16 +225,19 @@ func TestQuickRun(t *testing.T) {
 	}
 	out := filepath.Join(t.TempDir(), "failover.md")
 	var stdout, stderr bytes.Buffer
-	code := run([]string{"-quick", "-out", out, "-only", "silenced/understudy|replaced/(understudy|haproxy tuned)"}, &stdout, &stderr)
+	code := run([]string{"-quick", "-out", out, "-only", "silenced/understudy|replaced/(understudy|haproxy tuned)|pools/understudy|killed, client first/understudy"}, &stdout, &stderr)
 	t.Logf("%s%s", stderr.String(), stdout.String())
 	if code != 0 {
 		t.Fatalf("exit %d", code)
 	}
 	for _, row := range []string{
-		// Gap, clients lost, two times, served by each, wrong, sessions left. Who
-		// was being answered when it happened is lost, few on any machine.
+		// Gap, clients lost, two times, served by each, wrong, sessions left. Clients
+		// that were being answered at the fault are lost, few on any machine.
 		`\| silenced \| understudy \| [^|]+ \| \d \|[^|]+\|[^|]+\| [1-9]\d* / [1-9]\d* \| 0 \| 0 \|\n`,
 		`\| replaced \| understudy \| [^|]+ \| \d \|[^|]+\|[^|]+\| [1-9]\d* / [1-9]\d* \| 0 \| 0 \|\n`,
+		`\| killed, pools \| understudy \| [^|]+ \| \d+ \|[^|]+\|[^|]+\| [1-9]\d* / [1-9]\d* \| 0 \| 0 \|\n`,
+		// No opening that is recognized is lost.
+		`\| killed, client first \| understudy \| [^|]+ \| 0 \| 0 \| 0 \| \d+ \|[^|]+\| 0 \| 0 \|\n`,
 		`\| replaced \| haproxy tuned \| [^|]+ \| \d+ \|[^|]+\|[^|]+\| [1-9]\d* / [1-9]\d* \| \d+ \| 0 \|\n`,
 	} {
 		if !regexp.MustCompile(row).MatchString(stdout.String()) {
@@ -171,8 +245,13 @@ func TestQuickRun(t *testing.T) {
 		}
 	}
 	page, err := os.ReadFile(out)
-	if !bytes.Contains(page, stdout.Bytes()) || !bytes.Contains(page, []byte("--pong-port")) {
-		t.Errorf("the page (%v) lacks the table or the settings:\n%s", err, page)
+	if !bytes.Contains(page, []byte("--pong-port")) {
+		t.Errorf("the page (%v) lacks the settings:\n%s", err, page)
+	}
+	for table := range strings.SplitSeq(stdout.String(), "\n\n") {
+		if !bytes.Contains(page, []byte(table)) {
+			t.Errorf("the page lacks the table\n%s:\n%s", table, page)
+		}
 	}
 	if left := hostsLeft(t); left != "" {
 		t.Errorf("left behind: %s", left)

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// now is a moment on a clock that all processes of this machine share: it is
-// how an answer of one host is known to be later than that of another.
+// now is the time on a clock that all processes of this machine share, so that
+// the answers of two hosts can be put in order.
 func now() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
@@ -24,13 +24,15 @@ func now() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// serveHost is the role of a host: args are its name, its address and the
-// address that answers pings. It greets each connection with its name, and
-// answers each line with the moment at which it has read it and the line. It
-// returns when that fails: it ends by a signal.
+// serveHost is the role of a host: args are its name, its address, the address
+// that answers pings, and clientFirst if it waits for the client's first bytes. It
+// greets each connection with its name, and answers each line with the moment at
+// which it has read it and the line. It returns when that fails: it ends by a
+// signal.
 func serveHost(args []string) error {
-	if len(args) != 3 {
-		return fmt.Errorf("usage: failover %s NAME ADDRESS PING-ADDRESS", roleHost)
+	waits := len(args) == 4 && args[3] == clientFirst
+	if len(args) != 3 && !waits {
+		return fmt.Errorf("usage: failover %s NAME ADDRESS PING-ADDRESS [%s]", roleHost, clientFirst)
 	}
 	var config net.ListenConfig
 	config.SetMultipathTCP(false)
@@ -56,16 +58,24 @@ func serveHost(args []string) error {
 				ended <- err
 				return
 			}
-			go converse(conn, args[0])
+			go converse(conn, args[0], waits)
 		}
 	}()
 	return <-ended
 }
 
-// converse serves one connection.
-func converse(conn net.Conn, name string) {
+// converse serves one connection. A host that waits for the client's opening
+// answers it together with the greeting.
+func converse(conn net.Conn, name string, waits bool) {
 	defer conn.Close()
-	if _, err := fmt.Fprintln(conn, name); err != nil {
+	greeting := name + "\n"
+	if waits {
+		if _, err := conn.Read(make([]byte, 4<<10)); err != nil {
+			return
+		}
+		greeting += fmt.Sprintf("%d %s\n", int64(now()), openingAnswer)
+	}
+	if _, err := io.WriteString(conn, greeting); err != nil {
 		return
 	}
 	lines := bufio.NewScanner(conn)

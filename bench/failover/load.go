@@ -14,15 +14,20 @@ import (
 )
 
 const (
-	perSecond = 200              // new clients
-	patience  = 10 * time.Second // a client that was not answered by then is lost
-	sessions  = 10               // clients that stay
-	pace      = 100 * time.Millisecond
+	perSecond     = 200              // new clients
+	answerTimeout = 10 * time.Second // a client that was not answered by then is lost
+	sessions      = 10               // clients that stay
+	pace          = 100 * time.Millisecond
+
+	pooled    = 20                     // connections of the pools
+	poolPace  = 20 * time.Millisecond  // between an answer and the next request
+	poolRetry = 100 * time.Millisecond // between connects that were not served
 )
 
 // generator makes the load of a trial.
 type generator struct {
 	target string
+	says   []opening          // clients take turns to say these first; empty when the host speaks first
 	cancel context.CancelFunc // ends the sessions
 	stop   chan struct{}      // closed when no more clients come
 	all    sync.WaitGroup     // clients that come and go
@@ -33,9 +38,12 @@ type generator struct {
 }
 
 // startLoad lets clients come to target until finish is called or ctx ends.
-func startLoad(ctx context.Context, target string) *generator {
+func startLoad(ctx context.Context, target string) *generator { return startClients(ctx, target, nil) }
+
+// startClients is startLoad with clients that say something first.
+func startClients(ctx context.Context, target string, says []opening) *generator {
 	staying, cancel := context.WithCancel(ctx)
-	g := &generator{target: target, cancel: cancel, stop: make(chan struct{})}
+	g := &generator{target: target, says: says, cancel: cancel, stop: make(chan struct{})}
 	g.load.begin = now()
 	for i := range sessions {
 		g.stay.Go(func() {
@@ -45,6 +53,76 @@ func startLoad(ctx context.Context, target string) *generator {
 	}
 	g.all.Go(func() { g.arrive(ctx) })
 	return g
+}
+
+// startPools makes the load of pools: connections that are kept and used all the
+// time, and no others. A connection that ends is replaced at once.
+func startPools(ctx context.Context, target string) *generator {
+	g := &generator{target: target, cancel: func() {}, stop: make(chan struct{})}
+	g.load.begin = now()
+	for i := range pooled {
+		g.all.Go(func() {
+			pause(ctx, time.Duration(i)*poolPace/pooled) // not all at once
+			for !g.stopped(ctx) {
+				if g.member(ctx) == 0 {
+					pause(ctx, poolRetry)
+				}
+			}
+		})
+	}
+	return g
+}
+
+// stopped reports whether no more clients or requests come.
+func (g *generator) stopped(ctx context.Context) bool {
+	select {
+	case <-g.stop:
+		return true
+	default:
+		return ctx.Err() != nil
+	}
+}
+
+// member uses one connection of a pool until it ends or the load does, and
+// returns the number of requests that were answered. Each request is counted as
+// a client is; the time of the first contains the connect.
+func (g *generator) member(ctx context.Context) (answered int) {
+	within, cancel := context.WithCancel(ctx)
+	defer cancel()
+	limit := time.AfterFunc(answerTimeout, cancel)
+	defer limit.Stop()
+	c := client{start: now()}
+	c.err = talk(within, g.target, opening{}, func(t *conversation) error {
+		for !g.stopped(ctx) {
+			c.host = t.host
+			a, err := t.exchange("request " + strconv.Itoa(answered))
+			if err != nil {
+				return err
+			}
+			c.answers = []answer{a}
+			g.count(ctx, c)
+			answered++
+			pause(ctx, poolPace)
+			limit.Reset(answerTimeout)
+			c = client{start: now()}
+		}
+		return nil
+	})
+	if c.err != nil {
+		g.count(ctx, c)
+	}
+	return answered
+}
+
+// count adds a client that has ended.
+func (g *generator) count(ctx context.Context, c client) {
+	c.end = now()
+	if ctx.Err() != nil {
+		return // Ctrl-C: not counted as lost
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.load.clients = append(g.load.clients, c)
 }
 
 // arrive lets clients come by the clock: what is late is made up for.
@@ -67,8 +145,8 @@ func (g *generator) arrive(ctx context.Context) {
 	}
 }
 
-// finish lets nobody come any more, waits for those who are there, ends the
-// sessions and says what became of all.
+// finish stops new clients, waits for those under way, ends the sessions and
+// returns the load.
 func (g *generator) finish() load {
 	g.mu.Lock()
 	g.load.end = now()
@@ -96,36 +174,36 @@ func (g *generator) served() (by map[string]int, lost int) {
 	return by, lost
 }
 
-// visit is one client: it is greeted, asks, is answered and goes.
+// visit is one client: it is greeted, sends a line, reads the answer and
+// closes.
 func (g *generator) visit(ctx context.Context, number int) {
-	c := client{start: now()}
-	within, cancel := context.WithTimeout(ctx, patience)
+	says := g.opening(number)
+	c := client{start: now(), opening: says.name}
+	within, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	c.err = talk(within, g.target, func(t *conversation) error {
+	c.err = talk(within, g.target, says, func(t *conversation) error {
 		c.host = t.host
-		a, err := t.ask("client " + strconv.Itoa(number))
+		if says.name != "" {
+			c.answers = []answer{t.opened}
+			return nil
+		}
+		a, err := t.exchange("client " + strconv.Itoa(number))
 		if err == nil {
 			c.answers = []answer{a}
 		}
 		return err
 	})
-	c.end = now()
-	if ctx.Err() != nil {
-		return // Ctrl-C: nobody's fault
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.load.clients = append(g.load.clients, c)
+	g.count(ctx, c)
 }
 
-// session is a client that stays and asks again and again, until its
+// session is a client that stays and sends line after line, until its
 // connection ends or the load does.
 func (g *generator) session(ctx context.Context) {
 	c := client{start: now()}
-	err := talk(ctx, g.target, func(t *conversation) error {
+	err := talk(ctx, g.target, g.opening(0), func(t *conversation) error {
 		c.host = t.host
 		for i := 0; ctx.Err() == nil; i++ {
-			a, err := t.ask("session " + strconv.Itoa(i))
+			a, err := t.exchange("session " + strconv.Itoa(i))
 			if err != nil {
 				return err
 			}
@@ -148,11 +226,13 @@ type conversation struct {
 	conn  net.Conn
 	lines *bufio.Reader
 	host  string
+
+	opened answer // to the opening, if there was one
 }
 
-// talk connects to target, waits for the greeting and lets do speak. All of it
-// ends with ctx.
-func talk(ctx context.Context, target string, do func(*conversation) error) error {
+// talk connects to target, says the opening if there is one, waits for the
+// greeting and calls do. All of it ends with ctx.
+func talk(ctx context.Context, target string, says opening, do func(*conversation) error) error {
 	var dialer net.Dialer
 	dialer.SetMultipathTCP(false)
 	conn, err := dialer.DialContext(ctx, "tcp4", target)
@@ -163,19 +243,32 @@ func talk(ctx context.Context, target string, do func(*conversation) error) erro
 	unblock := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer unblock()
 	t := &conversation{conn: conn, lines: bufio.NewReader(conn)}
+	if _, err := conn.Write(says.bytes); err != nil {
+		return err
+	}
 	greeting, err := t.lines.ReadString('\n')
 	if err != nil {
 		return err
 	}
 	t.host = strings.TrimSuffix(greeting, "\n")
+	if len(says.bytes) > 0 {
+		if t.opened, err = t.answer(openingAnswer); err != nil {
+			return err
+		}
+	}
 	return do(t)
 }
 
-// ask sends a line and reads the answer to it.
-func (t *conversation) ask(line string) (answer, error) {
+// exchange sends a line and reads the answer to it.
+func (t *conversation) exchange(line string) (answer, error) {
 	if _, err := fmt.Fprintln(t.conn, line); err != nil {
 		return answer{}, err
 	}
+	return t.answer(line)
+}
+
+// answer reads the answer to a line.
+func (t *conversation) answer(line string) (answer, error) {
 	text, err := t.lines.ReadString('\n')
 	if err != nil {
 		return answer{}, err
@@ -183,7 +276,7 @@ func (t *conversation) ask(line string) (answer, error) {
 	stamp, echo, _ := strings.Cut(strings.TrimSuffix(text, "\n"), " ")
 	at, err := strconv.ParseInt(stamp, 10, 64)
 	if err != nil || echo != line {
-		return answer{}, fmt.Errorf("somebody else's answer: %q to %q", text, line)
+		return answer{}, fmt.Errorf("another client's answer: %q to %q", text, line)
 	}
 	return answer{host: t.host, at: time.Duration(at)}, nil
 }

@@ -1,10 +1,10 @@
 //go:build linux
 
 // Failover breaks the primary behind TCP relays, one after the other, while
-// clients come 200 times a second, and shows side by side how long nobody was
-// served and how many clients were lost: understudy, HAProxy with its defaults
-// and tuned, nginx. README.md, one folder up, says how to run it; the report
-// says what each column means.
+// clients come 200 times a second, and shows side by side how long no client
+// was served and how many clients were lost: understudy, HAProxy with its
+// defaults and tuned, nginx. README.md, one folder up, describes how to run it;
+// the report explains each column.
 //
 // The program is its own hosts; they run as children with a word in front of
 // their addresses.
@@ -39,7 +39,7 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) //nolint:forbidigo // main of a command
 }
 
-// settings is what the flags say.
+// settings are the values of the flags.
 type settings struct {
 	rounds     int
 	only       *regexp.Regexp
@@ -52,7 +52,7 @@ type settings struct {
 
 // The lengths of a trial. The faults of a run come at moments that are spread
 // over two seconds, the longest interval at which a proxy looks at its hosts,
-// so that none is lucky five times.
+// so that no proxy is lucky every time.
 const (
 	warmTime    = 2500 * time.Millisecond
 	spreadTime  = 2 * time.Second
@@ -61,7 +61,7 @@ const (
 	plannedTime = 6 * time.Second
 )
 
-// run does what args ask for and returns the exit code: 0 done, 1 failed, 2
+// run does what args request and returns the exit code: 0 done, 1 failed, 2
 // wrong usage.
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == roleHost {
@@ -72,7 +72,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		return 2 // parse has said why
+		return 2 // parse has printed the reason
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -124,7 +124,7 @@ func build(ctx context.Context, path string) error {
 	return nil
 }
 
-// parse reads the flags. It has said on stderr what is wrong with them.
+// parse reads the flags. It prints errors in them to stderr.
 func parse(args []string, stderr io.Writer) (settings, error) {
 	s := settings{only: regexp.MustCompile(""), warm: warmTime, spread: spreadTime, after: afterFault}
 	flags := flag.NewFlagSet("failover", flag.ContinueOnError)

@@ -19,8 +19,8 @@ func prepareNamespace(ctx context.Context) error {
 	return filter(ctx, "add table inet fault\nadd chain inet fault input { type filter hook input priority 0; }\n")
 }
 
-// silence swallows every packet to and from an address. It drops where packets
-// come in: dropped on their way out, the sender would be told.
+// silence drops every packet to and from an address. It drops incoming packets:
+// dropping outgoing ones would return an error to the sender.
 func silence(ctx context.Context, ip string) error {
 	return filter(ctx, fmt.Sprintf("add rule inet fault input ip daddr %s drop\nadd rule inet fault input ip saddr %[1]s drop\n", ip))
 }

@@ -19,15 +19,16 @@ type answer struct {
 // client is one connection of the load. Times are on the machine's clock.
 type client struct {
 	start, end time.Duration // from the connect to the answer or the failure
-	host       string        // who greeted; empty when nobody did
+	host       string        // the host that greeted; empty if none did
 	answers    []answer      // one, or many of a session that stays
 	err        error         // why it was lost; nil otherwise
+	opening    string        // the name of what it said first; empty if the host spoke first
 }
 
-// load is what became of all clients of a trial.
+// load is the result of all clients of a trial.
 type load struct {
 	begin, end time.Duration // of the time in which new clients came
-	clients    []client      // each came, asked once and went
+	clients    []client      // each came, sent one line and left
 	sessions   []client      // each came before the fault and stayed
 	late       time.Duration // by how much a client came too late at most, since the machine had no time for it
 }
@@ -38,25 +39,26 @@ const (
 	newHost = "db2"
 )
 
-// outcome is what is reported of a trial.
+// outcome is the reported result of a trial.
 type outcome struct {
 	gap     time.Duration // longest time in which no new client was served
 	never   bool          // the gap lasted until the load ended
 	clients int
-	lost    int           // of clients
-	greeted int           // of lost: a host had begun to serve them
-	p999    time.Duration // of the time that served clients took
+	lost    int            // of clients
+	greeted int            // of lost: a host had begun to serve them
+	lostBy  map[string]int // of lost: by the opening
+	p999    time.Duration  // of the time that served clients took
 	slowest time.Duration
 	by      map[string]int // clients served by each host
-	wrong   int            // clients and sessions that the old host answered after the new one had answered somebody
+	wrong   int            // clients and sessions that the old host answered after the new one had answered any
 	left    int            // sessions with the old host that were open at the end
 	late    time.Duration
 	reasons map[string]int // of lost
 }
 
-// judge works out the outcome of a load.
-func (l load) judge() outcome {
-	o := outcome{clients: len(l.clients), by: map[string]int{}, late: l.late, reasons: map[string]int{}}
+// evaluate works out the outcome of a load.
+func (l load) evaluate() outcome {
+	o := outcome{clients: len(l.clients), by: map[string]int{}, lostBy: map[string]int{}, late: l.late, reasons: map[string]int{}}
 	served := make([]client, 0, len(l.clients))
 	for _, c := range l.clients {
 		if c.err == nil {
@@ -66,6 +68,7 @@ func (l load) judge() outcome {
 		}
 		o.lost++
 		o.reasons[reason(c.err)]++
+		o.lostBy[c.opening]++
 		if c.host != "" {
 			o.greeted++
 		}
@@ -86,13 +89,13 @@ func (l load) judge() outcome {
 	return o
 }
 
-// outage is how long nobody is served at the end of a load before that is more
-// than a pause of the machine: the service did not come back.
+// outage is the time without a served client at the end of a load that is
+// more than a pause of the machine: the service did not come back.
 const outage = time.Second
 
 // gap is the longest time between two clients that were served, and between the
-// load's begin and end and the nearest of them. Never is that it is the last
-// one, long, and nobody was served after it.
+// load's begin and end and the nearest of them. Never is true if it is the last
+// one, long, and no client was served after it.
 func gap(served []client, begin, end time.Duration) (longest time.Duration, never bool) {
 	moments := make([]time.Duration, 0, len(served))
 	for _, c := range served {
@@ -110,8 +113,8 @@ func gap(served []client, begin, end time.Duration) (longest time.Duration, neve
 	return longest, false
 }
 
-// wrong counts those whom the old host answered after the new one had answered
-// somebody: two primaries at the same time.
+// wrong counts the clients that the old host answered after the new one had
+// answered any: two primaries at the same time.
 func (l load) wrong() int {
 	everybody := slices.Concat(l.clients, l.sessions)
 	var first time.Duration // of the new host; zero when it never answered

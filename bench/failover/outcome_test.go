@@ -25,9 +25,9 @@ func TestGap(t *testing.T) {
 	}{
 		{"steady", []time.Duration{1005 * ms, 1010 * ms, 1500 * ms, 1990 * ms}, 490 * ms, false},
 		{"in any order", []time.Duration{1990 * ms, 1010 * ms, 1500 * ms, 1005 * ms}, 490 * ms, false},
-		{"nobody at first", []time.Duration{1800 * ms, 1900 * ms}, 800 * ms, false},
-		{"nobody at the end, for a moment", []time.Duration{1100 * ms, 1200 * ms}, 800 * ms, false},
-		{"nobody ever", nil, 1000 * ms, true},
+		{"no client at first", []time.Duration{1800 * ms, 1900 * ms}, 800 * ms, false},
+		{"no client at the end, for a moment", []time.Duration{1100 * ms, 1200 * ms}, 800 * ms, false},
+		{"no client at all", nil, 1000 * ms, true},
 		{"who waited is served after the end", []time.Duration{1100 * ms, 2600 * ms}, 1500 * ms, false},
 	} {
 		var served []client
@@ -44,7 +44,7 @@ func TestGap(t *testing.T) {
 	}
 }
 
-func TestJudge(t *testing.T) {
+func TestEvaluate(t *testing.T) {
 	reset := fmt.Errorf("read: %w", errors.New("reset"))
 	l := load{begin: 0, end: 1000 * ms, late: 3 * ms, clients: []client{
 		at(oldHost, 0, 100*ms),
@@ -59,7 +59,7 @@ func TestJudge(t *testing.T) {
 		{host: oldHost, err: reset, answers: []answer{{oldHost, 200 * ms}}}, // cut
 		{host: newHost, answers: []answer{{newHost, 800 * ms}}},             // on the new one
 	}}
-	o := l.judge()
+	o := l.evaluate()
 	if o.clients != 7 || o.lost != 3 || o.greeted != 1 {
 		t.Errorf("%d clients, %d lost, %d of them greeted; want 7, 3, 1", o.clients, o.lost, o.greeted)
 	}
@@ -69,7 +69,7 @@ func TestJudge(t *testing.T) {
 	if want := map[string]int{oldHost: 2, newHost: 2}; !maps.Equal(o.by, want) {
 		t.Errorf("served by %v, want %v", o.by, want)
 	}
-	// What was lost does not end a gap.
+	// A lost client does not end a gap.
 	if o.gap != 500*ms || o.never || o.slowest != 500*ms || o.late != 3*ms {
 		t.Errorf("gap %v, never %v, slowest %v, late %v; want 500ms, false, 500ms, 3ms", o.gap, o.never, o.slowest, o.late)
 	}
@@ -83,7 +83,7 @@ func TestP999IsTheNearestRank(t *testing.T) {
 	for i := range 1500 {
 		l.clients = append(l.clients, at(oldHost, 0, time.Duration(i+1)*ms))
 	}
-	if o := l.judge(); o.p999 != 1499*ms || o.slowest != 1500*ms {
+	if o := l.evaluate(); o.p999 != 1499*ms || o.slowest != 1500*ms {
 		t.Errorf("of 1 to 1500 ms: p99.9 %v, slowest %v; want 1.499s, 1.5s", o.p999, o.slowest)
 	}
 }

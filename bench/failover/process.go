@@ -25,7 +25,7 @@ type process struct {
 }
 
 // startProcess runs argv with its output in a file in dir. Leash is the signal
-// that it gets should we be killed. Whoever calls it must call stop.
+// that it gets when this process is killed. The caller must call stop.
 func startProcess(ctx context.Context, name, dir string, leash syscall.Signal, argv ...string) (*process, error) {
 	log, err := os.CreateTemp(dir, "log-*")
 	if err != nil {
@@ -53,13 +53,13 @@ func (p *process) wait() {
 	close(p.exited)
 }
 
-// stop kills the whole group and returns when it is gone. There is nothing to
-// ask politely for: no client is left, and a stopped host would not hear it.
+// stop kills the whole group and returns when it has ended. A TERM first would
+// be useless: no client is left, and a stopped host would not handle it.
 func (p *process) stop() {
 	group := -p.cmd.Process.Pid
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
 		_ = syscall.Kill(group, syscall.SIGKILL)
-		if p.gone() && errors.Is(syscall.Kill(group, 0), syscall.ESRCH) {
+		if p.hasExited() && errors.Is(syscall.Kill(group, 0), syscall.ESRCH) {
 			return
 		}
 		<-time.After(2 * time.Millisecond) // bounded: not even Ctrl-C makes us leave it behind
@@ -69,8 +69,8 @@ func (p *process) stop() {
 // signal sends s to the process itself.
 func (p *process) signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
 
-// gone reports whether the process itself has exited.
-func (p *process) gone() bool {
+// hasExited reports whether the process itself has exited.
+func (p *process) hasExited() bool {
 	select {
 	case <-p.exited:
 		return true

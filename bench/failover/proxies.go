@@ -18,37 +18,40 @@ import (
 )
 
 // maxConnections is room for all clients that can be waiting at once, twice:
-// perSecond times patience, and the sessions.
+// perSecond times answerTimeout, and the sessions.
 const maxConnections = 4000
 
 // subject is the proxy that the comparison is about.
 const subject = "understudy"
 
-// site is where everything is in a trial.
+// defaults is HAProxy with its defaults.
+const defaults = "haproxy defaults"
+
+// site holds the addresses and paths of a trial.
 type site struct {
 	dir      string
 	listen   netip.AddrPort
 	old, new netip.AddrPort // the hosts
-	pings    uint16         // the port on which each of them answers pings
+	pings    uint16         // the port on which each of them answers pings; 0 if it is not to be used
 }
 
 // proxy is one of the programs that are compared.
 type proxy struct {
 	name string
-	// program is what must be installed, install what installs it.
+	// program is the name of the program, install the package that has it.
 	program, install string
-	// leash is the signal that it gets should we be killed: one at which it
-	// takes its workers along.
+	// leash is the signal that it gets when this process is killed: one on which
+	// it ends its workers, too.
 	leash syscall.Signal
-	// about says in one sentence how it is set up.
+	// about describes its setup in one sentence.
 	about string
 	// argv makes the command line, and the files in the site's directory.
 	argv func(s site) ([]string, error)
-	// settings is what the report shows of how it is set up.
+	// settings is its setup as the report shows it.
 	settings func(s site) string
-	// replace makes the new host primary, as its documentation says.
+	// replace makes the new host primary in the documented way.
 	replace func(ctx context.Context, s site, p *process) error
-	// replaces says how.
+	// replaces describes how.
 	replaces string
 }
 
@@ -67,7 +70,7 @@ func proxies(understudy string) []proxy {
 			},
 			replaces: "`understudy switch HOST`",
 		},
-		haproxy("haproxy defaults", haproxyPlain,
+		haproxy(defaults, haproxyPlain,
 			"The example of its documentation (section 2.6) in TCP mode, with `check` and `backup`: a check every 2 s, three failures, no redispatch.",
 			[]string{"set server hosts/" + oldHost + " state maint"},
 			"`set server hosts/db1 state maint` on its socket"),
@@ -100,10 +103,11 @@ func proxies(understudy string) []proxy {
 }
 
 func understudyFlags(s site) []string {
-	return []string{
-		"--bind", s.listen.String(), "--hosts", s.old.String() + "," + s.new.String(),
-		"--pong-port", fmt.Sprint(s.pings), "--control", controlOf(s),
+	flags := []string{"--bind", s.listen.String(), "--hosts", s.old.String() + "," + s.new.String(), "--control", controlOf(s)}
+	if s.pings != 0 {
+		flags = append(flags, "--pong-port", fmt.Sprint(s.pings))
 	}
+	return flags
 }
 
 func controlOf(s site) string { return filepath.Join(s.dir, "control.sock") }
@@ -133,8 +137,8 @@ func haproxy(name string, config func(site) string, about string, replace []stri
 	}
 }
 
-// runtimeCommand gives HAProxy an order over its socket. It says nothing when
-// it has done it.
+// runtimeCommand sends HAProxy a command over its socket. HAProxy answers
+// nothing on success.
 func runtimeCommand(ctx context.Context, path, line string) error {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", path)
@@ -142,7 +146,7 @@ func runtimeCommand(ctx context.Context, path, line string) error {
 		return err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(answerTimeout))
 	if _, err := fmt.Fprintln(conn, line); err != nil {
 		return err
 	}
@@ -254,7 +258,7 @@ func command(ctx context.Context, argv ...string) error {
 	return nil
 }
 
-// installed returns an error that says how to get what is missing.
+// installed returns an error that names the missing packages.
 func (p proxy) installed() error {
 	if _, err := exec.LookPath(p.program); err != nil {
 		return fmt.Errorf("%s is not there (%s)", filepath.Base(p.program), p.install)
@@ -262,7 +266,7 @@ func (p proxy) installed() error {
 	return nil
 }
 
-// version is what the program says it is.
+// version is the version that the program prints.
 func (p proxy) version(ctx context.Context) string {
 	argument := map[string]string{"haproxy": "-v", "nginx": "-v"}[p.program]
 	if argument == "" {

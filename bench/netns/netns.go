@@ -2,7 +2,7 @@
 
 // Package netns runs a benchmark in a network namespace of its own: its ports,
 // its sockets in TIME_WAIT, its packet filter and its congestion control are
-// nobody else's, and go away with its last process.
+// separate from the machine's, and end with its last process.
 package netns
 
 import (
@@ -26,16 +26,16 @@ func Inside() bool { return os.Getenv(variable) != "" }
 
 // Rerun runs this program again, with args, in a new network namespace, and
 // returns its exit code, or an error when there cannot be such a namespace.
-// SIGINT and SIGTERM are passed on, and its end is waited for.
+// SIGINT and SIGTERM are passed on, and Rerun waits for its end.
 func Rerun(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), "/proc/self/exe", args...) //nolint:gosec // G204: ourselves
 	cmd.Env = append(os.Environ(), variable+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, stdout, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM}
-	// Ctrl-C the copy hears twice, since the terminal tells the whole group.
-	asked := make(chan os.Signal, 1)
-	signal.Notify(asked, syscall.SIGINT, syscall.SIGTERM)
-	defer signal.Stop(asked)
+	// The copy gets Ctrl-C twice, since the terminal signals the whole group.
+	ending := make(chan os.Signal, 1)
+	signal.Notify(ending, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(ending)
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("network namespace: %w", err)
 	}
@@ -43,7 +43,7 @@ func Rerun(ctx context.Context, args []string, stdout, stderr io.Writer) (int, e
 	go func() { ended <- cmd.Wait() }()
 	for {
 		select {
-		case s := <-asked:
+		case s := <-ending:
 			_ = cmd.Process.Signal(s)
 		case err := <-ended:
 			var exit *exec.ExitError
@@ -60,8 +60,8 @@ func Rerun(ctx context.Context, args []string, stdout, stderr io.Writer) (int, e
 
 // Prepare brings the loopback interface of the new namespace up and makes room
 // for the sockets that short connections leave in TIME_WAIT: past the default
-// limit they are dropped at once, and peers that come later in a round would
-// have an easier life.
+// limit they are dropped at once, and later peers of a round would have an
+// advantage.
 func Prepare() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
