@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A bom is a bill of materials: CycloneDX 1.5, of which these are the parts that
-// a Go program has. https://cyclonedx.org/docs/1.5/json/
+// A bom is a bill of materials in CycloneDX 1.5, with the parts that apply to a
+// Go program. https://cyclonedx.org/docs/1.5/json/
 type bom struct {
 	Format       string       `json:"bomFormat"`
 	Spec         string       `json:"specVersion"`
@@ -71,10 +71,10 @@ func (b *build) writeBOM(arch, binary string) error {
 	return b.add(b.artefact(arch, ".cdx.json"), append(text, '\n'))
 }
 
-// newBOM lists what the build information of a binary tells. The serial number
-// is made of the sum, so that equal binaries have equal bills.
+// newBOM lists the contents of the build information of a binary. The serial
+// number is derived from the sum, so that equal binaries have equal bills.
 func newBOM(info *debug.BuildInfo, version string, sum [sha256.Size]byte, at time.Time) bom {
-	id := sum                 // of a UUID of version 8, which is anybody's own
+	id := sum                 // of a UUID of version 8, whose content is free
 	id[6] = id[6]&0x0f | 0x80 //
 	id[8] = id[8]&0x3f | 0x80 // the variant of RFC 9562
 	program := library(&debug.Module{Path: info.Main.Path, Version: version})

@@ -36,7 +36,7 @@ func TestDebVersion(t *testing.T) {
 		"v1.2.3-1-gabc12-dirty":  "1.2.3+1.gabc12+dirty",
 		"e799c8b":                "0~20261121084526.e799c8b",
 		"e799c8b-dirty":          "0~20261121084526.e799c8b+dirty",
-		"1234567":                "1234567", // a version as good as any other
+		"1234567":                "1234567", // a valid version
 		"devel":                  "0~20261121084526.devel",
 		"try/it out":             "0~20261121084526.try.it.out",
 	} {
@@ -46,7 +46,8 @@ func TestDebVersion(t *testing.T) {
 	}
 }
 
-// What dpkg takes for the version of a native package (deb-version(7)).
+// The form that dpkg accepts for the version of a native package
+// (deb-version(7)).
 var validVersion = regexp.MustCompile(`^[0-9][0-9A-Za-z.+~]*$`)
 
 func FuzzDebVersion(f *testing.F) {
@@ -138,8 +139,8 @@ func TestBOMOfReplacedModules(t *testing.T) {
 	}
 }
 
-// checkBOM looks at a bill of materials as its readers do, and compares it with
-// the binary.
+// checkBOM reads a bill of materials as its users do, and compares it with the
+// binary.
 func checkBOM(t *testing.T, path, binary, version string) {
 	t.Helper()
 	text, err := os.ReadFile(path)

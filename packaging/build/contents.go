@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// file is one file that is handed out.
+// file is one file of the release.
 type file struct {
 	src  string
 	deb  string // path in the Debian package; empty for none
@@ -22,7 +22,7 @@ type file struct {
 	conf bool // a configuration file: dpkg keeps what was edited
 }
 
-// share is where documentation is in the package.
+// share is the directory of the documentation in the package.
 const share = "/usr/share/doc/understudy/"
 
 // contents lists the files for one binary, in a fixed order, and makes those
@@ -83,8 +83,13 @@ func (b *build) contents(ctx context.Context, binary string) ([]file, error) {
 	for _, of := range []struct{ pattern, deb, tar string }{
 		{"packaging/systemd/*.service", "/usr/lib/systemd/system/", "systemd/"},
 		{"packaging/systemd/*.socket", "/usr/lib/systemd/system/", "systemd/"},
-		{"packaging/examples/scripts/*.sh", share + "examples/scripts/", "examples/scripts/"},
+		{"packaging/examples/scripts/*", share + "examples/scripts/", "examples/scripts/"},
+		{"packaging/prometheus/*.yaml", share + "prometheus/", "prometheus/"},
+		{"packaging/prometheus/*.libsonnet", share + "prometheus/", "prometheus/"},
+		{"packaging/grafana/*.json", share + "grafana/", "grafana/"},
 		{"docs/*.md", share + "docs/", "docs/"}, // where the README's links point
+		{"docs/*.svg", share + "docs/", "docs/"},
+		{"docs/examples/*", share + "docs/examples/", "docs/examples/"},
 	} {
 		found, err := filepath.Glob(of.pattern)
 		if err != nil {
@@ -103,7 +108,7 @@ func (b *build) contents(ctx context.Context, binary string) ([]file, error) {
 		if err != nil {
 			return nil, err
 		}
-		// The umask of whoever checked the source out has no say.
+		// The umask of the checkout must not matter.
 		files[i].mode = 0o644
 		if info.Mode()&0o100 != 0 {
 			files[i].mode = 0o755
@@ -121,8 +126,8 @@ func compress(data []byte) []byte {
 	return buf.Bytes()
 }
 
-// thirdParty is what the licences of the modules in a binary, and of Go, want
-// to be handed out with it.
+// thirdParty is the licence texts of the modules in a binary, and of Go, which
+// must be distributed with it.
 func thirdParty(ctx context.Context, binary string) ([]byte, error) {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// nfpm makes the packages. It is run, not linked: its modules are many, and the
+// nfpm makes the packages. It is run, not linked: it has many modules, and the
 // source of understudy needs none of them.
 const nfpm = "github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4"
 
@@ -88,8 +88,8 @@ var (
 )
 
 // debVersion is the version of a package, which sorts as versions of the
-// program do: a candidate before its release, what came after a tag behind it,
-// and what is older than the first tag by its time.
+// program do: a candidate before its release, a commit after a tag behind that
+// tag, and a commit before the first tag by its time.
 func debVersion(version string, at time.Time) string {
 	version, changed := strings.CutSuffix(version, "-dirty")
 	text := "0~" + at.Format("20060102150405") + "." + foreign.ReplaceAllString(version, ".")

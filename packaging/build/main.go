@@ -1,5 +1,6 @@
-// Command build makes what is handed out, for amd64 and arm64: Debian packages
-// ("deb"), or those and tarballs, bills of materials and checksums ("release").
+// Command build makes the files of a release, for amd64 and arm64: Debian
+// packages ("deb"), or those and tarballs, bills of materials and checksums
+// ("release").
 //
 //	go run ./packaging/build -out dist deb
 //
@@ -38,7 +39,7 @@ func main() {
 	}
 }
 
-// run does what args ask for and prints the name of each file it has made.
+// run does what args request and prints the name of each file it has made.
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	set := flag.NewFlagSet("build", flag.ContinueOnError)
 	out := set.String("out", "dist", "directory for the files, made if missing")
@@ -51,7 +52,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	what := set.Arg(0)
 	if set.NArg() != 1 || what != "deb" && what != "release" {
-		return errors.New("one of deb and release has to be asked for")
+		return errors.New("give deb or release")
 	}
 	b, err := newBuild(ctx, *version, *out)
 	if err != nil {
@@ -151,13 +152,13 @@ func (b *build) compile(ctx context.Context, system, arch string) (string, error
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	// Only what is in the source decides: no flags or levels of the machine's.
+	// Only the source determines the result: no flags or levels of the machine.
 	env := []string{"CGO_ENABLED=0", "GOOS=" + system, "GOARCH=" + arch, "GOFLAGS=-mod=readonly", "GOEXPERIMENT=", "GOAMD64=v1", "GOARM64=v8.0"}
 	_, err := output(ctx, env, "go", "build", "-trimpath", "-buildvcs=auto", "-ldflags", "-s -w -X main.version="+b.version, "-o", path, "./cmd/understudy")
 	return path, err
 }
 
-// describe has the program write its manual page and completions, once, and
+// describe makes the program write its manual page and completions, once, and
 // returns their directory.
 func (b *build) describe(ctx context.Context) (string, error) {
 	dir := filepath.Join(b.stage, "made")
@@ -186,8 +187,8 @@ func (b *build) describe(ctx context.Context) (string, error) {
 	return dir, nil
 }
 
-// output runs a program and returns its standard output. The error has what it
-// said on standard error.
+// output runs a program and returns its standard output. The error has its
+// standard error.
 func output(ctx context.Context, env []string, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // the programs are named here
 	cmd.Env = append(os.Environ(), env...)

@@ -26,8 +26,9 @@ import (
 	"understudy/internal/proctest"
 )
 
-// TestRelease builds what is handed out and uses it: everything is made twice
-// and compared, looked at, and installed on a Debian of the test's own.
+// TestRelease builds the files of a release and uses them: everything is made
+// twice and compared, inspected, and installed on a Debian system that the test
+// makes.
 func TestRelease(t *testing.T) {
 	for _, program := range []string{"git", "dpkg-deb"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -40,7 +41,7 @@ func TestRelease(t *testing.T) {
 	tool := filepath.Join(dir, "build")
 	command(t, ".", nil, "go", "build", "-o", tool, ".")
 
-	// The second time on what could be another machine.
+	// The second time with the environment of another machine.
 	first, second := filepath.Join(dir, "first"), filepath.Join(dir, "second")
 	other := filepath.Join(dir, "elsewhere", "another")
 	command(t, source, nil, tool, "-out", first, "release")
@@ -151,7 +152,7 @@ func commit(t *testing.T, dir, tag string) {
 	command(t, dir, env, "git", "tag", tag)
 }
 
-// checkArchitecture looks at the package, the tarball and the bill of materials
+// checkArchitecture checks the package, the tarball and the bill of materials
 // of one architecture.
 func checkArchitecture(t *testing.T, dist, arch string) {
 	t.Helper()
@@ -184,6 +185,9 @@ func checkArchitecture(t *testing.T, dist, arch string) {
 		"usr/share/doc/understudy/changelog.gz":               0o644,
 		"usr/share/doc/understudy/third-party-notices.gz":     0o644,
 		"usr/share/doc/understudy/examples/understudy.yaml":   0o644,
+
+		"usr/share/doc/understudy/examples/scripts/postgres-role.sql":  0o644,
+		"usr/share/doc/understudy/examples/scripts/postgres-rejoin.sh": 0o755,
 	} {
 		switch f, ok := inside[name]; {
 		case !ok:
@@ -218,7 +222,7 @@ func checkArchitecture(t *testing.T, dist, arch string) {
 	for _, name := range []string{
 		"understudy", "LICENSE", "README.md", "CHANGELOG.md", "understudy.1", "third-party-notices", "understudy.functions",
 		"completion/understudy.bash", "completion/_understudy", "completion/understudy.fish",
-		"systemd/understudy.service", "examples/understudy.yaml", "docs/configuration.md",
+		"systemd/understudy.service", "examples/understudy.yaml", "docs/configuration.md", "docs/examples/status.json",
 	} {
 		if len(tarball[name].data) == 0 {
 			t.Errorf("%s is not in the tarball", name)
@@ -272,7 +276,7 @@ func startDebian(t *testing.T) func(*testing.T) string {
 	var said bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), program, "--variant=minbase", "bookworm", root)
 	cmd.Stdout, cmd.Stderr = &said, &said
-	// What it mounts and starts is gone with it.
+	// Its mounts and processes end with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS, Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
 	}
@@ -335,8 +339,8 @@ func checkInstallation(t *testing.T, root, oldDeb, newDeb string) {
 	if got := must("/usr/bin/understudy", "--version"); !strings.HasPrefix(got, "understudy v1.0.0 (commit ") {
 		t.Errorf("version %q", got)
 	}
-	// It does nothing yet, and nothing starts it.
-	if out, err := in("/usr/bin/understudy", "--config", conf); err == nil || !strings.Contains(out, "usage: understudy") {
+	// It is not configured yet, and nothing starts it.
+	if out, err := in("/usr/bin/understudy", "--config", conf); err == nil || !strings.Contains(out, "sets neither hosts nor http") {
 		t.Errorf("as it was installed: %v\n%s", err, out)
 	}
 	for name := range everything(t, root) {
@@ -345,7 +349,8 @@ func checkInstallation(t *testing.T, root, oldDeb, newDeb string) {
 		}
 	}
 
-	// Four lines, without the '#', are a relay. These are the test's own.
+	// Four lines, without the '#', configure a relay. The test writes its own
+	// values.
 	host := (&proctest.Host{Name: "host"}).Start(t)
 	addr := fmt.Sprintf("127.0.0.1:%d", proctest.FreePort(t, "127.0.0.1"))
 	_, edited, _ := strings.Cut(string(read(t, root, conf)), "\n#relays:")
@@ -376,7 +381,7 @@ func checkInstallation(t *testing.T, root, oldDeb, newDeb string) {
 		t.Fatal(err)
 	}
 
-	// The same again, and the next release: what was edited stays.
+	// The same again, and the next release: the edited file stays.
 	must("/usr/bin/dpkg", "-i", "/srv/old.deb")
 	if got := string(read(t, root, conf)); got != edited {
 		t.Errorf("installed again, the configuration is\n%s", got)
@@ -389,7 +394,7 @@ func checkInstallation(t *testing.T, root, oldDeb, newDeb string) {
 		t.Errorf("version after the upgrade: %q", got)
 	}
 
-	// What a running service and its operator leave.
+	// Files that a running service and its operator leave.
 	for _, dir := range []string{"/var/lib/private/understudy", "/var/lib/private/understudy-orders", "/var/log/private/understudy", "/etc/systemd/system/multi-user.target.wants"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o750); err != nil {
 			t.Fatal(err)
@@ -422,7 +427,7 @@ func checkInstallation(t *testing.T, root, oldDeb, newDeb string) {
 	}
 }
 
-// everything is the names of all files, but those of dpkg's own books.
+// everything returns the names of all files, except those of dpkg's database.
 func everything(t *testing.T, root string) map[string]bool {
 	t.Helper()
 	all := map[string]bool{}

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 )
 
-// artefact is the name of what is made for one architecture.
+// artefact is the name of a file for one architecture.
 func (b *build) artefact(arch, suffix string) string {
 	return fmt.Sprintf("understudy-%s-linux-%s%s", debVersion(b.version, b.time), arch, suffix)
 }
@@ -43,7 +43,7 @@ func (b *build) writeTarball(arch string, contents []file) error {
 	return b.add(b.artefact(arch, ".tar.gz"), compress(buf.Bytes()))
 }
 
-// writeSums lists what was made, for sha256sum -c.
+// writeSums lists the files that were made, for sha256sum -c.
 func (b *build) writeSums() error {
 	var buf bytes.Buffer
 	for _, name := range b.made {

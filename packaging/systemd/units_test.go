@@ -25,7 +25,7 @@ func read(t *testing.T, name string) string {
 	return string(text)
 }
 
-// settings are the lines of a unit that say something.
+// settings are the lines of a unit except blank lines and comments.
 func settings(text string) (list []string) {
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
@@ -35,7 +35,7 @@ func settings(text string) (list []string) {
 	return list
 }
 
-// analyze runs systemd-analyze and returns what it says.
+// analyze runs systemd-analyze and returns its output.
 func analyze(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "systemd-analyze", append([]string{"--no-pager"}, args...)...).CombinedOutput()
@@ -57,7 +57,7 @@ func TestExposure(t *testing.T) {
 	}
 }
 
-// What a package installs is what systemd understands, without a word.
+// systemd accepts the units that a package installs, without a warning.
 func TestUnitsVerify(t *testing.T) {
 	root := t.TempDir()
 	write := func(path, text string, mode os.FileMode) {
@@ -79,7 +79,7 @@ func TestUnitsVerify(t *testing.T) {
 	}
 	for _, unit := range []string{"understudy.service", "understudy@orders.service", "understudy.socket"} {
 		out, err := analyze(t, "verify", "--man=no", "--recursive-errors=no", "--root="+root, unit)
-		// It speaks of units of the machine that it runs on, too.
+		// Its output is also about units of the machine that it runs on.
 		var ours []string
 		for line := range strings.Lines(out) {
 			if strings.Contains(line, "understudy") {
@@ -107,8 +107,8 @@ func TestInstanceIsTheSame(t *testing.T) {
 	}
 }
 
-// The variables that the unit sets are the program's, and what it promises about
-// restarts is there.
+// The unit sets variables of the program, and has the promised settings
+// for restarts.
 func TestServiceSays(t *testing.T) {
 	lines := settings(read(t, "understudy.service"))
 	for _, line := range []string{

@@ -5,7 +5,9 @@
 set -eu
 
 new=$1 old=${UNDERSTUDY_OLD:-}
-note=${STATE_DIR:-/var/lib/understudy}/$UNDERSTUDY_RELAY.mysql
+dir=${STATE_DIR:-/var/lib/understudy}
+note=$dir/$UNDERSTUDY_RELAY.mysql
+[ -n "${UNDERSTUDY_ROLE:-}" ] || { [ -d "$dir" ] && [ -w "$dir" ]; } || { echo "cannot note the primary in $dir: set state_dir"; exit 1; }
 
 # sql HOST:PORT STATEMENTS [OPTION]
 sql() {
@@ -53,10 +55,10 @@ if [ "$read_only" = 1 ] && [ -n "$(replica SQL_Running)" ]; then
 	was=unknown
 	if [ -n "$old" ]; then was=$(sql "$old" 'select @@global.read_only') || was=unknown; fi
 	case $UNDERSTUDY_EVENT,$was in
-	start,*) echo 'nobody is promoted when understudy starts'; exit 1 ;;
+	start,*) echo 'no host is promoted when understudy starts'; exit 1 ;;
 	*,0) fence ;;
 	*,1) ;; # it cannot be written to
-	failover,*) echo "$old cannot be asked; it comes back read-only" ;;
+	failover,*) echo "$old cannot be asked, and comes back read-only; $new lagged by ${UNDERSTUDY_LAG_SECONDS:-an unknown number of} seconds when last seen" ;;
 	*) echo "$old cannot be asked, so it cannot be made read-only"; exit 1 ;;
 	esac
 	sql "$new" 'stop replica io_thread'
@@ -65,6 +67,8 @@ if [ "$read_only" = 1 ] && [ -n "$(replica SQL_Running)" ]; then
 else
 	sql "$new" 'set global read_only = 0'
 fi
-echo "$new" >"$note.$$"
-mv "$note.$$" "$note"
+if [ -z "${UNDERSTUDY_ROLE:-}" ]; then # the note is for mysql-check.sh
+	echo "$new" >"$note.$$"
+	mv "$note.$$" "$note"
+fi
 echo "$new is the primary"

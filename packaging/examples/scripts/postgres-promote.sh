@@ -1,11 +1,15 @@
 #!/bin/sh
 # Trigger for PostgreSQL 12 or later: makes the elected host the primary, if it
 # is not, once the old one cannot write any more or cannot be reached.
+#
+# With a role check (--role) the terms of the hosts keep an old primary out.
+# Without one, the script notes the primary for postgres-check.sh.
 set -eu
 
 new=$1 old=${UNDERSTUDY_OLD:-}
 dir=${STATE_DIR:-/var/lib/understudy}
 note=$dir/$UNDERSTUDY_RELAY.postgres
+[ -n "${UNDERSTUDY_ROLE:-}" ] || { [ -d "$dir" ] && [ -w "$dir" ]; } || { echo "cannot note the primary in $dir: set state_dir"; exit 1; }
 export PGUSER="${PGUSER:-understudy}" PGDATABASE="${PGDATABASE:-postgres}"
 export PGPASSFILE="${PGPASSFILE:-/etc/understudy/pgpass}"
 export PGCONNECT_TIMEOUT=3
@@ -45,7 +49,18 @@ fence() {
 	trap - EXIT TERM
 }
 
-if [ "$(sql "$new" -c 'select pg_is_in_recovery()')" = t ]; then
+recovery=$(sql "$new" -c 'select pg_is_in_recovery()') || {
+	# The same host again, as when all its connections are taken.
+	noted=''
+	if [ -e "$note" ]; then read -r noted _ <"$note"; fi
+	case $UNDERSTUDY_EVENT,${UNDERSTUDY_ROLE:-},$noted in
+	reselect,primary,* | reselect,,"$new") ;;
+	*) exit 1 ;;
+	esac
+	echo "$new cannot be asked, and goes on as the primary that it was"
+	exit 0
+}
+if [ "$recovery" = t ]; then
 	standby=unknown # whether the old one is a standby already
 	if [ -n "$old" ]; then standby=$(sql "$old" -c 'select pg_is_in_recovery()') || standby=unknown; fi
 	if [ "${UNDERSTUDY_DRY_RUN:-}" = 1 ]; then
@@ -53,10 +68,10 @@ if [ "$(sql "$new" -c 'select pg_is_in_recovery()')" = t ]; then
 		exit 0
 	fi
 	case $UNDERSTUDY_EVENT,$standby in
-	start,*) echo 'nobody is promoted when understudy starts'; exit 1 ;;
+	start,*) echo 'no host is promoted when understudy starts'; exit 1 ;;
 	*,f) fence ;;
 	*,t) ;; # a standby already
-	failover,*) echo "$old cannot be asked; postgres-check.sh keeps it out if it comes back" ;;
+	failover,*) echo "$old cannot be asked; $new lacked ${UNDERSTUDY_LAG_BYTES:-an unknown number of} bytes when last seen" ;;
 	*) echo "$old cannot be asked, so it cannot be made read-only"; exit 1 ;;
 	esac
 	[ "$(sql "$new" -c 'select pg_promote(true, 20)')" = t ]
@@ -65,6 +80,8 @@ elif [ "${UNDERSTUDY_DRY_RUN:-}" = 1 ]; then
 fi
 writable "$new"
 timeline=$(sql "$new" -c "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int")
-echo "$new $timeline" >"$note.$$"
-mv "$note.$$" "$note"
+if [ -z "${UNDERSTUDY_ROLE:-}" ]; then
+	echo "$new $timeline" >"$note.$$"
+	mv "$note.$$" "$note"
+fi
 echo "$new is the primary, in timeline $timeline"

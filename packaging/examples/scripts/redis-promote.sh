@@ -5,7 +5,9 @@
 set -eu
 
 new=$1 old=${UNDERSTUDY_OLD:-}
-note=${STATE_DIR:-/var/lib/understudy}/$UNDERSTUDY_RELAY.redis
+dir=${STATE_DIR:-/var/lib/understudy}
+note=$dir/$UNDERSTUDY_RELAY.redis
+[ -n "${UNDERSTUDY_ROLE:-}" ] || { [ -d "$dir" ] && [ -w "$dir" ]; } || { echo "cannot note the primary in $dir: set state_dir"; exit 1; }
 REDISCLI_AUTH=$(cat "${REDIS_PASSWORD_FILE:-/etc/understudy/redis.password}")
 export REDISCLI_AUTH
 
@@ -34,7 +36,7 @@ if [ "$role" = slave ]; then
 	was=unknown
 	if [ -n "$old" ]; then was=$(value "$old" role); fi
 	case $UNDERSTUDY_EVENT,$was in
-	start,*) echo 'nobody is promoted when understudy starts'; exit 1 ;;
+	start,*) echo 'no host is promoted when understudy starts'; exit 1 ;;
 	*,master)
 		[ "$(redis "$old" client pause 15000 write)" = OK ]
 		trap 'redis "$old" client unpause' EXIT
@@ -42,7 +44,7 @@ if [ "$role" = slave ]; then
 		caught_up "$(value "$old" master_repl_offset)"
 		;;
 	*,slave) ;;
-	failover,*) echo "$old cannot be asked; redis-check.sh keeps it out if it comes back" ;;
+	failover,*) echo "$old cannot be asked; $new lacked ${UNDERSTUDY_LAG_BYTES:-an unknown number of} bytes when last seen" ;;
 	*) echo "$old cannot be asked, so it cannot be stopped from writing"; exit 1 ;;
 	esac
 	[ "$(redis "$new" replicaof no one)" = OK ]
@@ -53,6 +55,8 @@ if [ "$role" = slave ]; then
 	fi
 fi
 [ "$(redis "$new" config rewrite)" = OK ] || echo "$new will not remember its role after a restart"
-echo "$new $(value "$new" master_replid)" >"$note.$$"
-mv "$note.$$" "$note"
+if [ -z "${UNDERSTUDY_ROLE:-}" ]; then # the note is for redis-check.sh
+	echo "$new $(value "$new" master_replid)" >"$note.$$"
+	mv "$note.$$" "$note"
+fi
 echo "$new is the primary"
