@@ -21,8 +21,8 @@ import (
 	"understudy/internal/proctest"
 )
 
-// What kubernetes.yaml may say, with the names and types of Kubernetes' API; it
-// knows many more.
+// The fields that kubernetes.yaml may have, with the names and types of
+// Kubernetes' API, which has many more.
 type (
 	labels map[string]string
 
@@ -142,7 +142,7 @@ type (
 	}
 )
 
-// manifest is what the file holds.
+// manifest is the content of the file.
 type manifest struct {
 	configMap  configMap
 	service    service
@@ -191,8 +191,9 @@ var (
 	quantity = regexp.MustCompile(`^[0-9]+(m|Ki|Mi|Gi)?$`)
 )
 
-// check finds what is wrong with m: what Kubernetes would not take, names that
-// refer to nothing, and what does not fit the settings of understudy in it.
+// check finds errors in m: fields that Kubernetes would refuse, names that
+// refer to nothing, and values that contradict the settings of understudy in
+// it.
 func (m manifest) check(settings config.Settings) error {
 	var errs []error
 	must := func(ok bool, format string, args ...any) {
@@ -221,7 +222,7 @@ func (m manifest) check(settings config.Settings) error {
 	p := d.Template.Spec
 	c := p.Containers[0]
 
-	// What it may do.
+	// Privileges.
 	s := p.SecurityContext
 	must(s.RunAsNonRoot && s.RunAsUser > 0 && s.RunAsGroup > 0 && s.FSGroup > 0 && s.SeccompProfile.Type == "RuntimeDefault", "securityContext of the pod: %+v", s)
 	must(c.SecurityContext.AllowPrivilegeEscalation != nil && !*c.SecurityContext.AllowPrivilegeEscalation &&
@@ -371,7 +372,7 @@ func TestKubernetes(t *testing.T) {
 		t.Errorf("warnings: %q", settings.Warnings)
 	}
 
-	// What is wrong with it is found.
+	// Errors in it are found.
 	for _, tt := range []struct{ old, new, want string }{
 		{"apiVersion: apps/v1", "apiVersion: v1", "unknown, or there twice"},
 		{"kind: ConfigMap", "kind: Service", "field data not found"},
@@ -415,7 +416,7 @@ func TestKubernetes(t *testing.T) {
 	}
 }
 
-// The program takes the settings too, and the script that the file suggests.
+// The program accepts the settings too, and the script that the file suggests.
 func TestKubernetesSettings(t *testing.T) {
 	text, err := os.ReadFile("kubernetes.yaml")
 	if err != nil {
