@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package docs_test keeps the pages in this directory true: it runs the
-// commands that stand in them, as they are written, and follows their links.
+// Package docs_test keeps the pages in this directory true: it runs their
+// commands as they are written, and follows their links.
 package docs_test
 
 import (
@@ -27,8 +27,8 @@ import (
 	"understudy/internal/proctest"
 )
 
-// pages are those whose commands are run. A block of commands says behind its
-// language what becomes of it:
+// pages are those whose commands are run. The word behind the language of a
+// block determines what the test does with it:
 //
 //	```sh run          it is run and must succeed; run=1 wants another exit status
 //	```sh start=NAME   it is a program that goes on; stop and kill end it
@@ -37,9 +37,9 @@ import (
 //	```output          every line of it came from the commands before, in this
 //	                   order; … stands for anything
 //
-// What a reader need not see stands in a comment that begins with run, start=,
-// stop= or kill=. A page is run from its beginning to its end on a stage of its
-// own; see [page.set].
+// Commands that a reader need not see are in a comment that begins with run,
+// start=, stop= or kill=. A page is run from its beginning to its end on a
+// stage of its own; see [page.set].
 var pages = []string{"quickstart.md", "operations.md", "cloudflare.md", "migrate.md"}
 
 const (
@@ -47,7 +47,7 @@ const (
 	// that runs a page.
 	onStage = "UNDERSTUDY_DOCS_STAGE"
 
-	// patience is how long one block may take on a busy machine.
+	// patience is the longest time that one block may take on a busy machine.
 	patience = time.Minute
 )
 
@@ -142,8 +142,8 @@ func enter(t *testing.T) {
 	t.Logf("on its stage:\n%s", out)
 }
 
-// TestQuickstartEditsThePackagedFile compares what a stranger has to write with
-// what stands in the package's file behind four times '#'.
+// TestQuickstartEditsThePackagedFile compares the lines that a new user has to
+// write with the four lines of the package's file that begin with '#'.
 func TestQuickstartEditsThePackagedFile(t *testing.T) {
 	steps, err := parse("quickstart.md")
 	if err != nil {
@@ -230,7 +230,7 @@ type page struct {
 	started map[string]*process
 }
 
-// process is what a start has started.
+// process is a process that a start step has started.
 type process struct {
 	*exec.Cmd
 	out    transcript
@@ -238,7 +238,7 @@ type process struct {
 	exited chan struct{}
 }
 
-// transcript is what a process printed.
+// transcript is the output of a process.
 type transcript struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -256,9 +256,8 @@ func (x *transcript) String() string {
 	return x.text.String()
 }
 
-// names are the hosts that pages talk about. Those at 192.0.2 are machines of
-// their own, in a network namespace behind a cable; hosts lists their other
-// names.
+// names are the hosts of the pages. Those at 192.0.2 are separate machines, in
+// a network namespace behind a virtual cable; hosts lists their other names.
 const names = `127.0.0.1 localhost
 192.0.2.1 proxy1
 192.0.2.11 db1 host1
@@ -282,7 +281,7 @@ func (p *page) set() {
 	}
 	etc := map[string][]byte{"hosts": []byte(names), "nsswitch.conf": []byte("hosts: files\npasswd: files\ngroup: files\n")}
 	for _, name := range []string{"passwd", "group", "services", "protocols"} {
-		etc[name], _ = os.ReadFile("/etc/" + name) // a machine without one has no use for it here
+		etc[name], _ = os.ReadFile("/etc/" + name) // a machine without one does not need it here
 	}
 	for _, dir := range []string{"/etc", "/run", "/var/lib"} {
 		err = errors.Join(err, syscall.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"))
@@ -330,7 +329,7 @@ func (p *page) play(steps []step) {
 		if err := p.do(s); err != nil {
 			p.t.Errorf("%s:%d: %s: %v", p.name, s.line, s.do, err)
 			failed = true
-			if s.do != "output" { // what comes now may rest on it
+			if s.do != "output" { // the following steps may depend on it
 				break
 			}
 		}
@@ -415,14 +414,15 @@ func (p *page) start(name, text string) error {
 		return err
 	}
 	go func() {
-		_ = c.Wait() // its state says it
+		_ = c.Wait() // its state has the status
 		close(c.exited)
 	}()
 	p.started[name] = c
 	return nil
 }
 
-// end ends what was started. The program itself has to end well when asked to.
+// end ends what was started. The program itself has to end with status 0 on
+// TERM.
 func (p *page) end(name string, how syscall.Signal) error {
 	c := p.started[name]
 	if c == nil {
@@ -433,7 +433,7 @@ func (p *page) end(name string, how syscall.Signal) error {
 	_ = syscall.Kill(-c.Process.Pid, how) // it may have ended
 	select {
 	case <-c.exited:
-	case <-time.After(patience):
+	case <-time.After(patience): // a deadline
 		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
 		return fmt.Errorf("%s does not end", name)
 	}
@@ -443,7 +443,7 @@ func (p *page) end(name string, how syscall.Signal) error {
 	return nil
 }
 
-// printed says which line of want is missing in got.
+// printed returns an error with the line of want that is missing in got.
 func printed(want, got string) error {
 	rest := strings.Split(got, "\n")
 	for line := range strings.SplitSeq(want, "\n") {
