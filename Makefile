@@ -1,6 +1,6 @@
 # One word for each intent; `make` alone lists them.
 GO       ?= go
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+VERSION  ?= $(shell git describe --tags --dirty 2>/dev/null || sed -n 's/^const release = "\(.*\)"/\1/p' cmd/understudy/version.go)
 LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN     := golang.org/x/vuln/cmd/govulncheck@v1.2.0
 FUZZTIME ?= 30s
@@ -9,8 +9,9 @@ export CGO_ENABLED = 0
 
 # What the tests want beside Go, each by the program that shows it is there
 # and the package of Debian that has it.
-TEST_DEPS := haproxy:haproxy nginx:nginx-light busybox:busybox-static ip:iproute2 nft:nftables pgrep:procps curl:curl strace:strace slowhttptest:slowhttptest systemd-analyze:systemd postgres:postgresql redis-server:redis-server lintian:lintian debootstrap:debootstrap mandoc:mandoc zsh:zsh fish:fish
+TEST_DEPS := haproxy:haproxy nginx:nginx-light busybox:busybox-static ip:iproute2 nft:nftables pgrep:procps curl:curl strace:strace slowhttptest:slowhttptest systemd-analyze:systemd postgres:postgresql redis-server:redis-server mariadbd:mariadb-server lintian:lintian debootstrap:debootstrap mandoc:mandoc zsh:zsh fish:fish openssl:openssl ssh:openssh-client sshd:openssh-server tmux:tmux mosquitto_pub:mosquitto-clients kcat:kcat ldapsearch:ldap-utils etcd:etcd-server chromium:chromium promtool:prometheus jsonnet:jsonnet
 NGINX_STREAM := /usr/share/nginx/modules-available/mod-stream.conf
+PYMONGO := /usr/lib/python3/dist-packages/pymongo
 
 # The race detector wants a C compiler; without one the tests run all the same.
 RACE := $(shell command -v gcc >/dev/null 2>&1 && echo yes)
@@ -31,15 +32,15 @@ run: build ## run the demo: two small hosts, a relay and /ping
 .PHONY: test
 test: ## run all tests, with the race detector where gcc is
 ifeq ($(RACE),yes)
-	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=10m ./...
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=20m ./...
 else
 	@echo '*** no gcc: the tests run WITHOUT the race detector (apt-get install gcc libc6-dev)' >&2
-	$(GO) test -shuffle=on -timeout=10m ./...
+	$(GO) test -shuffle=on -timeout=20m ./...
 endif
 
 .PHONY: race
 race: ## run all tests under the race detector, or fail
-	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=10m ./...
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout=20m ./...
 
 .PHONY: test-deps
 test-deps: ## install what the tests want from Debian, as far as it is missing
@@ -48,9 +49,14 @@ test-deps: ## install what the tests want from Debian, as far as it is missing
 		PATH=$$PATH:/usr/sbin:/sbin$$(printf :%s /usr/lib/postgresql/*/bin) command -v $${dep%%:*} >/dev/null 2>&1 || missing="$$missing $${dep#*:}"; \
 	done; \
 	[ -e $(NGINX_STREAM) ] || missing="$$missing libnginx-mod-stream"; \
+	[ -e $(PYMONGO) ] || missing="$$missing python3-pymongo"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	echo "installing:$$missing"; \
 	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+
+.PHONY: prove
+prove: ## explore and simulate the agreement of several instances (hours, 16 GB)
+	$(GO) test ./cluster -run 'Explore|Simulation' -v -timeout 24h -explore 20000000 -simulate 10000
 
 .PHONY: lint
 lint: ## golangci-lint, with the rules of .golangci.yml
@@ -76,11 +82,11 @@ cross: ## vet for other systems and machines
 	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
 
 .PHONY: bench
-bench: ## compare with HAProxy and nginx (about 80 minutes; BENCH=-quick tries it)
+bench: ## compare with HAProxy and nginx (about two hours; BENCH=-quick tries it)
 	$(GO) build -o bin/bench ./bench && bin/bench $(BENCH)
 
 .PHONY: bench-failover
-bench-failover: ## break hosts behind all three, write docs/failover.md (25 minutes; root; BENCH=-quick tries it)
+bench-failover: ## break hosts behind all three, write docs/failover.md (45 minutes; root; BENCH=-quick tries it)
 	$(GO) build -o bin/bench-failover ./bench/failover && bin/bench-failover $(or $(BENCH),-out docs/failover.md)
 
 .PHONY: deb
