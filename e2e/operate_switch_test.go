@@ -512,7 +512,7 @@ func TestNewPrimaryDiesDuringASwitch(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, does, timeout string }{
 		{"slow trigger", "until [ -e %s ]; do sleep 0.05; done", "30s"},
-		{"trigger ignores TERM", "trap '' TERM; while :; do sleep 0.1; done; : %s", "1s"},
+		{"trigger ignores TERM", "trap '' TERM; while :; do sleep 0.1; done; : %s", "10s"}, // time for the verbs below
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

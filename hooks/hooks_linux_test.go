@@ -186,7 +186,7 @@ func TestScriptsNeedFewThreads(t *testing.T) {
 	// One at a time: starts that overlap each need a thread for a moment, and
 	// the Go runtime keeps every thread it once had.
 	for i := range 64 {
-		all.Go(func() { runner.Run(ctx, Script{Path: path}) })
+		all.Go(func() { runner.Run(ctx, Script{Path: path, Timeout: time.Hour}) })
 		proctest.Until(t, "the script runs", func() bool { return childCount(t) == i+1 })
 	}
 	if now := threadCount(t); now > before+16 {

@@ -29,10 +29,11 @@ type tds struct {
 }
 
 const (
-	tdsBatch    = 1
-	tdsReply    = 4
-	tdsLogin    = 16
-	tdsPrelogin = 18
+	tdsBatch     = 1
+	tdsReply     = 4
+	tdsAttention = 6
+	tdsLogin     = 16
+	tdsPrelogin  = 18
 )
 
 func (s *tds) serve(conn net.Conn) {
@@ -70,8 +71,13 @@ func (s *tds) serve(conn net.Conn) {
 			default:
 				answer = tdsRow()
 			}
-		default: // an attention
-			continue
+		case tdsAttention: // sent when the client is done with an answer that it has not read whole
+			if s.silent.Load() {
+				continue
+			}
+			answer = tdsDone(0x20, 0)
+		default:
+			return
 		}
 		reply := []byte{tdsReply, 1, 0, 0, 0, 0, 1, 0}
 		binary.BigEndian.PutUint16(reply[2:], uint16(len(reply)+len(answer)))
