@@ -238,7 +238,7 @@ type Conductor struct {
 	firstBytes chan firstByte
 	paced      chan relay.Pacing
 	inbox      inbox
-	notices    chan Notice // from other packages
+	notices    chan *Notice // from other packages
 	requests   chan request
 	over       chan struct{}             // closed when Run has returned
 	turns      sync.Map                  // by command line: a place for one run of a check script
@@ -305,7 +305,7 @@ func New(cfg Config) (*Conductor, error) {
 		firstBytes: make(chan firstByte, 1),
 		paced:      make(chan relay.Pacing, 1),
 		inbox:      newInbox(),
-		notices:    make(chan Notice, noticesKept),
+		notices:    make(chan *Notice, noticesKept),
 		requests:   make(chan request),
 		over:       make(chan struct{}),
 		locks:      held,
@@ -496,7 +496,7 @@ func (c *Conductor) Run(ctx context.Context) error {
 		case r := <-c.requests:
 			ev, done = r.do(), r.done
 		case n := <-c.notices:
-			c.deliver(ctx, n)
+			c.deliver(ctx, *n)
 			continue
 		case b := <-c.firstBytes:
 			c.noteFirstByte(b)

@@ -90,7 +90,7 @@ func (q *noticeQueue) next() (Notice, bool) {
 // scripts and webhook. It never blocks.
 func (c *Conductor) Notify(n Notice) {
 	select {
-	case c.notices <- n:
+	case c.notices <- &n:
 	default:
 		c.log.Error("notice dropped: too many", "event", string(n.Event), "host", n.Host, "reason", n.Reason)
 	}

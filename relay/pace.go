@@ -2,7 +2,6 @@ package relay
 
 import (
 	"cmp"
-	"context"
 	"math"
 	"slices"
 	"sync/atomic"
@@ -275,7 +274,7 @@ func (r *Relay) Usual() float64 { return r.usual.rate() }
 type arrivals struct {
 	usual atomic.Uint64 // bits of a float64
 
-	// The rest belongs to [Relay.measure].
+	// The rest belongs to [Relay.attend].
 	at       time.Time
 	accepted uint64
 	open     *gate // at that time
@@ -299,18 +298,4 @@ func (a *arrivals) note(now time.Time, accepted uint64, g *gate) {
 		a.usual.Store(math.Float64bits(rate))
 	}
 	a.at, a.accepted, a.open = now, accepted, g
-}
-
-// measure measures until ctx ends.
-func (r *Relay) measure(ctx context.Context) {
-	t := time.NewTicker(arrivalsEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-t.C:
-			r.usual.note(now, r.plane.stats().Accepted, r.gate.Load())
-		}
-	}
 }

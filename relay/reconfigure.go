@@ -129,9 +129,11 @@ func (r *Relay) replaceLocked(c listeners) {
 // bindEvery is the time between two tries to bind an address that is missing.
 const bindEvery = time.Second
 
-// awaitAddresses binds the addresses that this machine does not have yet, as soon
-// as it has them, until ctx ends.
-func (r *Relay) awaitAddresses(ctx context.Context) {
+// attend binds the addresses that this machine does not have yet, as soon as it has
+// them, and measures how many clients usually come, until ctx ends.
+func (r *Relay) attend(ctx context.Context) {
+	measure := time.NewTicker(arrivalsEvery)
+	defer measure.Stop()
 	said := map[string]bool{}
 	for {
 		r.changing.Lock()
@@ -153,6 +155,9 @@ func (r *Relay) awaitAddresses(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.lacks:
+			continue
+		case now := <-measure.C:
+			r.usual.note(now, r.plane.stats().Accepted, r.gate.Load())
 			continue
 		case <-again:
 		}

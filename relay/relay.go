@@ -208,10 +208,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		return fmt.Errorf("relay %s: %w", r.fixed.Name, err)
 	}
 	close(r.started)
-	var measuring sync.WaitGroup
-	measuring.Go(func() { r.measure(ctx) })
-	r.awaitAddresses(ctx)
-	measuring.Wait()
+	r.attend(ctx)
 	r.Leave()
 	if cut := r.drain(); cut > 0 {
 		r.log.Warn("drain cut connections", "count", cut, "drain-timeout", r.cfg.Load().DrainTimeout)

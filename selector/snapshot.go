@@ -98,6 +98,7 @@ func (m *Machine) Snapshot() Snapshot {
 		s.Verifying = !m.verifyBy.IsZero()
 		s.Term, s.Identity, s.Writers, s.Loss = m.term, m.identity, slices.Clone(m.writers), m.loss()
 	}
+	records := make([]Record, len(m.hosts)*len(m.cfg.Checks)) // of all hosts: one allocation
 	for i := range m.hosts {
 		h := &m.hosts[i]
 		rejection := ""
@@ -107,9 +108,10 @@ func (m *Machine) Snapshot() Snapshot {
 		s.Hosts[i] = Host{
 			Name: h.name, Addr: h.addr, State: h.state(), Since: h.changed, Rejected: h.rejected, Rejection: rejection,
 			Drained: h.drained, Failures: m.recentFailures(h), Penalty: m.penalty(h), Guarded: m.guarded(h),
-			Checks: make([]Record, len(h.tracks)),
+			Checks: records[:len(h.tracks):len(h.tracks)],
 			Says:   h.role.says, Fact: h.role.fact,
 		}
+		records = records[len(h.tracks):]
 		if h.role.fact != nil {
 			s.Hosts[i].At, s.Hosts[i].Lag = h.role.at.Add(m.lost), m.lag(i)
 		}

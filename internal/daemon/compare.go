@@ -46,7 +46,11 @@ func (s *service) changed() {
 	}
 }
 
-// compare compares the states of the relays after each change, until ctx ends.
+// compareAfter is the time for which changes are gathered before the relays are compared:
+// at the start, and when the network goes, each of them changes at the same time.
+const compareAfter = 50 * time.Millisecond
+
+// compare compares the states of the relays soon after each change, until ctx ends.
 // It logs the findings, and keeps them for status and verdicts.
 func (s *service) compare(ctx context.Context) error {
 	log := s.log.Named("correlate")
@@ -56,9 +60,19 @@ func (s *service) compare(ctx context.Context) error {
 	}}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var relays []failover.Status
 	for {
 		select {
 		case <-s.differs:
+			select {
+			case <-time.After(compareAfter):
+			case <-ctx.Done():
+				return nil
+			}
+			select {
+			case <-s.differs: // meanwhile
+			default:
+			}
 		case <-timer.C:
 		case <-ctx.Done():
 			return nil
@@ -66,7 +80,7 @@ func (s *service) compare(ctx context.Context) error {
 		if s.draining.Load() {
 			continue // relays that are ending are not compared
 		}
-		var relays []failover.Status
+		relays = relays[:0]
 		for _, c := range s.current() {
 			relays = append(relays, c.conductor.Status())
 		}

@@ -61,17 +61,26 @@ var layout = func() (l struct {
 }()
 
 // Histogram counts durations. The zero Histogram is empty. All methods may be called
-// from many goroutines.
+// from many goroutines. Most histograms of a relay stay empty or have a few buckets that
+// lie side by side, so the counts are allocated in parts when something is in them.
 type Histogram struct {
-	counts [edges + 1]atomic.Uint64
-	sum    atomic.Int64 // nanoseconds
+	parts [(edges + part) / part]atomic.Pointer[[part]atomic.Uint64]
+	sum   atomic.Int64 // nanoseconds
 }
+
+// part is the number of buckets that are allocated together.
+const part = 16
 
 // Observe counts a duration. A negative one counts as zero.
 func (h *Histogram) Observe(d time.Duration) {
 	d = max(d, 0)
 	k, _ := slices.BinarySearch(layout.bounds[:], int64(d))
-	h.counts[k].Add(1)
+	p := h.parts[k/part].Load()
+	if p == nil {
+		h.parts[k/part].CompareAndSwap(nil, new([part]atomic.Uint64)) // somebody else may be first
+		p = h.parts[k/part].Load()
+	}
+	p[k%part].Add(1)
 	h.sum.Add(int64(d))
 }
 
@@ -84,8 +93,16 @@ type Snapshot struct {
 
 // Add adds what h has counted.
 func (s *Snapshot) Add(h *Histogram) {
-	for k := range h.counts {
-		s.counts[k] += h.counts[k].Load()
+	for i := range h.parts {
+		p := h.parts[i].Load()
+		if p == nil {
+			continue
+		}
+		for k := range p {
+			if n := p[k].Load(); n > 0 {
+				s.counts[i*part+k] += n
+			}
+		}
 	}
 	s.sum += time.Duration(h.sum.Load())
 }
