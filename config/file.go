@@ -358,6 +358,7 @@ var aliases = map[string]string{
 	"role.ca_file":       "role-ca-file",
 	"role.cert_file":     "role-cert-file",
 	"role.key_file":      "role-key-file",
+	"role.identity":      "role-identity",
 	"role.promote":       "promote",
 	"role.max_lag":       "max-lag",
 	"role.elect":         "elect",

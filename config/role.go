@@ -33,6 +33,9 @@ func (d *draft) checkRole(values map[string]raw, at func(flag string) Origin) {
 	if r.Protocol == "redis" && r.TLS == "prefer" {
 		d.problem(at("role-tls"), errors.New("redis cannot fall back from TLS: set require or off"))
 	}
+	if r.Protocol == "redis" && r.Identity != "" {
+		d.problem(at("role-identity"), errors.New("is not for redis, which has none"))
+	}
 	for _, flag := range []string{"role-ca-file", "role-server-name"} {
 		if values[flag].given() && r.TLS != "auto" && r.TLS != "verify" {
 			d.problem(at(flag), fmt.Errorf("has no effect: with %s nothing is verified", r.TLS))

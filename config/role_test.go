@@ -23,21 +23,21 @@ func TestRole(t *testing.T) {
 	file := passwordIn(t, "word\n")
 	want := Role{
 		Protocol: "postgres", Port: 5433, User: "understudy", PasswordFile: file, Database: "app", TLS: "require",
-		Promote: true, MaxLag: Lag{Bytes: 1 << 20, Time: 5 * time.Second},
+		Identity: "7577029164138526737", Promote: true, MaxLag: Lag{Bytes: 1 << 20, Time: 5 * time.Second},
 	}
 	const relay = "listen: [\":1\"]\nhosts: [a:1, b:1]\non_failover: /x\n"
 	for name, load := range map[string]func() (Settings, []Value, error){
 		"map": func() (Settings, []Value, error) {
-			return loadFile(t, relay+"role: {protocol: postgres, port: 5433, user: understudy, password_file: "+file+", database: app, tls: require, promote: true, max_lag: [1MiB, 5s]}\n", nil, nil)
+			return loadFile(t, relay+"role: {protocol: postgres, port: 5433, user: understudy, password_file: "+file+", database: app, tls: require, identity: 7577029164138526737, promote: true, max_lag: [1MiB, 5s]}\n", nil, nil)
 		},
 		"keys": func() (Settings, []Value, error) {
-			return loadFile(t, relay+"role: postgres\nrole_port: 5433\nrole_user: understudy\nrole_password_file: "+file+"\nrole_database: app\nrole_tls: require\npromote: true\nmax_lag: 1MiB,5s\n", nil, nil)
+			return loadFile(t, relay+"role: postgres\nrole_port: 5433\nrole_user: understudy\nrole_password_file: "+file+"\nrole_database: app\nrole_tls: require\nrole_identity: 7577029164138526737\npromote: true\nmax_lag: 1MiB,5s\n", nil, nil)
 		},
 		"variables": func() (Settings, []Value, error) {
-			return loadFile(t, relay, nil, []string{"ROLE=postgres", "ROLE_PORT=5433", "ROLE_USER=understudy", "ROLE_PASSWORD_FILE=" + file, "ROLE_DATABASE=app", "ROLE_TLS=require", "PROMOTE=on", "MAX_LAG=1MiB,5s"})
+			return loadFile(t, relay, nil, []string{"ROLE=postgres", "ROLE_PORT=5433", "ROLE_USER=understudy", "ROLE_PASSWORD_FILE=" + file, "ROLE_DATABASE=app", "ROLE_TLS=require", "ROLE_IDENTITY=7577029164138526737", "PROMOTE=on", "MAX_LAG=1MiB,5s"})
 		},
 		"flags": func() (Settings, []Value, error) {
-			return loadFile(t, relay, []string{"role=postgres", "role-port=5433", "role-user=understudy", "role-password-file=" + file, "role-database=app", "role-tls=require", "promote=true", "max-lag=1MiB", "max-lag=5s"}, nil)
+			return loadFile(t, relay, []string{"role=postgres", "role-port=5433", "role-user=understudy", "role-password-file=" + file, "role-database=app", "role-tls=require", "role-identity=7577029164138526737", "promote=true", "max-lag=1MiB", "max-lag=5s"}, nil)
 		},
 	} {
 		settings, values, err := load()
@@ -74,6 +74,7 @@ func TestRoleProblems(t *testing.T) {
 		{"role: {protocol: redis, database: x}", "role.database: is not for redis"},
 		{"role: {protocol: redis, tls: prefer}", "role.tls: redis cannot fall back from TLS"},
 		{"role: {protocol: redis, tls: require, server_name: x}", "role.server_name: has no effect: with require nothing is verified"},
+		{"role: {protocol: redis, identity: x}", "role.identity: is not for redis"},
 		{"role: {protocol: redis, promote: true}", "role.promote: needs on-failover"},
 		{"role: {protocol: redis, max_lag: 1MiB}", "role.max_lag: needs promote"},
 		{"role: {protocol: redis, max_lag: lots}", "is neither a size like 16MiB nor a duration like 10s"},

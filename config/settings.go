@@ -142,6 +142,8 @@ type Role struct {
 	TLS string    // auto, off, prefer, require or verify
 	PEM ClientTLS // names and files for it; SkipVerify is not used
 
+	Identity string // of the cluster; empty: that of the last primary; any: all
+
 	Promote bool // a replica may be elected, since the triggers promote it
 	MaxLag  Lag  // of such a replica
 }

@@ -95,9 +95,10 @@ func (s Status) refuses(rules *selector.RoleRules, host string, f *role.Fact) st
 		return ""
 	}
 	h, _ := s.host(host)
+	want := rules.Foreign(f, s.Identity)
 	switch {
-	case f.Identity != "" && s.Identity != "" && f.Identity != s.Identity && rules.Identity != selector.AnyIdentity:
-		return "it belongs to another cluster: its identity is " + f.Identity + ", not " + s.Identity
+	case want != "":
+		return "it belongs to another cluster: its identity is " + f.Identity + ", not " + want
 	case f.Role == role.Replica && !rules.Promote:
 		return "it is a replica"
 	case f.Role == role.Replica && f.Detached:

@@ -145,11 +145,11 @@ func (m *Machine) learn(i int, f flight, r Result) Result {
 		r.OK, r.excused = false, true
 		return r
 	case m.foreign(i):
-		return fail("its identity %s is not that of the cluster, %s", fact.Identity, m.clusterIdentity())
-	case m.stale(i) && was.rival:
-		return fail("it says primary beside %s, and no higher term shows that it comes after it", m.termOf)
-	case m.stale(i):
+		return fail("its identity %s is not that of the cluster, %s", fact.Identity, rules.Foreign(fact, m.identity))
+	case m.stale(i) && fact.Term > 0 && fact.Term < m.term:
 		return fail("it says primary in term %d, and %s was primary in term %d", fact.Term, m.termOf, m.term)
+	case m.stale(i):
+		return fail("it says primary beside %s, and no higher term shows that it comes after it", m.termOf)
 	case fact.Role == role.Replica && (!rules.Promote || i == m.elect && m.phase == Serving):
 		return fail("it is a replica")
 	case fact.Role == role.Replica && fact.Detached && h.name != m.termOf:
@@ -177,15 +177,14 @@ func (r *RoleRules) Refuses(lag role.Lag) string {
 	return ""
 }
 
-// clusterIdentity returns the identity that all hosts must have; empty when any will do.
-func (m *Machine) clusterIdentity() string {
-	switch rules := m.rules(); {
-	case rules == nil || rules.Identity == AnyIdentity:
+// Foreign returns the identity that a host with fact should have and does not have, where
+// last is the one of the last primary; empty when the host may belong to the cluster.
+func (r *RoleRules) Foreign(fact *role.Fact, last string) string {
+	want := cmp.Or(r.Identity, last)
+	if fact == nil || fact.Identity == "" || want == AnyIdentity || fact.Identity == want {
 		return ""
-	case rules.Identity != "":
-		return rules.Identity
 	}
-	return m.identity
+	return want
 }
 
 // givenUp reports whether the operator has drained the last primary, and so has given up
@@ -208,8 +207,8 @@ func (m *Machine) served(h *host) {
 
 // foreign reports whether host i belongs to another cluster.
 func (m *Machine) foreign(i int) bool {
-	f, cluster := m.hosts[i].role.fact, m.clusterIdentity()
-	return f != nil && f.Identity != "" && cluster != "" && f.Identity != cluster
+	rules := m.rules()
+	return rules != nil && rules.Foreign(m.hosts[i].role.fact, m.identity) != ""
 }
 
 // writer reports whether host i of the cluster says that it is primary.

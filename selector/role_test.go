@@ -395,6 +395,36 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// An old primary that comes back is told by its term, where there is one.
+func TestReasonAgainstAnOldPrimary(t *testing.T) {
+	for hosts, want := range map[[2]string]string{
+		{"a: primary/1; 9.5s refused; 20s primary/1", "b: replica/1; 10.5s primary/2"}: "it says primary in term 1, and b was primary in term 2",
+		{"a: primary; 9.5s refused; 20s primary", "b: replica; 10.5s primary"}:         "it says primary beside b, and no higher term shows that it comes after it",
+	} {
+		w := roleWorld(t, Config{}, RoleRules{}, hosts[0], hosts[1]).play(time.Minute)
+		snap := w.m.Snapshot()
+		if got := snap.Hosts[0].Checks[1].Last.Err; snap.Primary != "b" || got == nil || got.Error() != want {
+			t.Errorf("%q is primary, and a is refused because %v, want b and %s", snap.Primary, got, want)
+		}
+	}
+}
+
+func TestForeign(t *testing.T) {
+	for _, tt := range []struct{ settings, last, host, want string }{
+		{"", "", "ours", ""}, {"", "ours", "ours", ""}, {"", "ours", "theirs", "ours"}, {"", "ours", "", ""},
+		{"ours", "theirs", "ours", ""}, {"ours", "theirs", "theirs", "ours"}, {"ours", "", "theirs", "ours"},
+		{AnyIdentity, "ours", "theirs", ""},
+	} {
+		rules := RoleRules{Identity: tt.settings}
+		if got := rules.Foreign(&role.Fact{Identity: tt.host}, tt.last); got != tt.want {
+			t.Errorf("%q in the settings, %q last, %q of the host: %q, want %q", tt.settings, tt.last, tt.host, got, tt.want)
+		}
+	}
+	if got := (&RoleRules{Identity: "ours"}).Foreign(nil, ""); got != "" {
+		t.Errorf("a host without a fact: %q", got)
+	}
+}
+
 // A host that is starting, or is a replica, has not failed: the flap guard does not count
 // it. A host that stops answering has.
 func TestFlapGuardCountsNoRoles(t *testing.T) {

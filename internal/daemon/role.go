@@ -30,7 +30,7 @@ func newRoleCheck(cfg config.Relay, via connects, pool *roles.Pool) (failover.Ch
 		return failover.Check{}, err
 	}
 	r := cfg.Role
-	r.Promote, r.MaxLag = false, config.Lag{} // rules of the relay, which the hosts do not hear of
+	r.Promote, r.MaxLag, r.Identity = false, config.Lag{}, "" // rules of the relay, which the hosts do not hear of
 	spec := fmt.Sprintf("%#v", r) + via.spec()
 	asker, err := pool.NewAsker(spec, roles.Config{
 		Protocol: r.Protocol, Port: uint16(r.Port), //nolint:gosec // G115: config accepts ports only
@@ -42,7 +42,7 @@ func newRoleCheck(cfg config.Relay, via connects, pool *roles.Pool) (failover.Ch
 		Name: r.Protocol, Spec: spec, Interval: cfg.Interval, Timeout: cfg.Timeout,
 		Role: &selector.RoleRules{
 			Promote: cfg.Role.Promote, MaxLagBytes: cfg.Role.MaxLag.Bytes, MaxLag: cfg.Role.MaxLag.Time,
-			Verify: cfg.TriggerTimeout,
+			Identity: cfg.Role.Identity, Verify: cfg.TriggerTimeout,
 		},
 		Run: func(ctx context.Context, host string) health.Result { return askRole(ctx, asker, host) },
 	}, err
