@@ -211,15 +211,14 @@ type fencing struct {
 	stop context.CancelFunc
 }
 
-// noteUnverified adds to the incident record that the host that was elected did not say
-// that it is primary.
+// noteUnverified closes the incident record: the host that was elected did not say that
+// it is primary. The next election may be long in coming.
 func (c *Conductor) noteUnverified(a selector.Unverified) {
 	if c.requested != nil && c.requested.epoch == a.Epoch {
 		c.requested.failed = errors.New(a.Reason)
 	}
 	if i := c.recorder.current; i != nil && i.Epoch == a.Epoch {
-		i.Failure = a.Reason
-		c.publishIncident()
+		c.finish(Aborted, a.Reason)
 	}
 }
 

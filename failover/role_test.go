@@ -135,7 +135,7 @@ func TestPromotionThatWasNone(t *testing.T) {
 			}
 			all, _ := c.Incidents()
 			last := all[len(all)-1]
-			if last.New != "db2:1" || !strings.Contains(last.Failure, "still says replica") {
+			if last.New != "db2:1" || last.Outcome != Aborted || !last.Done || !strings.Contains(last.Failure, "still says replica") {
 				t.Errorf("the incident is %+v, want the failure of db2:1", last)
 			}
 		})
