@@ -35,21 +35,12 @@ func readGreetings(t *testing.T, protocol, host string, n int64, args ...string)
 // every end before a login counts; where the account of the check exists, nothing counts.
 func TestMariaDBIsNotBlockedByGreetings(t *testing.T) {
 	t.Parallel()
-	needs(t, "mariadb-install-db")
-	needs(t, "mysql")
-	if _, err := os.Stat("/usr/sbin/mariadbd"); err != nil {
-		t.Skip("SKIPPED: mariadbd is not installed (apt-get install mariadb-server)")
-	}
-	m := &mariadb{t, databaseDir(t)}
+	m := newMariaDB(t)
 	d := m.serve("a", "--max-connect-errors=5")
 	output(t, m.root(d, "create user app@'%' identified by '"+clientsPassword+"'"))
 	status := func(name string) int {
-		_, value, _ := strings.Cut(strings.TrimSpace(output(t, m.root(d, "show global status like '"+name+"'"))), "\t")
-		n, err := strconv.Atoi(value)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
+		t.Helper()
+		return m.number(d, name)
 	}
 	u, addr := readGreetings(t, "mysql", d.addr(), 1, "--source", "127.0.0.9")
 	u.Until("more logins are refused than max_connect_errors", func() bool { return status("Access_denied_errors") > 10 })
@@ -120,16 +111,8 @@ func TestSSHGreeting(t *testing.T) {
 func TestPostgresGreeting(t *testing.T) {
 	t.Parallel()
 	p := newPostgres(t)
-	output(t, p.command("initdb", "-D", p.data("a"), "-U", "admin", "-A", "trust", "--locale=C", "-N"))
-	cert, key := selfSigned(t)
-	for from, to := range map[string]string{cert: "server.crt", key: "server.key"} {
-		text, err := os.ReadFile(from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		private(t, filepath.Join(p.data("a"), to), string(text), true)
-	}
-	p.configure("a", "fsync = off\nssl = on\ndynamic_shared_memory_type = mmap\n")
+	cert, key := certificate(t, p.dir, "127.0.0.1")
+	p.initialize("a", "ssl = on\nssl_cert_file = '"+cert+"'\nssl_key_file = '"+key+"'\n")
 	d := p.serve("a")
 	before := p.said(d)
 	u, _ := readGreetings(t, "postgres", d.addr(), 20)

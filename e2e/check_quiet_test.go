@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"strings"
 	"sync/atomic"
@@ -72,12 +71,7 @@ func TestTCPChecksAreNotSeen(t *testing.T) {
 // have ended without a login; it counts none from 127.0.0.1 itself.
 func TestMariaDBIsNotBlockedByChecks(t *testing.T) {
 	t.Parallel()
-	needs(t, "mariadb-install-db")
-	needs(t, "mysql")
-	if _, err := os.Stat("/usr/sbin/mariadbd"); err != nil {
-		t.Skip("SKIPPED: mariadbd is not installed (apt-get install mariadb-server)")
-	}
-	m := &mariadb{t, databaseDir(t)}
+	m := newMariaDB(t)
 	d := m.serve("a", "--max-connect-errors=5")
 	output(t, m.root(d, "create user app@'%' identified by '"+clientsPassword+"'"))
 	port, pongs := countPongs(t)

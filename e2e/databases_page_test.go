@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -79,8 +78,7 @@ func TestDatabasesPageIsShort(t *testing.T) {
 func TestDatabasesPagePostgres(t *testing.T) {
 	t.Parallel()
 	p := newPostgres(t)
-	output(t, p.command("initdb", "-D", p.data("a"), "-U", "admin", "-A", "trust", "--auth-host=scram-sha-256", "-E", "UTF8", "--locale=C", "-k", "-N"))
-	p.configure("a", "fsync = off\ndynamic_shared_memory_type = mmap\n")
+	p.initialize("a", "")
 	a := p.serve("a")
 	scripts, err := filepath.Abs(scriptsDir)
 	if err != nil {
@@ -140,9 +138,7 @@ func TestDatabasesPageMySQL(t *testing.T) {
 	}
 	run(a, "db1")
 	run(b, "db2")
-	proctest.Until(t, "b follows", func() bool {
-		return strings.Contains(output(t, m.root(b, "show status like 'Slave_running'")), "Slave_running\tON")
-	})
+	m.awaitFollows(b)
 	output(t, m.root(a, "create database app; create table app.numbers (n int primary key); create user app@'%' identified by '"+clientsPassword+"'; grant all on app.* to app@'%'"))
 	r := followPage(t, "mysql", "3306", a, b, "MYSQL_DEFAULTS=/etc/understudy/mysql.cnf")
 	write := func(n string) {
@@ -166,10 +162,8 @@ func TestDatabasesPageMySQL(t *testing.T) {
 
 func TestDatabasesPageRedis(t *testing.T) {
 	t.Parallel()
-	needs(t, "redis-server")
-	needs(t, "redis-cli")
-	dir := databaseDir(t)
-	a, b := redis(t, dir, "a", nil), redis(t, dir, "b", nil)
+	s := newRedis(t)
+	a, b := s.serve("a", nil), s.serve("b", nil)
 	for _, d := range []*database{a, b} {
 		output(t, redisCLI(t, d.port, "-e", "config", "set", "requirepass", "SECRET", "masterauth", "SECRET"))
 	}
@@ -193,13 +187,4 @@ func TestDatabasesPageRedis(t *testing.T) {
 		t.Errorf("after the failover a write is answered with %q", said)
 	}
 	r.end(2)
-}
-
-func atoi(t *testing.T, text string) int {
-	t.Helper()
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }

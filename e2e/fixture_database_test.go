@@ -149,9 +149,10 @@ type database struct {
 	asks func() *exec.Cmd // succeeds when it can be used
 	own  bool             // runs as the user of the tests, not as nobody
 
-	cmd  *exec.Cmd
-	gone chan struct{} // closed when cmd has ended
-	log  string        // path
+	cmd    *exec.Cmd
+	gone   chan struct{} // closed when cmd has ended
+	paused bool
+	log    string // path
 }
 
 // begin starts a server, which ends with the test, for the first time.
@@ -209,17 +210,44 @@ func (d *database) start() {
 // kill ends the server as a power cut does, all of its processes at once.
 func (d *database) kill() {
 	d.t.Helper()
-	if err := d.cmd.Process.Signal(syscall.SIGSTOP); err != nil { // so that it does not start more of them
-		d.t.Fatal(err)
-	}
-	children := childrenOf(d.cmd.Process.Pid)
-	_ = d.cmd.Process.Kill()
-	for _, child := range children {
-		pid, _ := strconv.Atoi(strings.Fields(child)[0])
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+	d.pause() // so that it does not start more of them
+	for _, pid := range d.processes() {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
 	}
 	<-d.gone
-	d.cmd = nil
+	d.cmd, d.paused = nil, false
+}
+
+// pause stops all processes of the server, as when its machine stands still. The kernel
+// goes on accepting connections for it.
+func (d *database) pause() {
+	d.t.Helper()
+	if err := d.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		d.t.Fatal(err)
+	}
+	for _, pid := range d.processes() {
+		_ = syscall.Kill(pid, syscall.SIGSTOP) // it may have ended
+	}
+	d.paused = true
+}
+
+// resume undoes pause.
+func (d *database) resume() {
+	d.t.Helper()
+	for _, pid := range d.processes() {
+		_ = syscall.Kill(pid, syscall.SIGCONT) // it may have ended
+	}
+	d.paused = false
+}
+
+// processes lists the process of the server and those that it has started.
+func (d *database) processes() []int {
+	d.t.Helper()
+	all := []int{d.cmd.Process.Pid}
+	for _, child := range childrenOf(d.cmd.Process.Pid) {
+		all = append(all, atoi(d.t, child))
+	}
+	return all
 }
 
 // stop ends the server, if it runs.
@@ -227,6 +255,9 @@ func (d *database) stop() {
 	d.t.Helper()
 	if d.cmd == nil {
 		return
+	}
+	if d.paused {
+		d.resume()
 	}
 	_ = d.cmd.Process.Signal(d.end)
 	select {
@@ -470,4 +501,13 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 		t.Fatalf("%q: %v", cmd.Args, err)
 	}
 	return string(out)
+}
+
+func atoi(t *testing.T, text string) int {
+	t.Helper()
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

@@ -103,8 +103,7 @@ func (s sqlProbing) run(sleep string) {
 func TestSQLProbeOfPostgres(t *testing.T) {
 	t.Parallel()
 	p := newPostgres(t)
-	output(t, p.command("initdb", "-D", p.data("a"), "-U", "admin", "-A", "trust", "--auth-host=scram-sha-256", "--locale=C", "-N"))
-	p.configure("a", "fsync = off\ndynamic_shared_memory_type = mmap\n")
+	p.initialize("a", "")
 	d := p.serve("a")
 	d.end = 2 // a fast shutdown
 	p.admin(d, "create role probe login password '"+clientsPassword+"'", "create database shop owner probe")
@@ -156,12 +155,7 @@ routes:
 
 func TestSQLProbeOfMariaDB(t *testing.T) {
 	t.Parallel()
-	needs(t, "mariadb-install-db")
-	needs(t, "mysql")
-	if _, err := os.Stat("/usr/sbin/mariadbd"); err != nil {
-		t.Skip("SKIPPED: mariadbd is not installed (apt-get install mariadb-server)")
-	}
-	m := &mariadb{t, databaseDir(t)}
+	m := newMariaDB(t)
 	d := m.serve("a", "--read-only=0")
 	output(t, m.root(d, "create database shop; create user probe@'%' identified by '"+clientsPassword+"'; grant all on shop.* to probe@'%';"+
 		"create table shop.stock (item char(10), n decimal(8,2), fresh bit(1), note text); insert into shop.stock values ('pear', 7, 1, null)"))

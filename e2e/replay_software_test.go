@@ -211,7 +211,7 @@ func TestReplayPostgres(t *testing.T) {
 	t.Parallel()
 	p := newPostgres(t)
 	a := p.primary("")
-	b := p.standby(a)
+	b := p.standby(a, "b")
 	session := func(mode string) visitor {
 		return visitor{"psql, sslmode=" + mode, func(port string) *exec.Cmd {
 			cmd := p.client(":"+port, "psql", "-XAtqc", "select inet_server_port()")
@@ -225,11 +225,9 @@ func TestReplayPostgres(t *testing.T) {
 // Redis and its replica. Clients begin with AUTH or PING.
 func TestReplayRedis(t *testing.T) {
 	t.Parallel()
-	needs(t, "redis-server")
-	needs(t, "redis-cli")
-	dir := databaseDir(t)
-	a := redis(t, dir, "a", nil)
-	b := redis(t, dir, "b", a)
+	s := newRedis(t)
+	a := s.serve("a", nil)
+	b := s.serve("b", a)
 	command := func(args ...string) func(string) *exec.Cmd {
 		return func(port string) *exec.Cmd {
 			n, _ := strconv.Atoi(port)

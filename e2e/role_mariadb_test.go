@@ -17,41 +17,6 @@ import (
 	"understudy/roles"
 )
 
-// newMariaDB skips the test where MariaDB is missing.
-func newMariaDB(t *testing.T) *mariadb {
-	t.Helper()
-	for _, name := range []string{"mariadb-install-db", "mysql"} {
-		needs(t, name)
-	}
-	if _, err := os.Stat("/usr/sbin/mariadbd"); err != nil {
-		t.Skip("SKIPPED: mariadbd is not installed (make test-deps)")
-	}
-	return &mariadb{t, databaseDir(t)}
-}
-
-// follow makes d a replica of primary.
-func (m *mariadb) follow(d, primary *database) {
-	m.t.Helper()
-	output(m.t, m.root(d, fmt.Sprintf("change master to master_host='127.0.0.1', master_port=%d, master_user='replica', master_password='%s', master_use_gtid=slave_pos, master_connect_retry=1; start replica", primary.port, standbyPassword)))
-	proctest.Until(m.t, d.name+" follows", func() bool {
-		return strings.Contains(output(m.t, m.root(d, "show status like 'Slave_running'")), "Slave_running\tON")
-	})
-}
-
-// number returns the value of a status variable.
-func (m *mariadb) number(d *database, name string) int {
-	m.t.Helper()
-	fields := strings.Fields(output(m.t, m.root(d, "show global status like '"+name+"'")))
-	if len(fields) != 2 {
-		m.t.Fatalf("%s: %q", name, fields)
-	}
-	n, err := strconv.Atoi(fields[1])
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return n
-}
-
 // The facts of a primary and a replica of MariaDB: with a user that may log in and
 // nothing else, and with one that may also see the replication.
 func TestMariaDBRole(t *testing.T) {

@@ -22,9 +22,6 @@ import (
 	"understudy/roles"
 )
 
-// rolePassword is that of the user who asks for the role.
-const rolePassword = "secret of the roles"
-
 // roleUser is the user who asks for the role of PostgreSQL: it may log in, and nothing
 // else.
 const roleUser = "create role monitor login password '" + rolePassword + "'"
@@ -104,7 +101,7 @@ func TestPostgresRole(t *testing.T) {
 	p := newPostgres(t)
 	a := p.primary("log_connections = on\nlog_disconnections = on\nlog_line_prefix = '%m %u: '\n")
 	p.admin(a, roleUser)
-	b := p.standby(a)
+	b := p.standby(a, "b")
 	q := newQuestioner(t, roles.Config{Protocol: roles.Postgres, User: "monitor"})
 
 	first := q.must(a)
@@ -197,7 +194,7 @@ func TestPostgresRoleIsNotSaid(t *testing.T) {
 	cert, key := certificate(t, p.dir, "db1.example")
 	a := p.primary("max_connections = 5\nsuperuser_reserved_connections = 1\nssl = on\nssl_cert_file = '" + cert + "'\nssl_key_file = '" + key + "'\n")
 	p.admin(a, roleUser)
-	b := p.standby(a)
+	b := p.standby(a, "b")
 
 	q := newQuestioner(t, roles.Config{Protocol: roles.Postgres, User: "monitor"})
 	q.must(a)
@@ -292,15 +289,4 @@ func TestPostgresRoleIsNotSaid(t *testing.T) {
 	if f, err := sleeper.Ask(ctx, silent.Addr().String(), netip.Addr{}); err == nil || errors.Is(err, roles.ErrRefused) {
 		t.Errorf("a server that never answers: %+v, %v, want a failure", f, err)
 	}
-}
-
-// certificate makes a certificate for a name, which is its own authority, and its key,
-// for the user that runs the servers.
-func certificate(t *testing.T, dir, name string) (cert, key string) {
-	t.Helper()
-	needs(t, "openssl")
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	output(t, asNobody(exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-		"-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN="+name, "-addext", "subjectAltName=DNS:"+name)))
-	return cert, key
 }

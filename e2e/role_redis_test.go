@@ -19,15 +19,10 @@ import (
 // only.
 func TestRedisRole(t *testing.T) {
 	t.Parallel()
-	needs(t, "redis-server")
-	needs(t, "redis-cli")
-	dir := databaseDir(t)
-	a := redis(t, dir, "a", nil)
-	b := redis(t, dir, "b", a)
-	do := func(d *database, args ...string) string {
-		t.Helper()
-		return strings.TrimSpace(output(t, redisCLI(t, d.port, append([]string{"-e"}, args...)...)))
-	}
+	s := newRedis(t)
+	a := s.serve("a", nil)
+	b := s.serve("b", a)
+	do := s.do
 	for _, d := range []*database{a, b} {
 		do(d, "acl", "setuser", "monitor", "on", ">"+rolePassword, "-@all", "+role", "+ping")
 	}
@@ -106,7 +101,7 @@ func TestRedisRole(t *testing.T) {
 	do(b, "eval", "for i = 1, 20000 do redis.call('set', i, i) end", "0")
 	do(b, "save")
 	b.stop()
-	slow := filepath.Join(dir, "b", "redis.conf")
+	slow := filepath.Join(s.dir, "b", "redis.conf")
 	text, err := os.ReadFile(slow)
 	if err != nil {
 		t.Fatal(err)

@@ -199,9 +199,7 @@ func binWith(t *testing.T, names ...string) string {
 // A Redis that cannot be queried is unknown.
 func TestRedisThatCannotBeAsked(t *testing.T) {
 	t.Parallel()
-	needs(t, "redis-server")
-	needs(t, "redis-cli")
-	a := redis(t, databaseDir(t), "a", nil)
+	a := newRedis(t).serve("a", nil)
 	bin := binWith(t, "sh", "cat", "sed", "tr", "timeout", "redis-cli")
 	right, wrong := filepath.Join(t.TempDir(), "right"), filepath.Join(t.TempDir(), "wrong")
 	private(t, right, redisPassword+"\n", false)

@@ -30,7 +30,7 @@ func TestPostgresRejoins(t *testing.T) {
 	}
 	p.admin(a, "alter role rewind password '"+standbyPassword+"'", "create table numbers (n bigint)")
 	private(t, filepath.Join(p.dir, "pgpass"), "*:*:*:standby:"+standbyPassword+"\n*:*:*:rewind:"+standbyPassword+"\n", true)
-	b := p.standby(a)
+	b := p.standby(a, "b")
 	servers := map[string]*database{strconv.Itoa(a.port): a, strconv.Itoa(b.port): b}
 
 	// The host's service manager is the test: a command leaves its name in a file,

@@ -1,0 +1,101 @@
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// MariaDB and a replica: the primary is made read-only and writable again, it is killed,
+// the next one stops, and a person promotes a replica.
+func TestMariaDBPrimaryIsLost(t *testing.T) {
+	t.Parallel()
+	m := newMariaDB(t)
+	a, b := m.pair(nil)
+	role, err := os.ReadFile(filepath.Join(scriptsDir, "mariadb-role.sql"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	output(t, m.root(a, strings.Replace(string(role), "PASSWORD", scriptsPassword, 1)+
+		"create user app@'%' identified by '"+clientsPassword+"'; create database app; create table app.numbers (n int primary key)"))
+	follower := watch(t, "mysql", []*database{a, b}, nil)
+	follower.awaitPrimary(a, 1)
+	served := func(u *watched, d *database) {
+		t.Helper()
+		u.Until(d.name+" serves clients", func() bool {
+			cmd := exec.CommandContext(t.Context(), "mysql", "--no-defaults", "--protocol=tcp", "-h", "127.0.0.1", "-P", portOf(u.addr),
+				"-u", "app", "-NB", "-e", "select @@port, @@global.read_only")
+			cmd.Env = append(os.Environ(), "MYSQL_PWD="+clientsPassword)
+			out, err := cmd.Output()
+			return err == nil && strings.TrimSpace(string(out)) == portOf(d.addr())+"\t0"
+		})
+	}
+
+	for range 2 {
+		output(t, m.root(a, "set global read_only=1"))
+		follower.Until("there is no primary", func() bool { return follower.now().Primary == "" })
+		follower.awaitWhy(a, "read_only")
+		output(t, m.root(a, "set global read_only=0"))
+		served(follower, a)
+	}
+	if n := countLog(follower.Understudy, "event=failover"); n != 0 {
+		t.Errorf("%d failovers to a replica", n)
+	}
+
+	defaults := filepath.Join(t.TempDir(), "mysql.cnf")
+	private(t, defaults, "[client]\nuser=understudy\npassword="+scriptsPassword+"\n", false)
+	w := watch(t, "mysql", []*database{a, b}, []string{"MYSQL_DEFAULTS=" + defaults},
+		"--promote", "--on-failover", absolute(t, scriptsDir+"/mysql-promote.sh"), "--trigger-policy", "abort")
+	w.awaitPrimary(a, 1)
+	w.awaitUp(b)
+
+	output(t, m.root(a, "insert into app.numbers values (1)"))
+	w.Until("the replica lacks nothing", func() bool {
+		loss := w.now().Loss
+		return loss != nil && loss.Host == b.addr() && loss.Seconds != nil && *loss.Seconds == 0
+	})
+	a.kill()
+	served(w, b)
+	w.wantPrimary(b, 2)
+	if e := w.last(); e.Loss == nil || e.Loss.Seconds == nil || *e.Loss.Seconds != 0 {
+		t.Errorf("the loss that was predicted is %v, want none", e.Loss)
+	}
+	served(follower, b)
+	a.start() // read-only
+	w.awaitWhy(a, "follows no primary")
+	w.goesOn(a, 5)
+	w.wantPrimary(b, 2)
+
+	m.again(a, b)
+	w.awaitUp(a)
+	b.pause()
+	served(w, a)
+	w.wantPrimary(a, 3)
+	served(follower, a)
+	b.resume()
+	w.wantTwoWriters(a, 3, b)
+	follower.wantTwoWriters(a, follower.now().Epoch, b)
+
+	output(t, m.root(b, "set global read_only=1"))
+	m.again(b, a)
+	w.awaitUp(b)
+	end(t, w.Understudy)
+	follower.Until("b is a replica", func() bool { return follower.host(b).Role.Role == "replica" })
+	a.pause()
+	follower.Until("there is no primary", func() bool { return follower.now().Primary == "" })
+	before := follower.checks(b, "passed")
+	output(t, m.root(b, "stop all replicas; reset replica all; set global read_only=0"))
+	promoted := time.Now()
+	follower.Until("b is primary", func() bool { return follower.now().Primary == b.addr() })
+	follower.wantFollowed(b, before, promoted)
+	served(follower, b)
+	epoch := follower.now().Epoch
+	a.resume()
+	follower.wantTwoWriters(b, epoch, a)
+	end(t, follower.Understudy)
+}
