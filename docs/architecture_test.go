@@ -23,7 +23,7 @@ import (
 // out, and so are tests, benchmarks and packaging.
 var parts = []string{
 	"cmd/understudy", "internal/daemon", "admin", "metrics", "control", "correlate", "failover",
-	"relay", "selector", "health", "roles", "verdict", "hooks", "cluster/etcd", "cluster", "config", "logs",
+	"relay", "selector", "health", "roles", "verdict", "hooks", "cluster/etcd", "cluster/peer", "cluster", "config", "logs",
 }
 
 // importsOf returns the parts that the part in dir imports outside of tests.
