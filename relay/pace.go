@@ -278,12 +278,25 @@ type arrivals struct {
 	at       time.Time
 	accepted uint64
 	open     *gate // at that time
+	notes    int
 }
 
 const (
 	arrivalsEvery = 10 * time.Second
 	arrivalsShare = 1.0 / 6 // of the latest figure in the sum
+
+	// A primary that fails soon after the start finds a figure, too.
+	arrivalsFirst = time.Second
+	arrivalsFew   = 10
 )
+
+// after is the time until the next figure is to be taken.
+func (a *arrivals) after() time.Duration {
+	if a.notes < arrivalsFew {
+		return arrivalsFirst
+	}
+	return arrivalsEvery
+}
 
 // rate is the number of clients in a second; 0 while it is not known.
 func (a *arrivals) rate() float64 { return math.Float64frombits(a.usual.Load()) }
@@ -298,4 +311,5 @@ func (a *arrivals) note(now time.Time, accepted uint64, g *gate) {
 		a.usual.Store(math.Float64bits(rate))
 	}
 	a.at, a.accepted, a.open = now, accepted, g
+	a.notes++
 }

@@ -146,6 +146,30 @@ func TestArrivals(t *testing.T) {
 	want("ten seconds at 60", 60)
 }
 
+// A primary that fails some seconds after the start finds a figure.
+func TestFirstArrivals(t *testing.T) {
+	t.Parallel()
+	var a arrivals
+	open := &gate{}
+	start := time.Unix(0, 0)
+	now, sum := start, time.Duration(0)
+	for total := uint64(0); a.rate() == 0; total += uint64(200 * a.after().Seconds()) {
+		now = now.Add(a.after())
+		a.note(now, total, open)
+		if took := now.Sub(start); took > 2*time.Second {
+			t.Fatalf("no figure after %v", took)
+		}
+	}
+	for range 20 { // an idle relay is not asked each second for ever
+		sum += a.after()
+		now = now.Add(a.after())
+		a.note(now, 0, nil)
+	}
+	if sum < 100*time.Second {
+		t.Errorf("20 figures within %v, want one in %v", sum, arrivalsEvery)
+	}
+}
+
 // model is a host in virtual time: it takes so many connects a second out of a queue
 // of that length. What does not fit is dropped, and sent again after 1 s and 3 s.
 type model struct {

@@ -132,7 +132,7 @@ const bindEvery = time.Second
 // attend binds the addresses that this machine does not have yet, as soon as it has
 // them, and measures how many clients usually come, until ctx ends.
 func (r *Relay) attend(ctx context.Context) {
-	measure := time.NewTicker(arrivalsEvery)
+	measure := time.NewTimer(r.usual.after())
 	defer measure.Stop()
 	said := map[string]bool{}
 	for {
@@ -158,6 +158,7 @@ func (r *Relay) attend(ctx context.Context) {
 			continue
 		case now := <-measure.C:
 			r.usual.note(now, r.plane.stats().Accepted, r.gate.Load())
+			measure.Reset(r.usual.after())
 			continue
 		case <-again:
 		}
