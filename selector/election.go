@@ -110,14 +110,17 @@ func (m *Machine) choose() {
 		}
 		if standing == passed && m.guarded(h) && (i != last || !m.noneWasUsable()) && !m.writer(i) {
 			// It has failed too often to be preferred to another host, but is
-			// better than none.
+			// better than none, and than one that lacks data which it has.
 			if best < 0 {
 				best = i
 			}
 			continue
 		}
 		if standing == passed {
-			best, decided = i, true
+			decided = true
+			if !m.fresher(best, i) { // one that failed too often
+				best = i
+			}
 			if m.role < 0 {
 				break
 			}
@@ -313,7 +316,7 @@ func (m *Machine) nextUp() int {
 		default:
 			fit = 3
 		}
-		if fit > rank {
+		if fit > rank && !(rank == 2 && m.fresher(best, i)) {
 			best, rank = i, fit
 		}
 	}

@@ -292,6 +292,19 @@ func (m *Machine) byRole(order []int) []int {
 	return order
 }
 
+// fresher reports whether, by the settings, replica a comes before replica b whatever
+// else is said against it, because b lacks data that a has.
+func (m *Machine) fresher(a, b int) bool {
+	if m.role < 0 || !m.cfg.Freshest || a < 0 {
+		return false
+	}
+	fa, fb := m.hosts[a].role.fact, m.hosts[b].role.fact
+	if fa == nil || fb == nil || fa.Role != role.Replica || fb.Role != role.Replica {
+		return false
+	}
+	return cmp.Or(cmp.Compare(fa.Term, fb.Term), cmp.Compare(fa.Position, fb.Position)) > 0
+}
+
 // blocked returns why host i, a replica, must not be promoted in an election: another
 // host that works says that it is primary, and only may not be elected. Empty when there
 // is no such host.
