@@ -89,6 +89,10 @@ bench: ## compare with HAProxy and nginx (about two hours; BENCH=-quick tries it
 bench-failover: ## break hosts behind all three, write docs/failover.md (45 minutes; root; BENCH=-quick tries it)
 	$(GO) build -o bin/bench-failover ./bench/failover && bin/bench-failover $(or $(BENCH),-out docs/failover.md)
 
+.PHONY: soak-roles
+soak-roles: ## kill, fail back and switch PostgreSQL under load, in ROUNDS rounds (10)
+	UNDERSTUDY_RUNS=$(or $(ROUNDS),10) $(GO) test ./e2e -run 'PostgresLosesNoWrite' -v -count=1 -timeout 2h
+
 .PHONY: deb
 deb: ## build the Debian packages for amd64 and arm64 into dist/
 	$(GO) run ./packaging/build -out dist -version '$(VERSION)' deb
