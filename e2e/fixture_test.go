@@ -165,9 +165,16 @@ func newShow(t *testing.T) *show {
 // begin starts the program in front of a and b, and waits until a answers.
 func (s *show) begin(args ...string) {
 	s.t.Helper()
-	s.Understudy = start(s.t, append([]string{
+	s.run(append([]string{
 		"--bind", s.addr, "--hosts", s.a.Addr() + "," + s.b.Addr(), "--on-failover", script(s.t, recording(s.record)),
 	}, args...)...)
+}
+
+// run starts the program with settings that have a and b at addr, and waits until a
+// answers.
+func (s *show) run(args ...string) {
+	s.t.Helper()
+	s.Understudy = start(s.t, args...)
 	s.awaitGreeting("a")
 	s.first = s.look()
 }

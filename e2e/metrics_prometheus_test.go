@@ -109,10 +109,14 @@ func TestPrometheusThroughAFailover(t *testing.T) {
 	admin, answers := freeAddr(t), freeAddr(t)
 	s := newShow(t)
 	file := filepath.Join(t.TempDir(), "understudy.yaml")
-	if err := os.WriteFile(file, []byte("probes:\n  here: {vip: {addresses: [127.0.0.1]}}\n"), 0o600); err != nil {
+	first, second := proctest.StartRedis(t, true, 5000), proctest.StartRedis(t, false, 5000)
+	text := "admin: " + admin + "\nhttp: " + answers + "\nprobes:\n  here: {vip: {addresses: [127.0.0.1]}}\nrelays:\n" +
+		"  - {name: show, hosts: [" + s.a.Addr() + ", " + s.b.Addr() + "], listen: [" + s.addr + "], on_failover: " + script(t, recording(s.record)) + "}\n" +
+		"  - {name: keys, hosts: [" + first.Addr() + ", " + second.Addr() + "], listen: [" + freeAddr(t) + "], role: redis, promote: true, on_failover: " + script(t, recording(s.record)) + "}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.begin("--admin", admin, "--http", answers, "--config", file)
+	s.run("--config", file)
 	p := startPrometheus(t, admin)
 	clients := s.load()
 	ping := func() {

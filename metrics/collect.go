@@ -15,6 +15,7 @@ import (
 	"understudy/correlate"
 	"understudy/failover"
 	"understudy/internal/histogram"
+	"understudy/internal/role"
 	"understudy/relay"
 	"understudy/selector"
 )
@@ -178,6 +179,40 @@ func collectHosts(to chan<- prometheus.Metric, r control.Relay, s failover.Statu
 	}
 	hostUsable.set(to, float64(usable), name)
 	hosts.set(to, float64(len(s.Hosts)), name)
+	if s.Roles {
+		collectRoles(to, s)
+	}
+}
+
+// collectRoles sends what the hosts say of themselves, of a relay that asks them.
+func collectRoles(to chan<- prometheus.Metric, s failover.Status) {
+	writers := len(s.Writers) // empty unless each of several was asked again
+	for _, h := range s.Hosts {
+		for _, r := range []role.Role{role.Primary, role.Replica, role.Starting, role.Unknown} {
+			hostRole.is(to, h.Says == r, s.Relay, h.Name, r.String())
+		}
+		if h.Says == role.Primary {
+			writers = max(writers, 1)
+		}
+		if h.Says != role.Replica {
+			continue
+		}
+		if h.Lag.BytesKnown {
+			hostLagBytes.count(to, h.Lag.Bytes, s.Relay, h.Name)
+		}
+		if h.Lag.TimeKnown {
+			hostLag.set(to, h.Lag.Time.Seconds(), s.Relay, h.Name)
+		}
+	}
+	hostWriters.set(to, float64(writers), s.Relay)
+	if loss := s.PredictedLoss(); loss != nil {
+		if loss.Bytes != nil {
+			lossBytes.count(to, *loss.Bytes, s.Relay)
+		}
+		if loss.Seconds != nil {
+			lossTime.set(to, *loss.Seconds, s.Relay)
+		}
+	}
 }
 
 func collectElections(to chan<- prometheus.Metric, name string, counts *failover.Measured) {

@@ -130,6 +130,13 @@ var (
 	hostPenalty      = gauge("host_penalty_seconds", "How long the host must have been up before it can be elected, because it failed often.", "relay", "host")
 	hostStateChanges = counter("host_state_changes_total", "Changes of the state of the host, by the state that it came into.", "relay", "host", "state")
 
+	hostRole     = gauge("host_role", "What the host says of itself to the role check: one of primary, replica, starting and unknown is 1. Relays without a role check have no metric of roles, lags and writers.", "relay", "host", "role")
+	hostWriters  = gauge("host_writers", "Number of hosts that say that they are primary. It is above 1 only if each of them was asked again after the other one was noticed; those that take writes together by design count as one.", "relay")
+	hostLagBytes = gauge("host_lag_bytes", "How much data of the primary the replica lacks. Absent where it is not known, and of other hosts.", "relay", "host")
+	hostLag      = gauge("host_lag_seconds", "For how long the replica has lacked data of the primary. Absent where it is not known, and of other hosts.", "relay", "host")
+	lossBytes    = gauge("failover_predicted_loss_bytes", "How much data of the primary the best candidate lacks: what a failover now would lose. Absent where it is not known.", "relay")
+	lossTime     = gauge("failover_predicted_loss_seconds", "For how long the best candidate has lacked data of the primary. Absent where it is not known.", "relay")
+
 	checks        = counter("checks_total", "Runs of a check, by outcome: passed, failed, or unknown (without a result; a failure of this machine, for example).", "relay", "host", "check", "outcome")
 	checkUp       = gauge("check_up", "Whether the check is up, by rise and fall.", "relay", "host", "check")
 	checkDuration = durations("check_duration_seconds", "How long runs of a check took.", "relay", "host", "check")

@@ -23,7 +23,8 @@ type Snapshot struct {
 	Planned string // the host of a planned change that is being checked, or empty
 	Hosts   []Host // in the operator's order
 
-	// With a role check:
+	Roles bool // there is a role check; with it:
+
 	Term     uint64   // of the last primary; zero where it is not known
 	Identity string   // of the cluster; empty where it is not known
 	Writers  []string // the hosts that say that they are primary, if several do
@@ -95,7 +96,7 @@ func (m *Machine) Snapshot() Snapshot {
 		s.RetryAt = m.retryAt.Add(m.lost)
 	}
 	if m.role >= 0 {
-		s.Verifying = !m.verifyBy.IsZero()
+		s.Roles, s.Verifying = true, !m.verifyBy.IsZero()
 		s.Term, s.Identity, s.Writers, s.Loss = m.term, m.identity, slices.Clone(m.writers), m.loss()
 	}
 	records := make([]Record, len(m.hosts)*len(m.cfg.Checks)) // of all hosts: one allocation

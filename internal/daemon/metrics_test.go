@@ -26,7 +26,7 @@ type operated struct {
 }
 
 // operate runs a daemon with the content of a configuration file until the test ends.
-func operate(t *testing.T, text string) *operated {
+func operate(t testing.TB, text string) *operated {
 	t.Helper()
 	dir := t.TempDir()
 	o := &operated{file: filepath.Join(dir, "understudy.yaml"), socket: filepath.Join(dir, "c")}
@@ -60,7 +60,7 @@ func operate(t *testing.T, text string) *operated {
 	return o
 }
 
-func (o *operated) write(t *testing.T, text string) {
+func (o *operated) write(t testing.TB, text string) {
 	t.Helper()
 	if err := os.WriteFile(o.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -148,12 +148,14 @@ func TestMetricsFollowTheRelays(t *testing.T) {
 	if err := os.WriteFile(trigger, []byte("#!/bin/sh\nexit 0\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	first, second := proctest.StartRedis(t, true, 5000), proctest.StartRedis(t, false, 5000)
+	keys := "  - {name: keys, hosts: [" + first.Addr() + ", " + second.Addr() + "], listen: [" + proctest.FreeAddr(t) + "], role: redis, promote: true, on_failover: " + trigger + "}\n"
 	head := "admin: " + admin + "\nhttp: " + http1 + "\n" +
 		"probes:\n  here: {vip: {addresses: [127.0.0.1]}}\nroutes:\n  /ping: {}\n  /metrics: {metrics: true}\nrelays:\n"
 	orders := func(hosts string) string {
 		return "  - {name: orders, hosts: [" + hosts + "], listen: [" + one + "], on_failover: " + trigger + "}\n"
 	}
-	o := operate(t, head+orders(a.Addr()+", "+b.Addr())+"  - {name: mail, hosts: ["+b.Addr()+"], listen: ["+two+"]}\n")
+	o := operate(t, head+orders(a.Addr()+", "+b.Addr())+"  - {name: mail, hosts: ["+b.Addr()+"], listen: ["+two+"]}\n"+keys)
 	proctest.AwaitGreeting(t, one, "a")
 	proctest.AwaitGreeting(t, two, "b")
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -166,7 +168,16 @@ func TestMetricsFollowTheRelays(t *testing.T) {
 		return body
 	}
 	get("http://" + http1 + "/ping")
-	before := get("http://" + admin + "/metrics")
+	before := ""
+	proctest.Until(t, "the replica is known to lack nothing", func() bool {
+		before = get("http://" + admin + "/metrics")
+		return strings.Contains(before, `understudy_host_lag_seconds{host="`+second.Addr()+`",relay="keys"} 0`)
+	})
+	first.Write(2000)
+	proctest.Until(t, "the replica lacks something", func() bool {
+		before = get("http://" + admin + "/metrics")
+		return strings.Contains(before, `understudy_host_lag_bytes{host="`+second.Addr()+`",relay="keys"} 2000`)
+	})
 	for _, m := range metrics.Table() {
 		name := m.Name
 		if m.Type == "histogram" {
@@ -186,6 +197,12 @@ func TestMetricsFollowTheRelays(t *testing.T) {
 		`understudy_trigger_runs_total{outcome="passed",relay="orders",trigger="10-tell"} 1`,
 		`understudy_elections_total{event="start",outcome="open",relay="orders"} 1`,
 		`understudy_elections_total{event="failover",outcome="host_lost",relay="orders"} 0`,
+		`understudy_host_role{host="` + first.Addr() + `",relay="keys",role="primary"} 1`,
+		`understudy_host_role{host="` + first.Addr() + `",relay="keys",role="unknown"} 0`,
+		`understudy_host_role{host="` + second.Addr() + `",relay="keys",role="replica"} 1`,
+		`understudy_host_writers{relay="keys"} 1`,
+		`understudy_host_lag_bytes{host="` + second.Addr() + `",relay="keys"} 2000`,
+		`understudy_failover_predicted_loss_bytes{relay="keys"} 2000`,
 		`understudy_verdict_up{route="/ping"} 1`,
 		`understudy_probe_stale{probe="here"} 0`,
 		`understudy_build_info{goversion="` + runtime.Version() + `",revision="`,
@@ -195,6 +212,17 @@ func TestMetricsFollowTheRelays(t *testing.T) {
 			t.Errorf("no %s", want)
 		}
 	}
+	for line := range strings.Lines(before) {
+		name, labels, _ := strings.Cut(line, "{")
+		if (strings.HasPrefix(name, "understudy_host_role") || strings.Contains(name, "_lag_") || strings.Contains(name, "_loss_") || name == "understudy_host_writers") &&
+			strings.Contains(labels, `relay="orders"`) {
+			t.Errorf("orders has no role check, and there is %s", line)
+		}
+	}
+	second.Become(true)
+	proctest.Until(t, "two writers are counted", func() bool {
+		return strings.Contains(get("http://"+admin+"/metrics"), `understudy_host_writers{relay="keys"} 2`)
+	})
 	if body := get("http://" + http1 + "/metrics"); !strings.Contains(body, "understudy_build_info{") {
 		t.Error("the route of the HTTP listener has no metrics")
 	}
