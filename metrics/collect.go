@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -9,32 +10,22 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"understudy/control"
 	"understudy/correlate"
 	"understudy/failover"
-	"understudy/internal/histogram"
 	"understudy/internal/role"
 	"understudy/relay"
 	"understudy/selector"
 )
 
-// collector reads everything anew for each scrape.
+// collector reads everything anew for each scrape, always in the same order.
 type collector struct {
 	cfg      Config
 	revision string
 }
 
-// Describe sends the description of every metric.
-func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, m := range table {
-		to <- m.desc
-	}
-}
-
-// Collect sends the values of this moment.
-func (c *collector) Collect(to chan<- prometheus.Metric) {
+// collect writes the values of this moment.
+func (c *collector) collect(to *sheet) {
 	buildInfo.set(to, 1, c.cfg.Version, c.revision, runtime.Version())
 	found := c.cfg.Findings()
 	for _, r := range c.cfg.Relays() {
@@ -56,8 +47,9 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	}
 	reloadOK.is(to, good)
 	reloadAt.set(to, seconds(at))
-	for sink, n := range c.cfg.Dropped() {
-		logDropped.count(to, n, sink)
+	dropped := c.cfg.Dropped()
+	for _, sink := range slices.Sorted(maps.Keys(dropped)) {
+		logDropped.count(to, dropped[sink], sink)
 	}
 	for loop, busy := range c.cfg.Busy() {
 		loopBusy.set(to, busy.Seconds(), strconv.Itoa(loop))
@@ -72,7 +64,7 @@ func seconds(t time.Time) float64 {
 	return float64(t.UnixNano()) / 1e9
 }
 
-func collectRelay(to chan<- prometheus.Metric, r control.Relay, disagreements []correlate.Disagreement) {
+func collectRelay(to *sheet, r control.Relay, disagreements []correlate.Disagreement) {
 	s, m := r.Conductor.Status(), r.Relay.Measure()
 	name := s.Relay
 	state := s.Phase.String()
@@ -108,30 +100,33 @@ func collectRelay(to chan<- prometheus.Metric, r control.Relay, disagreements []
 	}
 }
 
-func collectClients(to chan<- prometheus.Metric, name string, m *relay.Measured) {
-	for state, n := range map[string]int64{"queued": int64(m.Queued), "held": m.Open.Held, "connecting": m.Open.Connecting, "relaying": m.Open.Relaying} {
-		connections.set(to, float64(n), name, state)
-	}
+func collectClients(to *sheet, name string, m *relay.Measured) {
+	connections.set(to, float64(m.Queued), name, "queued")
+	connections.set(to, float64(m.Open.Held), name, "held")
+	connections.set(to, float64(m.Open.Connecting), name, "connecting")
+	connections.set(to, float64(m.Open.Relaying), name, "relaying")
 	connectionsLimit.set(to, float64(m.Limit), name)
 	connectionsAccepted.count(to, m.Accepted, name)
-	for outcome, n := range map[string]uint64{"finished": m.Finished, "reset": m.Reset, "fenced": m.Fenced, "expired": m.Expired, "gone": m.Aborted} {
-		connectionsClosed.count(to, n, name, outcome)
-	}
-	for reason, n := range map[string]uint64{"network": m.Denied - m.NoHeader, "header": m.NoHeader, "hold": m.TurnedAway} {
-		connectionsDenied.count(to, n, name, reason)
-	}
+	connectionsClosed.count(to, m.Finished, name, "finished")
+	connectionsClosed.count(to, m.Reset, name, "reset")
+	connectionsClosed.count(to, m.Fenced, name, "fenced")
+	connectionsClosed.count(to, m.Expired, name, "expired")
+	connectionsClosed.count(to, m.Aborted, name, "gone")
+	connectionsDenied.count(to, m.Denied-m.NoHeader, name, "network")
+	connectionsDenied.count(to, m.NoHeader, name, "header")
+	connectionsDenied.count(to, m.TurnedAway, name, "hold")
 	unansweredClosed.count(to, m.Unanswered, name)
 	replayed.count(to, m.Replayed, name)
-	for outcome, s := range map[string]*histogram.Snapshot{"served": &m.HoldServed, "expired": &m.HoldExpired, "gone": &m.HoldGone} {
-		holdDuration.observe(to, s, name, outcome)
-	}
-	for operation, n := range map[string]uint64{"accept": m.Local.Accept, "connect": m.Local.Connect, "watch": m.Local.Watch} {
-		localFailures.count(to, n, name, operation)
-	}
+	holdDuration.observe(to, &m.HoldServed, name, "served")
+	holdDuration.observe(to, &m.HoldExpired, name, "expired")
+	holdDuration.observe(to, &m.HoldGone, name, "gone")
+	localFailures.count(to, m.Local.Accept, name, "accept")
+	localFailures.count(to, m.Local.Connect, name, "connect")
+	localFailures.count(to, m.Local.Watch, name, "watch")
 }
 
-// collectHosts sends what is known of each host of the settings.
-func collectHosts(to chan<- prometheus.Metric, r control.Relay, s failover.Status, m *relay.Measured, counts *failover.Measured) {
+// collectHosts writes what is known of each host of the settings.
+func collectHosts(to *sheet, r control.Relay, s failover.Status, m *relay.Measured, counts *failover.Measured) {
 	name := s.Relay
 	clients := map[string]*relay.MeasuredHost{} // a host may have had several addresses
 	for address, h := range m.Hosts {
@@ -167,9 +162,11 @@ func collectHosts(to chan<- prometheus.Metric, r control.Relay, s failover.Statu
 		if n == nil {
 			n = &relay.MeasuredHost{} // no client was connected to it yet
 		}
-		for outcome, v := range map[string]uint64{"made": n.Made, "refused": n.Refused, "timeout": n.TimedOut, "failed": n.Failed, "local": n.Local} {
-			hostConnects.count(to, v, name, h.Name, outcome)
-		}
+		hostConnects.count(to, n.Made, name, h.Name, "made")
+		hostConnects.count(to, n.Refused, name, h.Name, "refused")
+		hostConnects.count(to, n.TimedOut, name, h.Name, "timeout")
+		hostConnects.count(to, n.Failed, name, h.Name, "failed")
+		hostConnects.count(to, n.Local, name, h.Name, "local")
 		hostConnect.observe(to, &n.Connect, name, h.Name)
 		firstByte.observe(to, &n.FirstByte, name, h.Name)
 		unansweredNow.set(to, float64(n.Unanswered), name, h.Name)
@@ -184,8 +181,8 @@ func collectHosts(to chan<- prometheus.Metric, r control.Relay, s failover.Statu
 	}
 }
 
-// collectRoles sends what the hosts say of themselves, of a relay that asks them.
-func collectRoles(to chan<- prometheus.Metric, s failover.Status) {
+// collectRoles writes what the hosts say of themselves, of a relay that asks them.
+func collectRoles(to *sheet, s failover.Status) {
 	writers := len(s.Writers) // empty unless each of several was asked again
 	for _, h := range s.Hosts {
 		for _, r := range []role.Role{role.Primary, role.Replica, role.Starting, role.Unknown} {
@@ -215,11 +212,19 @@ func collectRoles(to chan<- prometheus.Metric, s failover.Status) {
 	}
 }
 
-func collectElections(to chan<- prometheus.Metric, name string, counts *failover.Measured) {
+// outcomeLabels are the outcomes of elections as labels.
+var outcomeLabels = func() map[failover.Outcome]string {
+	all := map[failover.Outcome]string{}
+	for _, o := range failover.Outcomes() {
+		all[o] = strings.ReplaceAll(string(o), " ", "_")
+	}
+	return all
+}()
+
+func collectElections(to *sheet, name string, counts *failover.Measured) {
 	for _, event := range failover.Kinds() {
 		for _, outcome := range failover.Outcomes() {
-			label := strings.ReplaceAll(string(outcome), " ", "_")
-			elections.count(to, counts.Elections[failover.ElectionOf{Event: event, Outcome: outcome}], name, string(event), label)
+			elections.count(to, counts.Elections[failover.ElectionOf{Event: event, Outcome: outcome}], name, string(event), outcomeLabels[outcome])
 		}
 		for _, phase := range failover.Phases(event) {
 			s, known := counts.Phases[failover.PhaseOf{Event: event, Phase: phase}]
@@ -230,11 +235,11 @@ func collectElections(to chan<- prometheus.Metric, name string, counts *failover
 		}
 	}
 	overBound.count(to, counts.OverBound, name)
-	for how, n := range map[string]uint64{"finished": counts.FencedFinished, "reset": counts.FencedReset, "moved": counts.FencedMoved} {
-		fencedTotal.count(to, n, name, how)
-	}
-	for script, n := range counts.Triggers {
-		script = strings.ToValidUTF8(script, "?")
+	fencedTotal.count(to, counts.FencedFinished, name, "finished")
+	fencedTotal.count(to, counts.FencedReset, name, "reset")
+	fencedTotal.count(to, counts.FencedMoved, name, "moved")
+	for _, script := range slices.Sorted(maps.Keys(counts.Triggers)) {
+		n := counts.Triggers[script]
 		triggerRuns.count(to, n.Passed, name, script, "passed")
 		triggerRuns.count(to, n.Failed, name, script, "failed")
 		triggerTook.observe(to, &n.Took, name, script)

@@ -1,20 +1,25 @@
 // Package metrics shows the state of the process in the formats of Prometheus.
 //
-// One collector reads the counters of the parts when somebody asks; between two
-// scrapes it does nothing. Every metric is in [Table], from which the documentation
+// One collector reads the counters of the parts when somebody asks, into rows that it keeps
+// for the next time; between two scrapes it does nothing. Every metric is in [Table], from which the documentation
 // is made. The values of labels are names from the settings, so their number is
 // bounded.
 package metrics
 
 import (
+	"bytes"
 	"net/http"
 	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 
 	"understudy/control"
 	"understudy/correlate"
@@ -61,19 +66,66 @@ func NewHandler(cfg Config) http.Handler {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(
-		&collector{cfg: cfg, revision: revision()},
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+	answer := promhttp.HandlerForTransactional(newGatherer(cfg), promhttp.HandlerOpts{
 		EnableOpenMetrics: true,
 		// To compress takes as long as all the rest, of a machine that has better to do.
 		DisableCompression: true,
 		ErrorHandling:      promhttp.ContinueOnError,
 		ErrorLog:           cfg.Logger.Named("metrics").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn}),
 	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// In small pieces, as it is encoded, it would take hundreds of system calls, and a
+		// client that reads slowly would keep the sheet.
+		whole, _ := buffers.Get().(*buffered)
+		defer buffers.Put(whole)
+		whole.ResponseWriter, whole.status = w, http.StatusOK
+		whole.content.Reset()
+		answer.ServeHTTP(whole, r)
+		w.Header().Set("Content-Length", strconv.Itoa(whole.content.Len()))
+		w.WriteHeader(whole.status)
+		_, _ = w.Write(whole.content.Bytes()) // fails when the client has gone
+		whole.ResponseWriter = nil
+	})
+}
+
+// buffered is an answer that is sent when it is complete.
+type buffered struct {
+	http.ResponseWriter
+	status  int
+	content bytes.Buffer
+}
+
+var buffers = sync.Pool{New: func() any { return new(buffered) }}
+
+func (b *buffered) WriteHeader(status int)      { b.status = status }
+func (b *buffered) Write(p []byte) (int, error) { return b.content.Write(p) }
+
+// gatherer brings together the metrics of the program and those of its libraries.
+type gatherer struct {
+	own    collector
+	others *prometheus.Registry
+	free   atomic.Pointer[sheet] // of the last scrape; nil while a scrape has it
+}
+
+func newGatherer(cfg Config) *gatherer {
+	g := &gatherer{own: collector{cfg: cfg, revision: revision()}, others: prometheus.NewRegistry()}
+	g.others.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return g
+}
+
+// Gather returns all metrics. They are valid until done is called.
+func (g *gatherer) Gather() (all []*dto.MetricFamily, done func(), err error) {
+	s := g.free.Swap(nil)
+	if s == nil {
+		s = newSheet()
+	}
+	all, err = g.others.Gather()
+	s.begin()
+	g.own.collect(s)
+	return append(all, s.end()...), func() { g.free.Store(s) }, err
 }
 
 // revision is the commit that the program was built from, or empty.

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
@@ -31,6 +30,15 @@ func quiet() Config {
 		LastReload: func() *control.Reload { return nil }, Dropped: func() map[string]uint64 { return nil },
 		Busy: func() []time.Duration { return nil }, Started: time.Unix(1000, 0),
 	}
+}
+
+// plain gathers for tests, one scrape at a time.
+type plain struct{ *gatherer }
+
+func (p plain) Gather() ([]*dto.MetricFamily, error) {
+	all, done, err := p.gatherer.Gather()
+	done()
+	return all, err
 }
 
 // The names and helps follow the conventions of Prometheus, and each metric is described
@@ -111,12 +119,9 @@ func TestHistogramsAreClassicAndNative(t *testing.T) {
 	}
 	var s histogram.Snapshot
 	s.Add(&h)
-	ch := make(chan prometheus.Metric, 1)
-	holdDuration.observe(ch, &s, "orders", "served")
-	var got dto.Metric
-	if err := (<-ch).Write(&got); err != nil {
-		t.Fatal(err)
-	}
+	to := newSheet()
+	holdDuration.observe(to, &s, "orders", "served")
+	got := to.end()[0].Metric[0]
 	up := map[float64]uint64{}
 	for _, b := range got.Histogram.Bucket {
 		up[b.GetUpperBound()] = b.GetCumulativeCount()
@@ -147,9 +152,9 @@ func TestRoutes(t *testing.T) {
 	}))
 	cfg := quiet()
 	cfg.Routes = func() []*Route { return []*Route{r} }
-	c := &collector{cfg: cfg}
-	if n := testutil.CollectAndCount(c, "understudy_verdict_up"); n != 0 {
-		t.Errorf("verdict_up has %d values before the first request", n)
+	g := plain{newGatherer(cfg)}
+	if n, err := testutil.GatherAndCount(g, "understudy_verdict_up"); n != 0 || err != nil {
+		t.Errorf("verdict_up has %d values before the first request, %v", n, err)
 	}
 	for _, status = range []int{0, 200, 404, 503} {
 		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/ping", nil))
@@ -165,7 +170,7 @@ understudy_verdict_requests_total{code="5xx",route="/ping"} 1
 # TYPE understudy_verdict_up gauge
 understudy_verdict_up{route="/ping"} 0
 `
-	if err := testutil.CollectAndCompare(c, strings.NewReader(want), "understudy_verdict_requests_total", "understudy_verdict_up"); err != nil {
+	if err := testutil.GatherAndCompare(g, strings.NewReader(want), "understudy_verdict_requests_total", "understudy_verdict_up"); err != nil {
 		t.Error(err)
 	}
 	if !slices.ContainsFunc(Table(), func(m Metric) bool { return m.Name == "understudy_verdict_up" }) {

@@ -2,11 +2,8 @@ package metrics
 
 import (
 	"net/http"
-	"strconv"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"understudy/internal/histogram"
 )
@@ -44,10 +41,13 @@ func (r *Route) Count(next http.Handler) http.Handler {
 	})
 }
 
-// collect sends the counts.
-func (r *Route) collect(to chan<- prometheus.Metric) {
+// classes are the labels of the classes of the status.
+var classes = [...]string{1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
+
+// collect writes the counts.
+func (r *Route) collect(to *sheet) {
 	for class := 1; class < len(r.codes); class++ {
-		verdictReqs.count(to, r.codes[class].Load(), r.path, strconv.Itoa(class)+"xx")
+		verdictReqs.count(to, r.codes[class].Load(), r.path, classes[class])
 	}
 	if last := r.last.Load(); r.verdict && last != 0 {
 		verdictUp.is(to, last == 2, r.path)

@@ -2,11 +2,9 @@ package metrics
 
 import (
 	"slices"
+	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-
-	"understudy/internal/histogram"
 )
 
 // Metric describes one metric.
@@ -26,91 +24,32 @@ func Table() []Metric {
 	return all
 }
 
-// metric is a Metric that values are sent of.
+// metric is a Metric that a [sheet] has rows of.
 type metric struct {
 	Metric
-	desc *prometheus.Desc
-	kind prometheus.ValueType
+	kind  dto.MetricType
+	index int // in table
 }
 
 // table is filled by the declarations below.
 var table []*metric
 
-func declare(kind prometheus.ValueType, typ, name, help string, labels []string) *metric {
-	m := &metric{Metric: Metric{Name: "understudy_" + name, Type: typ, Labels: slices.Clone(labels), Help: help}, kind: kind}
-	m.desc = prometheus.NewDesc(m.Name, help, labels, nil)
+func declare(kind dto.MetricType, name, help string, labels []string) *metric {
+	m := &metric{Metric: Metric{Name: "understudy_" + name, Type: strings.ToLower(kind.String()), Labels: slices.Clone(labels), Help: help}, kind: kind, index: len(table)}
 	table = append(table, m)
 	return m
 }
 
 func gauge(name, help string, labels ...string) *metric {
-	return declare(prometheus.GaugeValue, "gauge", name, help, labels)
+	return declare(dto.MetricType_GAUGE, name, help, labels)
 }
 
 func counter(name, help string, labels ...string) *metric {
-	return declare(prometheus.CounterValue, "counter", name, help, labels)
+	return declare(dto.MetricType_COUNTER, name, help, labels)
 }
 
 func durations(name, help string, labels ...string) *metric {
-	return declare(prometheus.UntypedValue, "histogram", name, help, labels)
-}
-
-// set sends the value of one combination of labels.
-func (m *metric) set(to chan<- prometheus.Metric, v float64, labels ...string) {
-	sample, err := prometheus.NewConstMetric(m.desc, m.kind, v, labels...)
-	if err != nil {
-		sample = prometheus.NewInvalidMetric(m.desc, err)
-	}
-	to <- sample
-}
-
-// count sends the value of a counter.
-func (m *metric) count(to chan<- prometheus.Metric, n uint64, labels ...string) {
-	m.set(to, float64(n), labels...)
-}
-
-// is sends 1 or 0.
-func (m *metric) is(to chan<- prometheus.Metric, v bool, labels ...string) {
-	n := 0.0
-	if v {
-		n = 1
-	}
-	m.set(to, n, labels...)
-}
-
-// observe sends the durations of one combination of labels.
-func (m *metric) observe(to chan<- prometheus.Metric, s *histogram.Snapshot, labels ...string) {
-	to <- &durationsOf{desc: m.desc, labels: prometheus.MakeLabelPairs(m.desc, labels), s: s}
-}
-
-// durationsOf is a histogram, both classic and native: whoever scrapes takes what it
-// knows.
-type durationsOf struct {
-	desc   *prometheus.Desc
-	labels []*dto.LabelPair
-	s      *histogram.Snapshot
-}
-
-func (d *durationsOf) Desc() *prometheus.Desc { return d.desc }
-
-func (d *durationsOf) Write(out *dto.Metric) error {
-	h := &dto.Histogram{SampleCount: new(d.s.Count()), SampleSum: new(d.s.Sum().Seconds())}
-	classic := d.s.Classic()
-	for k, bound := range histogram.Bounds {
-		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: new(bound), CumulativeCount: new(classic[k])})
-	}
-	n := d.s.Native()
-	h.Schema, h.ZeroThreshold, h.ZeroCount = new(int32(histogram.Schema)), new(n.ZeroThreshold), new(n.Zero)
-	if len(n.Buckets) > 0 {
-		h.PositiveSpan = []*dto.BucketSpan{{Offset: new(int32(n.First)), Length: new(uint32(len(n.Buckets)))}} //nolint:gosec // a hundred at most
-		before := int64(0)
-		for _, c := range n.Buckets {
-			h.PositiveDelta = append(h.PositiveDelta, int64(c)-before) //nolint:gosec // far below 2^63
-			before = int64(c)                                          //nolint:gosec // as above
-		}
-	}
-	out.Label, out.Histogram = d.labels, h
-	return nil
+	return declare(dto.MetricType_HISTOGRAM, name, help, labels)
 }
 
 // The metrics, in the order of the documentation.

@@ -27,10 +27,12 @@ const (
 
 // Bounds are the upper bounds of the classic buckets, in seconds. A bound belongs to its
 // bucket.
-var Bounds = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+var Bounds = [classics]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+
+const classics = 15
 
 // edges is the number of upper bounds of either kind; 0.25, 0.5 and 1 are of both.
-const edges = natives + 15 - 3
+const edges = natives + classics - 3
 
 // layout says for each bucket that is counted, which lies between two bounds of any
 // kind, its upper bound in nanoseconds and the classic and native bucket that it is in.
@@ -127,15 +129,16 @@ func (s *Snapshot) Count() (n uint64) {
 func (s *Snapshot) Sum() time.Duration { return s.sum }
 
 // Classic returns for each of [Bounds] the number of durations that are not longer.
-func (s *Snapshot) Classic() []uint64 {
-	all := make([]uint64, len(Bounds)+1)
+func (s *Snapshot) Classic() (all [classics]uint64) {
 	for k, n := range s.counts {
-		all[layout.classic[k]] += n
+		if c := layout.classic[k]; c < classics {
+			all[c] += n
+		}
 	}
 	for k := range all[1:] {
 		all[k+1] += all[k]
 	}
-	return all[:len(Bounds)]
+	return all
 }
 
 // Native is a snapshot as a native histogram of [Schema].
@@ -146,8 +149,8 @@ type Native struct {
 	Buckets       []uint64 // from the first to the last that is not empty
 }
 
-// Native returns the same durations in exponential buckets.
-func (s *Snapshot) Native() Native {
+// Native returns the same durations in exponential buckets, which it appends to buckets.
+func (s *Snapshot) Native(buckets []uint64) Native {
 	var all [natives]uint64
 	for k, n := range s.counts {
 		all[layout.native[k]] += n
@@ -161,6 +164,6 @@ func (s *Snapshot) Native() Native {
 	for all[last] == 0 {
 		last--
 	}
-	out.First, out.Buckets = lowest<<Schema+first, slices.Clone(all[first:last+1])
+	out.First, out.Buckets = lowest<<Schema+first, append(buckets, all[first:last+1]...)
 	return out
 }

@@ -28,7 +28,7 @@ func TestBucketsContainTheirDurations(t *testing.T) {
 				t.Errorf("%v: %d in the bucket up to %v", d, n, Bounds[k])
 			}
 		}
-		n := s.Native()
+		n := s.Native(nil)
 		if n.Zero == 1 {
 			if len(n.Buckets) != 0 || seconds > n.ZeroThreshold*1.001 {
 				t.Errorf("%v: in the zero bucket up to %v, and in %v", d, n.ZeroThreshold, n.Buckets)
@@ -63,7 +63,7 @@ func TestSnapshotsAddUp(t *testing.T) {
 	var s Snapshot
 	s.Add(&a)
 	s.Add(&b)
-	n := s.Native()
+	n := s.Native(nil)
 	count := n.Zero
 	for _, c := range n.Buckets {
 		count += c
