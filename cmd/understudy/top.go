@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -77,6 +78,9 @@ type topRun struct {
 	look   func(ctx context.Context) ([]process, error)
 	do     chan func()
 	wg     sync.WaitGroup
+
+	asked atomic.Uint64 // number of the last request for a status
+	shown uint64        // number of the one whose answer the view has
 }
 
 // run shows the view until ctx ends or the operator has enough. Nothing that it has
@@ -146,9 +150,21 @@ func (r *topRun) poll(ctx context.Context, every time.Duration) {
 			return
 		case <-time.After(every):
 		}
-		all, err := r.look(ctx)
-		r.send(ctx, func() { r.view.update(all, err, time.Now()) })
+		r.update(ctx, r.view.update)
 	}
+}
+
+// update requests the status of all processes and hands it to show, unless the view has
+// the answer to a later request by then.
+func (r *topRun) update(ctx context.Context, show func([]process, error, time.Time)) {
+	n := r.asked.Add(1)
+	all, err := r.look(ctx)
+	r.send(ctx, func() {
+		if n > r.shown {
+			r.shown = n
+			show(all, err, time.Now())
+		}
+	})
 }
 
 // signal handles a signal.
@@ -183,6 +199,9 @@ func (r *topRun) act(ctx context.Context) {
 	if o := r.view.takeOrder(); o != nil {
 		r.start(func() {
 			text, err := o.give(ctx)
+			// The receipt must not come before what it says: whoever presses the next key
+			// goes by the page.
+			r.update(ctx, r.view.updateBetween)
 			r.send(ctx, func() { r.view.answered(*o, text, err) })
 		})
 	}

@@ -128,6 +128,13 @@ func (v *topView) update(all []process, err error, now time.Time) {
 	v.since, v.problem = time.Time{}, ""
 }
 
+// updateBetween is an update outside the usual interval, which is too short for rates.
+func (v *topView) updateBetween(all []process, err error, now time.Time) {
+	rates := v.rates
+	v.update(all, err, now)
+	v.rates = rates
+}
+
 // lost notes that there is no answer.
 func (v *topView) lost(problem string, now time.Time) {
 	if v.since.IsZero() {
