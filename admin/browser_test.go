@@ -72,6 +72,16 @@ func TestLive(t *testing.T) {
 		t.Errorf("%d requests for two changes", after-before)
 	}
 
+	// Ages grow without an event.
+	if got := b.String("(ahead += 40*3600*1000, ages(document), document.querySelector('#relay-0 .for').innerText)"); got != "for 4 d 21 h" {
+		t.Errorf("40 h later the age is %q", got)
+	}
+	for _, d := range []time.Duration{0, time.Second, 59 * time.Second, time.Minute, time.Hour - time.Second, time.Hour, 48*time.Hour - time.Second, 48 * time.Hour, 1000 * time.Hour} {
+		if got := b.String(fmt.Sprintf("age(%f)", d.Seconds())); got != age(d) {
+			t.Errorf("the script writes %v as %q, the server as %q", d, got, age(d))
+		}
+	}
+
 	// An election that is new comes first and moves the others.
 	b.Click("#elections li:first-child summary")
 	id := b.String("document.querySelector('#elections li').id")

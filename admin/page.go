@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -43,9 +44,14 @@ type PageConfig struct {
 // handler for "/" and everything below.
 type Page struct {
 	http.ServeMux
-	cfg      PageConfig
-	html     *feed         // pieces of the page
-	json     *feed         // the same for programs
+	cfg     PageConfig
+	html    *feed    // pieces of the page
+	json    *feed    // the same for programs
+	drawing drawing  // of the pieces; only html uses it
+	encoded struct { // elections; only json uses it
+		elections []control.Event
+		pieces    []piece
+	}
 	watchers chan struct{} // holds an element for each
 	over     chan struct{} // closed when Run has ended
 
@@ -155,26 +161,40 @@ func (p *Page) text(w http.ResponseWriter, _ *http.Request) {
 
 // buildHTML returns the parts of the page that change: each is an element with an id.
 func (p *Page) buildHTML() (pieces []piece, end piece) {
-	v := p.view()
-	add := func(name, template string, data any) {
-		var out bytes.Buffer
-		if err := templates.ExecuteTemplate(&out, template, data); err != nil {
-			panic(err) // a mistake in the template
-		}
-		pieces = append(pieces, piece{name: name, event: "html", data: out.Bytes()})
+	s, acts := p.cfg.Status(), p.cfg.Order != nil
+	d := &p.drawing
+	d.begin(shapeOf(s, acts), len(s.Relays))
+	elections := p.cfg.Elections(electionsShown)
+	old := d.electionsHTML != nil && reflect.DeepEqual(elections, d.elections)
+	if d.elections = elections; old {
+		elections = nil // they are not drawn
 	}
-	add("top", "top", v)
-	for _, r := range v.Relays {
-		add(r.ID, "relay", r)
+	v := newView(s, elections, acts)
+	add := func(name string, data []byte) {
+		pieces = append(pieces, piece{name: name, event: "html", data: data})
 	}
-	add("elections", "elections", v)
-	add("probes", "probes", v)
-	return pieces, piece{event: "tick", data: encode(struct {
-		Level level  `json:"level"`
-		Title string `json:"title"`
-		Say   string `json:"say"`
-		Shape string `json:"shape"`
-	}{v.Level, v.Title(), v.Say, v.Shape})}
+	add("top", htmlOf("top", v))
+	for n, r := range v.Relays {
+		add(r.ID, d.draw(r.ID, "relay", r, r.still(), n))
+	}
+	if !old {
+		d.electionsHTML = htmlOf("elections", v)
+	}
+	add("elections", d.electionsHTML)
+	add("probes", d.draw("probes", "probes", probesOf(v.Probes), probesOf(v.Probes).still(), d.turn))
+	return pieces, piece{event: "tick", data: encode(tickEvent{
+		Level: v.Level, Title: v.Title(), Say: v.Say, Shape: v.Shape, Now: v.At, Relays: v.numbers(),
+	})}
+}
+
+// tickEvent is what the script gets with each batch.
+type tickEvent struct {
+	Level  level       `json:"level"`
+	Title  string      `json:"title"`
+	Say    string      `json:"say"`
+	Shape  string      `json:"shape"`
+	Now    int64       `json:"now"`    // the clock
+	Relays [][2]string `json:"relays"` // how many clients are live and wait
 }
 
 // Title is the title of the window.
@@ -183,11 +203,14 @@ func (v view) Title() string { return v.Word + " – understudy" }
 // buildJSON returns the last elections, the oldest first, and the status.
 func (p *Page) buildJSON() (pieces []piece, end piece) {
 	elections := p.cfg.Elections(electionsShown)
-	for _, e := range slices.Backward(elections) {
-		name := e.Relay + " " + strconv.FormatUint(e.ID, 10)
-		pieces = append(pieces, piece{name: name, event: "election", data: encode(e)})
+	if e := &p.encoded; e.pieces == nil || !reflect.DeepEqual(elections, e.elections) {
+		e.elections, e.pieces = elections, []piece{}
+		for _, one := range slices.Backward(elections) {
+			name := one.Relay + " " + strconv.FormatUint(one.ID, 10)
+			e.pieces = append(e.pieces, piece{name: name, event: "election", data: encode(one)})
+		}
 	}
-	return pieces, piece{event: "status", data: encode(p.cfg.Status())}
+	return slices.Clone(p.encoded.pieces), piece{event: "status", data: encode(p.cfg.Status())}
 }
 
 func encode(v any) []byte {

@@ -8,13 +8,35 @@ const say = document.getElementById("say");
 let mark = body.dataset.mark; // of the last event
 let heard = Date.now(); // when it came
 let stream = null;
+let ahead = body.dataset.now - Date.now(); // the server's clock
 let again = 0; // the timer of the next attempt
 
 // put makes the element with the same id equal to the one in html.
 function put(html) {
   const next = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
   const now = next && document.getElementById(next.id);
-  if (now) become(now, next);
+  if (!now) return;
+  become(now, next);
+  ages(now);
+}
+
+// age formats a time span as the server does.
+function age(seconds) {
+  const n = (unit) => Math.floor(seconds / unit);
+  if (seconds < 1) return "0 s";
+  if (seconds < 60) return n(1) + " s";
+  if (seconds < 3600) return n(60) + " min";
+  if (seconds < 48 * 3600) return n(3600) + " h " + (n(60) % 60) + " min";
+  return n(86400) + " d " + (n(3600) % 24) + " h";
+}
+
+// ages brings the ages in a part of the page up to date. The server sends a part only when
+// something else in it has changed.
+function ages(part) {
+  for (const e of part.querySelectorAll("[data-since]")) {
+    const text = age((Date.now() + ahead - e.dataset.since) / 1000);
+    if (e.textContent !== text) e.textContent = text;
+  }
 }
 
 // become changes the node a until it equals b. It replaces nothing that is alike, so
@@ -49,6 +71,11 @@ function become(a, b) {
   }
 }
 
+function write(where, text) {
+  const e = document.querySelector(where);
+  if (e && e.textContent !== text) e.textContent = text;
+}
+
 function connect() {
   clearTimeout(again);
   stream?.close();
@@ -59,7 +86,12 @@ function connect() {
     if (now.shape !== body.dataset.shape) return location.reload(); // other relays, or another process
     mark = e.lastEventId;
     heard = Date.now();
+    ahead = now.now - heard;
     contact();
+    now.relays.forEach(([live, waiting], i) => {
+      write("#relay-" + i + " > summary > .live > b", live);
+      write("#relay-" + i + " > summary > .waiting > b", waiting);
+    });
     if (document.title !== now.title) document.title = now.title;
     if (say.textContent !== now.say) say.textContent = now.say;
     const icon = document.querySelector("link[rel=icon]");
@@ -119,5 +151,8 @@ copy.addEventListener("click", async (e) => {
   }
 });
 
-setInterval(contact, 1000);
+setInterval(() => {
+  contact();
+  if (!document.hidden) ages(document);
+}, 1000);
 connect();

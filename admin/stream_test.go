@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -136,6 +138,71 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// Of many relays those are drawn whose state has changed, and a few others whose numbers
+// have: each has its turn.
+func TestManyRelaysAreDrawnInTurn(t *testing.T) {
+	t.Parallel()
+	const relays = 40
+	s := newStage(relays, false)
+	second := func(also func(*control.Status)) {
+		s.change(func(st *control.Status) {
+			st.Now = st.Now.Add(time.Second)
+			for i := range st.Relays {
+				r := &st.Relays[i]
+				r.Clients.Live++
+				r.Why = r.Primary + " has been primary for " + st.Now.Sub(r.Elected).String() + "; if it failed now, " + r.Hosts[1].Name + " lacks " + strconv.Itoa(st.Now.Second()) + " bytes"
+				r.Hosts = slices.Clone(r.Hosts)
+				for k := range r.Hosts {
+					h := &r.Hosts[k]
+					h.Checks = slices.Clone(h.Checks)
+					h.Checks[0].Last = &control.Result{At: st.Now, OK: true, Seconds: .0004 + float64(st.Now.Second())/1e6}
+				}
+			}
+			also(st)
+		})
+	}
+	numbers := func(batch []event) (all struct{ Relays [][2]string }) {
+		if err := json.Unmarshal([]byte(batch[len(batch)-1].data), &all); err != nil || len(all.Relays) != relays {
+			t.Fatalf("%v in %s", err, batch[len(batch)-1].data)
+		}
+		return all
+	}
+	second(func(*control.Status) {})
+	w, _ := watch(t, s.serve(t)+"/stream", "")
+	if got := len(changedIn(w.batch())); got != relays+3 {
+		t.Fatalf("the first batch has %d parts, want all", got)
+	}
+	seen, before := map[string]bool{}, ""
+	for n := 0; len(seen) < relays; n++ {
+		if n > 3*relays/turns {
+			t.Fatalf("after %d batches only %d relays had a turn", n, len(seen))
+		}
+		second(func(*control.Status) {})
+		batch := w.batch()
+		drawn := 0
+		for _, id := range changedIn(batch) {
+			if strings.HasPrefix(id, "relay-") {
+				seen[id], drawn = true, drawn+1
+			}
+		}
+		if drawn > turns {
+			t.Errorf("%d relays are drawn although nothing happens, want %d at most", drawn, turns)
+		}
+		if now := numbers(batch).Relays[relays-1][0]; now == before {
+			t.Errorf("the number of clients stays %s", now)
+		} else {
+			before = now
+		}
+	}
+	for _, n := range []int{3, 30} {
+		second(func(st *control.Status) { failOver(&st.Relays[n], st.Now) })
+		id := "relay-" + strconv.Itoa(n)
+		if got := changedIn(w.batch()); !slices.Contains(got, id) && !slices.Contains(changedIn(w.batch()), id) { // the batch may have been made before
+			t.Errorf("a failover of %s changes %v", id, got)
+		}
+	}
+}
+
 // What programs get is the status and the elections as everywhere else.
 func TestStreamOfJSON(t *testing.T) {
 	t.Parallel()
@@ -218,7 +285,7 @@ func TestSlowWatcher(t *testing.T) {
 		n++
 		s.change(func(st *control.Status) {
 			for i := range st.Relays {
-				st.Relays[i].Clients.Live = n
+				st.Relays[i].Warnings = []string{"warning " + strings.Repeat("x", int(n))}
 			}
 		})
 		w.batch() // the other one goes on

@@ -66,6 +66,7 @@ type view struct {
 	Probes    []probeView
 
 	Version, Now string
+	At           int64 // the server's clock; see millis
 	PID          int
 	Up           string // time since the start
 	Many         bool   // more relays than are shown with their hosts
@@ -87,6 +88,7 @@ type relayView struct {
 	Level            level
 	Word             string
 	Primary, For     string
+	Since            int64 // from when For counts; see millis
 	Why              string
 	Standbys         string
 	StandbyLevel     level
@@ -110,6 +112,7 @@ type hostView struct {
 	Name, Address               string
 	Level                       level
 	State, Role, For            string
+	Since                       int64
 	Live, Total, Sent, Received string
 	Checks                      []checkView
 	Note                        string
@@ -119,6 +122,7 @@ type hostView struct {
 type checkView struct {
 	Level                     level
 	Name, Word, Took, Age, At string
+	Since                     int64
 	Error                     string
 }
 
@@ -152,6 +156,7 @@ type bar struct {
 
 type probeView struct {
 	Name, State, For string
+	Since            int64
 	Level            level
 	Check            checkView
 	Note             string
@@ -160,7 +165,7 @@ type probeView struct {
 // newView turns a status and elections, the newest first, into what the page shows.
 func newView(s control.Status, elections []control.Event, acts bool) view {
 	v := view{
-		Version: s.Version, PID: s.PID, Now: s.Now.Local().Format("15:04:05 MST"), Up: age(s.Now.Sub(s.Started)),
+		Version: s.Version, PID: s.PID, Now: s.Now.Local().Format("15:04:05 MST"), At: millis(s.Now), Up: age(s.Now.Sub(s.Started)),
 		Many: len(s.Relays) > relaysOpen, Acts: acts, Shape: shapeOf(s, acts),
 	}
 	var problems []problem
@@ -270,11 +275,11 @@ func newRelayView(r control.RelayStatus, n int, s control.Status, many, acts boo
 	c := r.Clients
 	v := relayView{
 		ID: "relay-" + strconv.Itoa(n), Name: r.Name, Listen: strings.Join(r.Listen, " "), Primary: r.Primary, Why: r.Why,
-		For: age(s.Now.Sub(r.Elected)), Live: count(c.Live), Waiting: strconv.Itoa(c.Queued + c.Held), WaitingLevel: none,
+		For: age(s.Now.Sub(r.Elected)), Since: millis(r.Elected), Live: count(c.Live), Waiting: strconv.Itoa(c.Queued + c.Held), WaitingLevel: none,
 		Many: many, Acts: acts, StandbyLevel: none,
 	}
 	if r.Primary == "" {
-		v.For = age(s.Now.Sub(r.Since))
+		v.For, v.Since = age(s.Now.Sub(r.Since)), millis(r.Since)
 	}
 	if c.Queued+c.Held > 0 {
 		v.WaitingLevel = warn
@@ -417,7 +422,7 @@ func newHostView(h control.Host, n int, r control.RelayStatus, s control.Status,
 		v.Address = h.Address.Address
 	}
 	if !h.Since.IsZero() {
-		v.For = age(s.Now.Sub(h.Since))
+		v.For, v.Since = age(s.Now.Sub(h.Since)), millis(h.Since)
 	}
 	v.Level = levelOf(h.State)
 	if v.Level == ok && slices.ContainsFunc(h.Checks, func(k control.Check) bool { return k.Suspected }) {
@@ -495,7 +500,7 @@ func resultView(r *control.Result, now time.Time) checkView {
 		v.Error = r.Error
 	}
 	if d := now.Sub(r.At); d >= oldResult {
-		v.Age = age(d) + " ago"
+		v.Age, v.Since = age(d), millis(r.At)
 	}
 	return v
 }
@@ -506,7 +511,7 @@ func newProbeView(p control.Probe, now time.Time) probeView {
 		v.State = "stale"
 	}
 	if !p.Since.IsZero() {
-		v.For = age(now.Sub(p.Since))
+		v.For, v.Since = age(now.Sub(p.Since)), millis(p.Since)
 	}
 	return v
 }
@@ -623,6 +628,14 @@ func shapeOf(s control.Status, acts bool) string {
 }
 
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+
+// millis returns a time for the script, which counts ages; 0 for none.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
 
 // age formats a time span for people, with few changes.
 func age(d time.Duration) string {
