@@ -51,7 +51,7 @@ func canRejoin(h selector.Host) bool {
 	if h.Drained || h.State != selector.Down || h.Checks[0].State != selector.Up {
 		return false
 	}
-	if h.Says == role.Replica || h.Says == role.Starting { // it is one, or is becoming one
+	if h.Says == role.Starting || h.Says == role.Replica && !h.Fact.Detached { // it is becoming one, or is one
 		return false
 	}
 	return !slices.ContainsFunc(h.Checks, func(k selector.Record) bool { return k.Last.Unknown })

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"understudy/health"
+	"understudy/internal/role"
+	"understudy/selector"
 )
 
 // The script runs for a host that came back and fails one check, once at a time
@@ -85,4 +87,34 @@ func TestRejoin(t *testing.T) {
 			}
 		}
 	})
+}
+
+// With a role check the script runs for a host that says primary, or is read-only and
+// follows nobody; not for one that is a replica, or says nothing.
+func TestRejoinByRole(t *testing.T) {
+	script := triggers(t, "rejoin")
+	behind, detached, foreign := fact(role.Replica, 2, 10), fact(role.Replica, 1, 5000), fact(role.Primary, 2, 5000)
+	detached.Detached, foreign.Identity = true, "theirs"
+	for name, tt := range map[string]struct {
+		says role.Fact
+		want bool
+	}{
+		"an old primary":                   {fact(role.Primary, 1, 5000), true},
+		"an old primary that is read-only": {detached, true},
+		"a primary of another cluster":     {foreign, true},
+		"a replica that lags":              {behind, false},
+		"a replica":                        {fact(role.Replica, 2, 5000), false},
+		"a host that starts":               {role.Fact{Role: role.Starting}, false},
+		"a refused login":                  {role.Fact{}, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, l := newStage(), &listener{}
+			cfg := s.roles(cast{"db1:1": fact(role.Primary, 2, 5000), "db2:1": tt.says}, selector.RoleRules{Promote: true, MaxLagBytes: 100})
+			cfg.Rejoin, cfg.NoticeScripts = Rejoin{Path: script, Timeout: time.Minute}, l
+			conduct(t, s, cfg, func(*Conductor) { time.Sleep(time.Minute) })
+			if got := strings.Contains(strings.Join(l.heard, "\n"), "rejoin rejoin"); got != tt.want {
+				t.Errorf("%s: the script has run: %v, want %v", name, got, tt.want)
+			}
+		})
+	}
 }
