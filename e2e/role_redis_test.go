@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"understudy/internal/proctest"
 	"understudy/internal/role"
 	"understudy/roles"
 )
@@ -74,6 +75,28 @@ func TestRedisRole(t *testing.T) {
 	private(t, old.file, redisPassword, false)
 	if f := old.must(a); f.Role != role.Primary {
 		t.Errorf("for the default user: %+v", f)
+	}
+
+	// TLS, on a port of its own.
+	cert, key := certificate(t, s.dir, "db1.example")
+	port := proctest.FreePort(t, "127.0.0.1")
+	do(a, "config", "set", "tls-cert-file", cert, "tls-key-file", key, "tls-ca-cert-file", cert, "tls-auth-clients", "no", "tls-port", strconv.Itoa(port))
+	for _, tt := range []struct {
+		tls    roles.TLSConfig
+		reason string // empty: it answers
+	}{
+		{roles.TLSConfig{Mode: roles.TLSRequire}, ""},
+		{roles.TLSConfig{Mode: roles.TLSVerify, CA: cert, ServerName: "db1.example"}, ""},
+		{roles.TLSConfig{Mode: roles.TLSVerify, CA: cert, ServerName: "db2.example"}, "db2.example"},
+		{roles.TLSConfig{Mode: roles.TLSVerify, ServerName: "db1.example"}, "unknown authority"},
+	} {
+		q := newQuestioner(t, roles.Config{Protocol: roles.Redis, User: "monitor", TLS: tt.tls, Port: uint16(port)})
+		if tt.reason != "" {
+			q.refused(a.addr(), tt.reason)
+		} else if f := q.must(a); f.Role != role.Primary {
+			t.Errorf("over TLS: %+v", f)
+		}
+		q.pool.Close()
 	}
 
 	// The password changes: the session goes on.

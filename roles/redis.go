@@ -45,6 +45,7 @@ func (r *redisClient) login(ctx context.Context, to target) error {
 	defer r.until(ctx)()
 	if encrypted, ok := r.net.(*tls.Conn); ok {
 		if err := encrypted.HandshakeContext(ctx); err != nil {
+			err = fmt.Errorf("tls handshake: %w", err) // a port without TLS waits for more
 			if tlsError(err) {
 				return refused(err)
 			}
