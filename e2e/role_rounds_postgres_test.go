@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,7 +35,9 @@ func TestPostgresLosesNoWrite(t *testing.T) {
 	}
 	p.await(a, "select count(*) = 2 and bool_and(sync_state = 'quorum') from pg_stat_replication")
 
-	env, args := p.promoting(t, "--elect", "freshest", "--failback", "2s")
+	config := filepath.Join(t.TempDir(), "understudy.yaml")
+	private(t, config, "failback: never\n", false)
+	env, args := p.promoting(t, "--elect", "freshest", "--config", config)
 	w := watch(t, "postgres", []*database{a, b, c}, env, args...)
 	w.awaitPrimary(a, 1)
 	w.awaitUp(b, c)
@@ -72,6 +75,26 @@ func TestPostgresLosesNoWrite(t *testing.T) {
 		p.again(last, now)
 		return now
 	}
+	// failback lets the program fail back to a.
+	failback := func(last *database) {
+		t.Helper()
+		w.Until("a has been up for the time of the failback", func() bool {
+			h := w.host(a)
+			return h.State == "up" && time.Since(h.Since) > 2*time.Second
+		})
+		for _, setting := range []string{"failback: 2s\n", "failback: never\n"} {
+			private(t, config, setting, false)
+			if _, err := w.client.Reload(t.Context(), control.Order{}); err != nil {
+				t.Fatal(err)
+			}
+			if epoch == w.now().Epoch {
+				w.Until("a failback", func() bool { return w.now().Epoch > epoch })
+			}
+		}
+		if primary("a is failed back to", last) != a {
+			t.Errorf("it failed back to %s, want a", w.now().Primary)
+		}
+	}
 	for n := range runs(t, 1) {
 		began := time.Now()
 		a.kill()
@@ -83,7 +106,7 @@ func TestPostgresLosesNoWrite(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		primary("the preferred server is failed back to", second)
+		failback(second)
 		var did control.SwitchAnswer
 		w.Until("the operator can switch", func() bool {
 			return w.client.Order(t.Context(), "switch", control.Order{Host: b.addr()}, &did) == nil
@@ -91,7 +114,7 @@ func TestPostgresLosesNoWrite(t *testing.T) {
 		if primary("the operator's server is the primary", a) != b {
 			t.Errorf("the operator switched to b: %+v", did)
 		}
-		primary("the preferred server is failed back to", b)
+		failback(b)
 		t.Logf("round %d took %v", n+1, time.Since(began).Round(time.Millisecond))
 	}
 	load.finish()
