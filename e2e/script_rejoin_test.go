@@ -11,12 +11,24 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"understudy/internal/proctest"
 )
 
 // Two servers of PostgreSQL are killed in turn. The one that comes back each time is
-// made a standby again by postgres-rejoin.sh, so that the next one may be killed.
+// made a standby again by postgres-rejoin.sh, so that the next one may be killed: with
+// the check script of the page, and with a role check.
 func TestPostgresRejoins(t *testing.T) {
 	t.Parallel()
+	for _, check := range []string{"script", "role"} {
+		t.Run(check, func(t *testing.T) {
+			t.Parallel()
+			wantRejoins(t, check == "role")
+		})
+	}
+}
+
+func wantRejoins(t *testing.T, byRole bool) {
 	p := newPostgres(t)
 	a := p.primary("wal_keep_size = 512MB\nwal_retrieve_retry_interval = 200ms\n")
 	role, err := os.ReadFile(filepath.Join(scriptsDir, "postgres-rejoin-role.sql"))
@@ -28,7 +40,7 @@ func TestPostgresRejoins(t *testing.T) {
 			p.admin(a, statement)
 		}
 	}
-	p.admin(a, "alter role rewind password '"+standbyPassword+"'", "create table numbers (n bigint)")
+	p.admin(a, "alter role rewind password '"+standbyPassword+"'", "create table numbers (n bigint)", roleUser)
 	private(t, filepath.Join(p.dir, "pgpass"), "*:*:*:standby:"+standbyPassword+"\n*:*:*:rewind:"+standbyPassword+"\n", true)
 	b := p.standby(a, "b")
 	servers := map[string]*database{strconv.Itoa(a.port): a, strconv.Itoa(b.port): b}
@@ -55,9 +67,18 @@ exec `+shell+` "$@"`+"\n", true)
 	rejoin := script(t, `case $1 in *:`+strconv.Itoa(a.port)+`) name=a PATH=`+filepath.Dir(ssh)+`:$PATH ;; *) name=b; export REJOIN_SHELL=`+shell+` ;; esac
 export PATH REJOIN_DATA=`+p.dir+`/$name REJOIN_PATH=`+p.bin+` REJOIN_FOLLOW="user=standby passfile=`+p.dir+`/pgpass" REJOIN_START="manage start ${1##*:}" REJOIN_STOP="manage stop ${1##*:}"
 exec `+absolute(t, filepath.Join(scriptsDir, "postgres-rejoin.sh"))+` "$@"`+"\n")
-	r := newPair(t, "postgres", 5432, a, b, []string{"PATH=" + p.bin + ":" + os.Getenv("PATH"), "PGPASSFILE=" + p.passfile},
-		"--check-interval", "500ms", "--on-standby", rejoin)
-	u := r.Understudy
+	var u *proctest.Understudy
+	var socket string
+	env, args := p.promoting(t, "--on-standby", rejoin)
+	if byRole {
+		w := watch(t, "postgres", []*database{a, b}, env, args...)
+		w.awaitPrimary(a, 1)
+		w.awaitUp(b)
+		u, socket = w.Understudy, w.socket
+	} else {
+		r := newPair(t, "postgres", 5432, a, b, env, "--check-interval", "500ms", "--on-standby", rejoin)
+		u, socket = r.Understudy, r.socket
+	}
 	managed := func() {
 		for port, d := range servers {
 			stop, start := filepath.Join(orders, "stop-"+port), filepath.Join(orders, "start-"+port)
@@ -84,7 +105,7 @@ exec `+absolute(t, filepath.Join(scriptsDir, "postgres-rejoin.sh"))+` "$@"`+"\n"
 		u.Until("it is a standby again", func() bool {
 			managed()
 			return countLog(u, "rejoin script ended") == n+1 &&
-				exec.Command(program(t), "drill", "--control", r.socket).Run() == nil
+				exec.Command(program(t), "drill", "--control", socket).Run() == nil
 		})
 		t.Logf("kill %d: with a standby again after %v", n+1, time.Since(killed).Round(time.Millisecond))
 		primary, standby = standby, primary

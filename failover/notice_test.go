@@ -22,6 +22,7 @@ import (
 type listener struct {
 	mu    sync.Mutex // guards everything below
 	heard []string   // by scripts
+	env   []string   // of the last one
 	posts []string
 	takes time.Duration
 	fails error
@@ -38,6 +39,7 @@ func (l *listener) Run(ctx context.Context, s hooks.Script) hooks.Result {
 	l.mu.Lock()
 	l.heard = append(l.heard, fmt.Sprintf("%s %s epoch=%s %v: %s", filepath.Base(s.Path),
 		env["UNDERSTUDY_EVENT"], env["UNDERSTUDY_EPOCH"], s.Args, env["UNDERSTUDY_REASON"]))
+	l.env = s.Env
 	l.busy++
 	l.most = max(l.most, l.busy)
 	takes, fails := l.takes, l.fails

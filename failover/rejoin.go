@@ -45,16 +45,28 @@ type rejoinDelay struct {
 	at    time.Time     // when the next run is allowed
 }
 
-// canRejoin reports whether a host came back and is not usable: it accepts
-// connections, and another check had a negative answer.
-func canRejoin(h selector.Host) bool {
+// canRejoin reports whether a host of the cluster with an identity came back and is not
+// usable: it accepts connections, and another check had a negative answer.
+func canRejoin(h selector.Host, rules *selector.RoleRules, identity string) bool {
 	if h.Drained || h.State != selector.Down || h.Checks[0].State != selector.Up {
 		return false
 	}
 	if h.Says == role.Starting || h.Says == role.Replica && !h.Fact.Detached { // it is becoming one, or is one
 		return false
 	}
+	if rules != nil && rules.Foreign(h.Fact, identity) != "" { // the data of another cluster
+		return false
+	}
 	return !slices.ContainsFunc(h.Checks, func(k selector.Record) bool { return k.Last.Unknown })
+}
+
+// factOf is what a host said of itself last; nil without a role check.
+func factOf(now selector.Snapshot, host string) *role.Fact {
+	i := slices.IndexFunc(now.Hosts, func(h selector.Host) bool { return h.Name == host })
+	if i < 0 {
+		return nil
+	}
+	return now.Hosts[i].Fact
 }
 
 // watchRejoin runs the script for a host that needs it, while another is
@@ -71,7 +83,7 @@ func (c *Conductor) watchRejoin(ctx context.Context, at time.Time, now selector.
 		return time.Time{}
 	}
 	for _, h := range now.Hosts {
-		if h.Name == now.Primary || !canRejoin(h) {
+		if h.Name == now.Primary || !canRejoin(h, c.cfg().roleCheck(), now.Identity) {
 			continue
 		}
 		if due := r.hosts[h.Name].at; at.Before(due) {
@@ -85,7 +97,7 @@ func (c *Conductor) watchRejoin(ctx context.Context, at time.Time, now selector.
 		c.log.Info("rejoin begins", "host", h.Name, "primary", now.Primary, "epoch", now.Epoch, "reason", why)
 		env := hooks.ScriptEnv{
 			Event: EventRejoin, Relay: c.cfg().Name, Epoch: now.Epoch, Old: h.Name, New: now.Primary, Reason: why,
-			Address: now.Addr, OldAddress: h.Addr,
+			Address: now.Addr, OldAddress: h.Addr, Fact: factOf(now, now.Primary),
 		}.Env()
 		c.tasks.Go(func() {
 			err := c.runRejoin(ctx, h.Name, env)

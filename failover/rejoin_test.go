@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -90,7 +91,8 @@ func TestRejoin(t *testing.T) {
 }
 
 // With a role check the script runs for a host that says primary, or is read-only and
-// follows nobody; not for one that is a replica, or says nothing.
+// follows nobody; not for one that is a replica, belongs to another
+// cluster, or says nothing.
 func TestRejoinByRole(t *testing.T) {
 	script := triggers(t, "rejoin")
 	behind, detached, foreign := fact(role.Replica, 2, 10), fact(role.Replica, 1, 5000), fact(role.Primary, 2, 5000)
@@ -101,7 +103,7 @@ func TestRejoinByRole(t *testing.T) {
 	}{
 		"an old primary":                   {fact(role.Primary, 1, 5000), true},
 		"an old primary that is read-only": {detached, true},
-		"a primary of another cluster":     {foreign, true},
+		"a primary of another cluster":     {foreign, false},
 		"a replica that lags":              {behind, false},
 		"a replica":                        {fact(role.Replica, 2, 5000), false},
 		"a host that starts":               {role.Fact{Role: role.Starting}, false},
@@ -114,6 +116,9 @@ func TestRejoinByRole(t *testing.T) {
 			conduct(t, s, cfg, func(*Conductor) { time.Sleep(time.Minute) })
 			if got := strings.Contains(strings.Join(l.heard, "\n"), "rejoin rejoin"); got != tt.want {
 				t.Errorf("%s: the script has run: %v, want %v", name, got, tt.want)
+			}
+			if tt.want && !slices.Contains(l.env, "UNDERSTUDY_ROLE=primary") {
+				t.Errorf("%s: the script has no facts of the primary: %q", name, l.env)
 			}
 		})
 	}
