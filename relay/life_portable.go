@@ -459,7 +459,11 @@ func (c *conn) watchClient() (end func()) {
 		}
 		_ = cl.SetReadDeadline(past)
 		<-done
-		_ = cl.SetReadDeadline(time.Time{})
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.taken { // a fence may have come since the connect, and interrupts the flows
+			_ = cl.SetReadDeadline(time.Time{})
+		}
 	}
 }
 
