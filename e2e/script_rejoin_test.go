@@ -29,6 +29,7 @@ func TestPostgresRejoins(t *testing.T) {
 }
 
 func wantRejoins(t *testing.T, byRole bool) {
+	t.Helper()
 	p := newPostgres(t)
 	a := p.primary("wal_keep_size = 512MB\nwal_retrieve_retry_interval = 200ms\n")
 	role, err := os.ReadFile(filepath.Join(scriptsDir, "postgres-rejoin-role.sql"))

@@ -316,7 +316,7 @@ func (m *Machine) nextUp() int {
 		default:
 			fit = 3
 		}
-		if fit > rank && !(rank == 2 && m.fresher(best, i)) {
+		if fit > rank && (rank != 2 || !m.fresher(best, i)) {
 			best, rank = i, fit
 		}
 	}

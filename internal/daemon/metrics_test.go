@@ -26,44 +26,44 @@ type operated struct {
 }
 
 // operate runs a daemon with the content of a configuration file until the test ends.
-func operate(t testing.TB, text string) *operated {
-	t.Helper()
-	dir := t.TempDir()
+func operate(tb testing.TB, text string) *operated {
+	tb.Helper()
+	dir := tb.TempDir()
 	o := &operated{file: filepath.Join(dir, "understudy.yaml"), socket: filepath.Join(dir, "c")}
 	o.control = control.NewClient(o.socket)
-	o.write(t, text)
+	o.write(tb, text)
 	load := func() (config.Settings, error) {
 		settings, _, err := config.Load(config.Given{Flags: map[string][]string{"config": {o.file}, "control": {o.socket}, "log-level": {"off"}}})
 		return settings, err
 	}
 	settings, err := load()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(tb.Context())
 	ended := make(chan error, 1)
 	go func() {
 		signals := HandleSignals(ctx)
 		defer signals.Release()
 		ended <- Run(Config{Settings: settings, Load: load, Version: "v1", Signals: signals, Stdout: io.Discard, Stderr: io.Discard}) //nolint:contextcheck // the signals carry ctx
 	}()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
-	proctest.Until(t, "the daemon answers", func() bool {
-		_, err := o.control.Status(t.Context())
+	proctest.Until(tb, "the daemon answers", func() bool {
+		_, err := o.control.Status(tb.Context())
 		return err == nil
 	})
 	return o
 }
 
-func (o *operated) write(t testing.TB, text string) {
-	t.Helper()
+func (o *operated) write(tb testing.TB, text string) {
+	tb.Helper()
 	if err := os.WriteFile(o.file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 

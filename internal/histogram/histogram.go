@@ -164,6 +164,8 @@ func (s *Snapshot) Native(buckets []uint64) Native {
 	for all[last] == 0 {
 		last--
 	}
-	out.First, out.Buckets = lowest<<Schema+first, append(buckets, all[first:last+1]...)
+	out.First = lowest<<Schema + first
+	buckets = append(buckets, all[first:last+1]...)
+	out.Buckets = buckets
 	return out
 }
