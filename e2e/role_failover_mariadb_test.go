@@ -53,6 +53,15 @@ func TestMariaDBPrimaryIsLost(t *testing.T) {
 		"--promote", "--on-failover", absolute(t, scriptsDir+"/mysql-promote.sh"), "--trigger-policy", "abort")
 	w.awaitPrimary(a, 1)
 	w.awaitUp(b)
+	w.goesOn(b, 10)
+	for _, d := range []*database{a, b} {
+		if n := strings.TrimSpace(output(t, m.root(d, "select count(*) from information_schema.processlist where user = 'monitor'"))); n != "2" {
+			t.Errorf("%s has %s sessions of two programs, want 2", d.name, n)
+		}
+		if n := m.number(d, "Aborted_connects"); n != 0 {
+			t.Errorf("Aborted_connects of %s is %d, want 0", d.name, n)
+		}
+	}
 
 	output(t, m.root(a, "insert into app.numbers values (1)"))
 	w.Until("the replica lacks nothing", func() bool {

@@ -139,6 +139,12 @@ func TestPostgresIsPromotedByHand(t *testing.T) {
 		u.awaitPrimary(a, 1)
 		u.Until("the role of b is known", func() bool { r := u.host(b).Role; return r != nil && r.Role == "replica" })
 	}
+	w.goesOn(b, 10)
+	for _, d := range []*database{a, b} {
+		if n := strings.TrimSpace(p.admin(d, "select count(*) from pg_stat_activity where usename = 'monitor'")); n != "2" {
+			t.Errorf("%s has %s sessions of two programs, want 2", d.name, n)
+		}
+	}
 	endSessions := func() {
 		p.admin(a, "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'monitor'")
 	}

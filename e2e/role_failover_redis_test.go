@@ -26,6 +26,12 @@ func TestRedisPrimaryIsLost(t *testing.T) {
 	w.awaitPrimary(a, 1)
 	w.awaitUp(b)
 	follower.awaitPrimary(a, 1)
+	w.goesOn(b, 10)
+	for _, d := range []*database{a, b} {
+		if n := strings.Count(r.do(d, "client", "list"), "user=monitor"); n != 2 {
+			t.Errorf("%s has %d sessions of two programs, want 2", d.name, n)
+		}
+	}
 	served := func(u *watched, d *database) {
 		t.Helper()
 		u.Until(d.name+" serves clients", func() bool {
