@@ -57,7 +57,7 @@ type Incident struct {
 	Suspected time.Time    `json:"suspected,omitzero"`        // when the host was
 	Lost      time.Time    `json:"lost,omitzero"`             // when the primary was declared down
 	Elected   time.Time    `json:"elected,omitzero"`          // when the new host was
-	Loss      *Loss        `json:"predicted_loss,omitempty"`  // what the new host lacked of the data of the old one when it was elected; absent when that is not known
+	Loss      *Loss        `json:"predicted_loss,omitempty"`  // what the new host lacked of the data of the old one when it was elected; absent when that is not known, and of a planned change
 	Fence     *FenceRun    `json:"fence,omitempty"`           // how earlier connections were ended
 	Triggers  []TriggerRun `json:"triggers,omitempty"`        // one after the other
 	Opened    time.Time    `json:"opened,omitzero"`           // when clients were connected
@@ -288,7 +288,7 @@ func (c *Conductor) noteSwitch(a selector.Switch) *saving {
 	}
 	i := s.current
 	i.Event, i.Epoch, i.Old, i.New, i.Reason = a.Kind, a.Epoch, a.Old, a.Host, a.Reason
-	i.Elected, i.Loss = time.Now(), lossOf(a.Loss)
+	i.Elected, i.Loss = time.Now(), lostBy(a)
 	if a.Kind == selector.Switchover && c.requested != nil {
 		i.By = c.requested.By
 	}

@@ -44,7 +44,7 @@ func (c *Conductor) perform(ctx, fenceCtx context.Context, s selector.Switch, fe
 	if did.err = ctx.Err(); did.err != nil {
 		return did
 	}
-	if loss := lossOf(s.Loss); loss != nil {
+	if loss := lostBy(s); loss != nil {
 		c.log.Info("predicted loss of data", said("loss", loss.String())...)
 	}
 	if s.Kind != selector.Start { // there are no connections yet

@@ -36,6 +36,16 @@ func lossOf(l selector.Loss) *Loss {
 	return loss
 }
 
+// lostBy returns what is lost by an election, as predicted; nil when that is not known. In
+// a planned change the old host has the data still, and the triggers wait for the new one
+// to have it.
+func lostBy(s selector.Switch) *Loss {
+	if s.Kind == selector.Switchover || s.Kind == selector.Failback {
+		return nil
+	}
+	return lossOf(s.Loss)
+}
+
 // PredictedLoss returns what the best candidate lacks now of the data of the primary; nil
 // when that is not known, and without a role check.
 func (s Status) PredictedLoss() *Loss { return lossOf(s.Loss) }

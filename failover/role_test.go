@@ -112,6 +112,35 @@ func TestPromotion(t *testing.T) {
 	})
 }
 
+// A planned change loses nothing, though the replica lacks something when it begins.
+func TestPlannedChangeLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage()
+		said := cast{"db1:1": fact(role.Primary, 3, 5000), "db2:1": fact(role.Replica, 3, 4900)}
+		log := perform(t, s, s.roles(said, selector.RoleRules{Promote: true}), func(host string) {
+			if host == "db2:1" {
+				s.play(said, host, fact(role.Primary, 4, 5000))
+				s.play(said, "db1:1", fact(role.Replica, 3, 5000))
+			}
+		}, func(c *Conductor) {
+			time.Sleep(10 * time.Second)
+			if _, err := c.Switch(t.Context(), SwitchRequest{Host: "db2:1"}); err != nil {
+				t.Fatal(err)
+			}
+			all, _ := c.Incidents()
+			if last := all[len(all)-1]; last.New != "db2:1" || last.Outcome != Open || last.Loss != nil {
+				t.Errorf("the incident is %+v with loss %v, want open and no loss", last, last.Loss)
+			}
+		})
+		if story := strings.Join(s.events(), "\n"); !strings.Contains(story, "UNDERSTUDY_LAG_BYTES=100") {
+			t.Errorf("the trigger does not get what the host lacked:\n%s", story)
+		}
+		if strings.Contains(log, "predicted loss of data") {
+			t.Errorf("the log predicts a loss:\n%s", log)
+		}
+	})
+}
+
 // A promote script that says 0 and has not promoted does not open the relay.
 func TestPromotionThatWasNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
