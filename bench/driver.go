@@ -388,6 +388,13 @@ func (d *driver) trial(ctx context.Context, f figure, a account, p peer, length 
 		return nil, err
 	}
 	defer t.way.stop()
+	if p.admin != "" {
+		audience, failed := attend(ctx, p.admin)
+		if failed != nil {
+			return nil, failed
+		}
+		defer func() { err = errors.Join(err, audience.leave()) }()
+	}
 	values, err = f.run(ctx, t)
 	return values, errors.Join(err, t.way.alive())
 }

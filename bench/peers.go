@@ -27,6 +27,8 @@ type peer struct {
 	argv func(dir string, relays []relay) ([]string, error)
 	// one means that it takes no part where there are several hosts or relays.
 	one bool
+	// admin is the address of its admin listener, which has an audience; may be empty.
+	admin string
 	// descriptors is the number that the proxy needs for each connection.
 	descriptors int
 }
@@ -90,7 +92,7 @@ func peers(t tools, variants []string) ([]peer, error) {
 
 func understudyPeer(t tools, name string, flags []string) peer {
 	return peer{
-		name: name, program: t.understudy, install: "go build ./cmd/understudy", descriptors: 2,
+		name: name, program: t.understudy, install: "go build ./cmd/understudy", descriptors: 2, admin: adminOf(flags),
 		argv: func(dir string, relays []relay) ([]string, error) {
 			argv := append([]string{t.understudy, "--log-level", "warn"}, flags...)
 			if r := relays[0]; len(r.hosts) == 1 {
