@@ -82,6 +82,13 @@ func TestLive(t *testing.T) {
 		}
 	}
 
+	s.change(func(st *control.Status) {
+		st.Verdicts = []control.Verdict{{Route: "/ping", Status: 200, At: st.Now, Since: begins, Requests: 4711}}
+	})
+	proctest.Until(t, "the verdict is shown", func() bool {
+		return b.Text("#verdicts tbody th") == "/ping" && b.Text("#verdicts .state") == "good" && b.Text("#verdicts td.n") == "4,711"
+	})
+
 	// An election that is new comes first and moves the others.
 	b.Click("#elections li:first-child summary")
 	id := b.String("document.querySelector('#elections li').id")
@@ -232,6 +239,10 @@ var scenes = []struct {
 		lose(&s.status.Relays[21], s.status.Now)
 		s.status.Relays[33].NoStandby = s.status.Now.Add(-20 * time.Minute)
 		s.status.Relays[33].Why += "; for 20m0s no other host could take over"
+		s.status.Verdicts = []control.Verdict{
+			{Route: "/ping", Status: 503, At: s.status.Now, Since: s.status.Now.Add(-8 * time.Second), Why: "relay " + s.status.Relays[21].Name + " has no primary", Requests: 55_123, Bad: 12},
+			{Route: "/ping-stock", Status: 200, At: s.status.Now.Add(-20 * time.Second), Since: begins, Requests: 27_001},
+		}
 		s.status.Probes = []control.Probe{{Name: "elastic", State: "up", Since: begins, Last: &control.Result{At: s.status.Now, OK: true, Seconds: 0.0123}}}
 	}},
 	{"hostile", 2, true, func(s *stage) {

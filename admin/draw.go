@@ -94,10 +94,20 @@ func (v checkView) still() checkView {
 	return v
 }
 
-// probesView is the part of the page with the probes.
-type probesView struct{ Probes []probeView }
+// verdictsView and probesView are the parts of the page with the verdicts and the probes.
+type (
+	verdictsView struct{ Verdicts []verdictView }
+	probesView   struct{ Probes []probeView }
+)
 
-func probesOf(all []probeView) probesView { return probesView{all} }
+func (v verdictsView) still() verdictsView {
+	v.Verdicts = slices.Clone(v.Verdicts)
+	for k := range v.Verdicts {
+		d := &v.Verdicts[k]
+		d.For, d.At, d.Age, d.Asked, d.Requests, d.Bad, d.Note = "", "", "", 0, "", "", steady(d.Note)
+	}
+	return v
+}
 
 func (v probesView) still() probesView {
 	v.Probes = slices.Clone(v.Probes)

@@ -181,7 +181,9 @@ func (p *Page) buildHTML() (pieces []piece, end piece) {
 		d.electionsHTML = htmlOf("elections", v)
 	}
 	add("elections", d.electionsHTML)
-	add("probes", d.draw("probes", "probes", probesOf(v.Probes), probesOf(v.Probes).still(), d.turn))
+	verdicts, probes := verdictsView{v.Verdicts}, probesView{v.Probes}
+	add("verdicts", d.draw("verdicts", "verdicts", verdicts, verdicts.still(), d.turn))
+	add("probes", d.draw("probes", "probes", probes, probes.still(), d.turn))
 	return pieces, piece{event: "tick", data: encode(tickEvent{
 		Level: v.Level, Title: v.Title(), Say: v.Say, Shape: v.Shape, Now: v.At, Relays: v.numbers(),
 	})}

@@ -62,6 +62,14 @@ func TestVerdict(t *testing.T) {
 		},
 			"bad probe down: db1.orders:5432 has", "bad probe down in : probe elastic is down: status 503"},
 		{"a probe is not known yet", 1, func(s *control.Status) { s.Probes = []control.Probe{{Name: "elastic", State: "unknown"}} }, "warn probe unknown: db1", "warn probe unknown in : probe elastic is unknown"},
+		{"a verdict is bad", 1, func(s *control.Status) {
+			s.Verdicts = []control.Verdict{{Route: "/ping", Status: 503, At: ago(time.Second), Since: ago(time.Minute), Why: "probe elastic is down"}}
+		},
+			"warn bad verdict: db1.orders:5432 has", "warn bad verdict in : /ping answers 503: probe elastic is down"},
+		{"a verdict is good, one was not asked for, one was bad long ago", 1, func(s *control.Status) {
+			s.Verdicts = []control.Verdict{{Route: "/ping", Status: 200, At: ago(time.Second)}, {Route: "/new"}, {Route: "/old", Status: 503, At: ago(unasked)}}
+		},
+			"ok serving: db1", ""},
 		{"an outage", 2, func(s *control.Status) { s.Outage = &correlate.Outage{Text: "all hosts stopped answering"} }, "bad outage: All 2 relays have a primary.", "bad outage in : all hosts stopped"},
 		{"two primaries", 2, func(s *control.Status) { s.Disagreements = []correlate.Disagreement{{Text: "one says a, two says b"}} }, "bad two primaries: All 2", "bad two primaries in : one says a"},
 		{"a bad configuration", 1, func(s *control.Status) { s.Reload = &control.Reload{At: ago(3 * time.Minute), Error: "line 3: what?"} },
@@ -165,6 +173,7 @@ func hostile(s *control.Status, text string) {
 	}
 	s.Version = text
 	s.Outage = &correlate.Outage{Text: text}
+	s.Verdicts = []control.Verdict{{Route: text, Status: 503, At: s.Now, Why: text}}
 	s.Probes = []control.Probe{{Name: text, State: text, Why: text, Last: &control.Result{Error: text}}}
 	s.Reload = &control.Reload{Error: text}
 }

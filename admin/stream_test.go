@@ -100,7 +100,7 @@ func TestStream(t *testing.T) {
 	address := s.serve(t) + "/stream"
 	w, _ := watch(t, address, "")
 	first := w.batch()
-	if got := strings.Join(changedIn(first), " "); got != "top relay-0 relay-1 elections probes" {
+	if got := strings.Join(changedIn(first), " "); got != "top relay-0 relay-1 elections verdicts probes" {
 		t.Errorf("the first events change %q", got)
 	}
 	for _, e := range first[:len(first)-1] {
@@ -132,8 +132,8 @@ func TestStream(t *testing.T) {
 	}
 	for _, mark := range []string{"x", "x-1", strings.TrimRight(last, "0123456789") + "999999", last + "x", "-"} {
 		w, _ = watch(t, address, mark)
-		if got := len(changedIn(w.batch())); got != 5 {
-			t.Errorf("an unknown mark %q brings %d elements, want all 5", mark, got)
+		if got := len(changedIn(w.batch())); got != 6 {
+			t.Errorf("an unknown mark %q brings %d elements, want all 6", mark, got)
 		}
 	}
 }
@@ -169,7 +169,7 @@ func TestManyRelaysAreDrawnInTurn(t *testing.T) {
 	}
 	second(func(*control.Status) {})
 	w, _ := watch(t, s.serve(t)+"/stream", "")
-	if got := len(changedIn(w.batch())); got != relays+3 {
+	if got := len(changedIn(w.batch())); got != relays+4 {
 		t.Fatalf("the first batch has %d parts, want all", got)
 	}
 	seen, before := map[string]bool{}, ""

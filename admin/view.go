@@ -63,6 +63,7 @@ type view struct {
 
 	Relays    []relayView
 	Elections []electionView
+	Verdicts  []verdictView
 	Probes    []probeView
 
 	Version, Now string
@@ -81,6 +82,7 @@ type problem struct {
 	Level      level
 	Word, Text string
 	Relay, ID  string // where; empty when it concerns all
+	Where      string // the name of the place, if it is no relay
 }
 
 type relayView struct {
@@ -154,6 +156,18 @@ type bar struct {
 	X, W  int
 }
 
+// verdictView is a route of the HTTP listener whose status says whether all is well.
+type verdictView struct {
+	Route, State, For string
+	Since             int64
+	Level             level
+	Last, At          string // the status of the last answer; when that was
+	Age               string
+	Asked             int64 // from when Age counts; see millis
+	Requests, Bad     string
+	Note              string
+}
+
 type probeView struct {
 	Name, State, For string
 	Since            int64
@@ -182,6 +196,13 @@ func newView(s control.Status, elections []control.Event, acts bool) view {
 			problems = append(problems, problem{Level: one.Level, Word: one.Word, Text: one.Why, Relay: r.Name, ID: one.ID})
 		}
 	}
+	for _, d := range s.Verdicts {
+		one := newVerdictView(d, s.Now)
+		v.Verdicts = append(v.Verdicts, one)
+		if one.Level == bad {
+			problems = append(problems, problem{Level: warn, Word: "bad verdict", Text: d.Route + " answers " + one.Last + suffix(": ", d.Why), ID: "verdicts", Where: "verdicts"})
+		}
+	}
 	for _, p := range s.Probes {
 		one := newProbeView(p, s.Now)
 		v.Probes = append(v.Probes, one)
@@ -190,7 +211,7 @@ func newView(s control.Status, elections []control.Event, acts bool) view {
 			if p.Why != "" {
 				text += ": " + p.Why
 			}
-			problems = append(problems, problem{Level: one.Level, Word: "probe " + one.State, Text: text, ID: "probes"})
+			problems = append(problems, problem{Level: one.Level, Word: "probe " + one.State, Text: text, ID: "probes", Where: "probes"})
 		}
 	}
 	if r := s.Reload; r != nil && !r.OK {
@@ -501,6 +522,31 @@ func resultView(r *control.Result, now time.Time) checkView {
 	}
 	if d := now.Sub(r.At); d >= oldResult {
 		v.Age, v.Since = age(d), millis(r.At)
+	}
+	return v
+}
+
+// unasked is the time without a request after which the last verdict says nothing about
+// now.
+const unasked = 5 * time.Minute
+
+func newVerdictView(d control.Verdict, now time.Time) verdictView {
+	v := verdictView{Route: d.Route, State: "not asked yet", For: "–", Level: none, Requests: count(d.Requests), Bad: count(d.Bad)}
+	if d.Status == 0 {
+		return v
+	}
+	v.For, v.Since = age(now.Sub(d.Since)), millis(d.Since)
+	v.Last, v.At, v.Note = strconv.Itoa(d.Status), stamp(d.At), d.Why
+	v.State, v.Level = "good", ok
+	if !d.Good() {
+		v.State, v.Level = "bad", bad
+	}
+	if d := now.Sub(d.At); d >= oldResult {
+		v.Age = age(d)
+	}
+	v.Asked = millis(d.At)
+	if now.Sub(d.At) >= unasked {
+		v.State, v.Level = v.State+", not asked since", none
 	}
 	return v
 }

@@ -32,8 +32,9 @@ type Status struct {
 	Outage        *correlate.Outage        `json:"outage,omitempty"`        // all hosts of all relays stopped answering at the same time
 	Disagreements []correlate.Disagreement `json:"disagreements,omitempty"` // relays with the same machines that have different primaries
 
-	Probes []Probe `json:"probes,omitempty"` // all of them
-	Reload *Reload `json:"reload,omitempty"` // the last time that the configuration was read again
+	Verdicts []Verdict `json:"verdicts,omitempty"` // routes of the HTTP listener whose status says whether all is well
+	Probes   []Probe   `json:"probes,omitempty"`   // all of them
+	Reload   *Reload   `json:"reload,omitempty"`   // the last time that the configuration was read again
 }
 
 // Event is one entry of the answer to GET /v1/events.
@@ -47,6 +48,20 @@ type PredictAnswer struct {
 	Schema int `json:"schema"` // version of this JSON: 1
 	failover.Prediction
 }
+
+// Verdict is what a route of the HTTP listener has answered.
+type Verdict struct {
+	Route    string    `json:"route"`          // its path
+	Status   int       `json:"status"`         // of the last answer; 0 before the first request
+	At       time.Time `json:"at,omitzero"`    // when that was
+	Since    time.Time `json:"since,omitzero"` // since when all answers were good, or none
+	Why      string    `json:"why,omitempty"`  // why the last answer was not good, where that is known
+	Requests uint64    `json:"requests"`       // since the start of the process
+	Bad      uint64    `json:"bad"`            // of those, answers that were not good
+}
+
+// Good reports whether the last answer was good.
+func (v Verdict) Good() bool { return v.Status >= 200 && v.Status < 300 }
 
 // Probe is the state of one probe.
 type Probe struct {

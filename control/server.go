@@ -58,6 +58,9 @@ type Config struct {
 	Relays func() []Relay
 	Probes func() []Probe
 
+	// Verdicts returns what the routes of the HTTP listener have answered. May be nil.
+	Verdicts func() []Verdict
+
 	// Reload reads the configuration again, ordered by the user by; it returns a
 	// [failover.RefusedError] when nothing has changed. LastReload returns the
 	// result of the last reload; nil when there was none. Both may be nil.
@@ -211,6 +214,9 @@ func (s *Server) Status() Status {
 	}
 	if s.cfg.Probes != nil {
 		out.Probes = s.cfg.Probes()
+	}
+	if s.cfg.Verdicts != nil {
+		out.Verdicts = s.cfg.Verdicts()
 	}
 	if s.cfg.LastReload != nil {
 		out.Reload = s.cfg.LastReload()

@@ -159,6 +159,9 @@ func TestRoutes(t *testing.T) {
 	for _, status = range []int{0, 200, 404, 503} {
 		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/ping", nil))
 	}
+	if v := r.Verdict(); v.Status != 503 || v.Good() || v.Requests != 4 || v.Bad != 2 || v.Since.After(v.At) || v.Since.IsZero() {
+		t.Errorf("%+v", v)
+	}
 	want := `# HELP understudy_verdict_requests_total Requests to a route of the HTTP listener, by the class of the status.
 # TYPE understudy_verdict_requests_total counter
 understudy_verdict_requests_total{code="1xx",route="/ping"} 0

@@ -2,9 +2,11 @@ package metrics
 
 import (
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"understudy/control"
 	"understudy/internal/histogram"
 )
 
@@ -14,8 +16,12 @@ type Route struct {
 	verdict bool // the class of its status says whether all is well
 
 	codes [6]atomic.Uint64 // by the class of the status; 0 is not used
-	last  atomic.Int32     // the class of the last answer; 0 before the first
 	took  histogram.Histogram
+
+	mu    sync.Mutex // guards everything below
+	last  int        // the status of the last answer; 0 before the first
+	at    time.Time  // when that was
+	since time.Time  // since when all answers were good, or none
 }
 
 // NewRoute returns the counters of a path. Of a verdict, the last answer is shown, too.
@@ -27,18 +33,42 @@ func (r *Route) Count(next http.Handler) http.Handler {
 		begin := time.Now()
 		counted := &statusWriter{ResponseWriter: w}
 		defer func() {
-			class := counted.status / 100
-			if class == 0 {
-				class = 2 // nothing was written: net/http answers 200
+			status := counted.status
+			if status == 0 {
+				status = http.StatusOK // nothing was written: net/http answers 200
 			}
-			if class > 0 && class < len(r.codes) {
+			if class := status / 100; class > 0 && class < len(r.codes) {
 				r.codes[class].Add(1)
-				r.last.Store(int32(class))
+				r.answered(status, time.Now())
 			}
 			r.took.Observe(time.Since(begin))
 		}()
 		next.ServeHTTP(counted, req)
 	})
+}
+
+// answered records the status of an answer.
+func (r *Route) answered(status int, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == 0 || status/100 == 2 != (r.last/100 == 2) {
+		r.since = now
+	}
+	r.last, r.at = status, now
+}
+
+// Verdict returns what the route has answered.
+func (r *Route) Verdict() control.Verdict {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v := control.Verdict{Route: r.path, Status: r.last, At: r.at, Since: r.since}
+	for class := range r.codes {
+		n := r.codes[class].Load()
+		if v.Requests += n; class != 2 {
+			v.Bad += n
+		}
+	}
+	return v
 }
 
 // classes are the labels of the classes of the status.
@@ -49,8 +79,8 @@ func (r *Route) collect(to *sheet) {
 	for class := 1; class < len(r.codes); class++ {
 		verdictReqs.count(to, r.codes[class].Load(), r.path, classes[class])
 	}
-	if last := r.last.Load(); r.verdict && last != 0 {
-		verdictUp.is(to, last == 2, r.path)
+	if v := r.Verdict(); r.verdict && v.Status != 0 {
+		verdictUp.is(to, v.Good(), r.path)
 	}
 	var s histogram.Snapshot
 	s.Add(&r.took)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"understudy/internal/criteria"
@@ -100,6 +101,7 @@ type Ping struct {
 	log      *Log
 	logged   recorded
 
+	reason    atomic.Pointer[string] // of the last answer
 	replayer  *replayer
 	coalescer coalescer
 	slots     chan struct{} // holds an element for each replay in progress
@@ -191,6 +193,8 @@ func (p *Ping) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		delete(req.header, "Accept")
 	}
 	v := p.evaluate(r.Context(), req, shareable(r, trusted), r)
+	why := v.why()
+	p.reason.Store(&why)
 
 	body, contentType := v.body, "text/plain"
 	if asJSON {
@@ -204,6 +208,15 @@ func (p *Ping) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(v.status)
 	_, _ = w.Write(body) // fails if the client has disconnected; for HEAD net/http drops it
 	p.log.record(&p.logged, r, v)
+}
+
+// Why returns for operators the reasons of the last answer, in one line; empty before the
+// first and when it was good.
+func (p *Ping) Why() string {
+	if reason := p.reason.Load(); reason != nil {
+		return *reason
+	}
+	return ""
 }
 
 // Evaluate returns nil when the verdict is good, or why not, in a few words that

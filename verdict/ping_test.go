@@ -114,6 +114,36 @@ func TestPingAnswers(t *testing.T) {
 	}
 }
 
+// The reasons of the last bad answer stay until a good one.
+func TestPingWhy(t *testing.T) {
+	var down error
+	ping, err := NewPing(complete(PingConfig{Members: []Member{
+		{Name: "orders", Kind: "relay", State: func() error { return down }}, member("quiet", nil),
+		{Name: "other", Kind: "probe", Ignore: true, State: func() error { return down }},
+	}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		down error
+		want string
+	}{{nil, ""}, {errDead, "relay orders: down: connection refused"}, {nil, ""}} {
+		down = step.down
+		ping.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/ping", nil))
+		if got := ping.Why(); got != step.want {
+			t.Errorf("%v: the reason is %q, want %q", down, got, step.want)
+		}
+	}
+	ping, err = NewPing(complete(PingConfig{Ports: []int{unreachablePort(t)}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ping.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/ping", nil))
+	if got := ping.Why(); !strings.HasPrefix(got, "port ") || !strings.Contains(got, "refused") {
+		t.Errorf("the reason is %q, want one that names the port", got)
+	}
+}
+
 // Broken services (F63): whatever one sends, the verdict is 500 "error" in
 // time, and the log says why.
 func TestPingBrokenServices(t *testing.T) {

@@ -2,8 +2,11 @@ package verdict
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
+
+	"understudy/internal/safetext"
 )
 
 // wantsJSON reports whether JSON is the first media type in h's Accept that this
@@ -50,6 +53,29 @@ type portReport struct {
 	Status int    `json:"status,omitempty"`
 	Millis *int64 `json:"millis,omitempty"`
 	Reason string `json:"reason,omitempty"`
+}
+
+// why returns the reasons of a bad verdict, with those that are not public; empty for a good
+// one.
+func (v verdict) why() string {
+	if v.ok {
+		return ""
+	}
+	var all []string
+	for _, m := range v.members {
+		if m.err != nil && !m.Ignore {
+			all = append(all, strings.TrimSpace(m.Kind+" "+m.Name)+": "+clipText(m.err.Error()))
+		}
+	}
+	for _, r := range v.replies {
+		if !r.passed() {
+			all = append(all, fmt.Sprintf("port %d: %s", r.port, clipText(r.why().Error())))
+		}
+	}
+	if len(all) == 0 {
+		return v.reason // the program ends
+	}
+	return safetext.Line(strings.Join(all, "; "))
 }
 
 // report returns v as JSON. Reasons and the numbers, statuses and times of ports

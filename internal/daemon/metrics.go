@@ -11,6 +11,21 @@ import (
 	"understudy/metrics"
 )
 
+// verdictsNow returns what the verdicts of the HTTP listener have answered.
+func (a *answers) verdictsNow() (all []control.Verdict) {
+	for _, r := range a.settings.Routes {
+		if r.Verdict == nil && r.Heartbeat == nil {
+			continue
+		}
+		v := a.counted[r.Path].Verdict()
+		if ping := a.pings[r.Path]; ping != nil && v.Status != 0 && !v.Good() {
+			v.Why = ping.Why()
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
 // newMetrics makes the metrics of a service.
 func newMetrics(s *service) http.Handler {
 	return metrics.NewHandler(metrics.Config{

@@ -223,6 +223,10 @@ func TestMetricsFollowTheRelays(t *testing.T) {
 	proctest.Until(t, "two writers are counted", func() bool {
 		return strings.Contains(get("http://"+admin+"/metrics"), `understudy_host_writers{relay="keys"} 2`)
 	})
+	st, err := o.control.Status(t.Context())
+	if err != nil || len(st.Verdicts) != 1 || st.Verdicts[0].Route != "/ping" || !st.Verdicts[0].Good() || st.Verdicts[0].Requests != 1 || st.Verdicts[0].Since.IsZero() {
+		t.Errorf("verdicts: %+v, %v", st.Verdicts, err)
+	}
 	if body := get("http://" + http1 + "/metrics"); !strings.Contains(body, "understudy_build_info{") {
 		t.Error("the route of the HTTP listener has no metrics")
 	}

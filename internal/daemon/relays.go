@@ -355,6 +355,8 @@ func newControl(at string, s *service) *control.Server {
 		Path: controlPath(at), Version: s.version, Logger: s.log,
 		Relays: s.controlled,
 		Probes: func() []control.Probe { return s.answers.Load().probesNow() },
+
+		Verdicts: func() []control.Verdict { return s.answers.Load().verdictsNow() },
 		Reload: func(ctx context.Context, by string) (control.Changes, error) {
 			s.reopen() // as HUP does
 			return s.reload(ctx, by)

@@ -42,6 +42,7 @@ type answers struct {
 	pagePart      *part
 
 	counted map[string]*metrics.Route // of routes, by path
+	pings   map[string]*verdict.Ping  // those of the routes that have one, by path
 
 	http  web
 	admin web // for those who operate the program
@@ -139,7 +140,7 @@ func (s *service) answer(all config.Settings, relays []*conducted, old *answers)
 	a := &answers{
 		settings: all.HTTP, routes: map[string]http.Handler{},
 		responders: map[responderKey]*responder{}, evaluators: map[responderKey]*verdict.Ping{},
-		drains: map[responderKey]bool{}, counted: map[string]*metrics.Route{},
+		drains: map[responderKey]bool{}, counted: map[string]*metrics.Route{}, pings: map[string]*verdict.Ping{},
 	}
 	for _, cfg := range all.Probes {
 		p, err := s.probe(cfg, old.probe(cfg.Name))
@@ -258,7 +259,7 @@ func (s *service) route(a *answers, r config.Route, relays []*conducted, old *an
 		if err != nil {
 			return err
 		}
-		a.routes[r.Path] = ping
+		a.routes[r.Path], a.pings[r.Path] = ping, ping
 		a.drains[responderKey{"agent", v.Agent}] = v.AgentDrain
 		if err := s.responder(a, responderKey{"agent", v.Agent}, ping, old); err != nil {
 			return err
