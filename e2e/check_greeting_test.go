@@ -37,22 +37,14 @@ func TestMariaDBIsNotBlockedByGreetings(t *testing.T) {
 	t.Parallel()
 	m := newMariaDB(t)
 	d := m.serve("a", "--max-connect-errors=5")
-	output(t, m.root(d, "create user app@'%' identified by '"+clientsPassword+"'"))
+	m.application(d)
 	status := func(name string) int {
 		t.Helper()
 		return m.number(d, name)
 	}
 	u, addr := readGreetings(t, "mysql", d.addr(), 1, "--source", "127.0.0.9")
 	u.Until("more logins are refused than max_connect_errors", func() bool { return status("Access_denied_errors") > 10 })
-	client := func() {
-		t.Helper()
-		out, err := exec.CommandContext(t.Context(), "mysql", "--no-defaults", "--protocol=tcp", "-h", "127.0.0.1", "-P", portOf(addr),
-			"-u", "app", "-p"+clientsPassword, "-NB", "-e", "select 'served'").CombinedOutput()
-		if err != nil || strings.TrimSpace(string(out)) != "served" {
-			t.Errorf("a client: %v, %s", err, out)
-		}
-	}
-	client()
+	m.wantServed(addr)
 
 	output(t, m.root(d, "create user "+greeting.CheckUser+"@'127.0.0.9'"))
 	aborted, connections := status("Aborted_connects")+1, status("Connections")                     // one may be on its way
@@ -63,7 +55,7 @@ func TestMariaDBIsNotBlockedByGreetings(t *testing.T) {
 	if now := status("Aborted_clients"); now != 0 {
 		t.Errorf("Aborted_clients is %d, want 0: COM_QUIT ends a session", now)
 	}
-	client()
+	m.wantServed(addr)
 	end(t, u)
 }
 

@@ -139,13 +139,11 @@ func TestDatabasesPageMySQL(t *testing.T) {
 	run(a, "db1")
 	run(b, "db2")
 	m.awaitFollows(b)
-	output(t, m.root(a, "create database app; create table app.numbers (n int primary key); create user app@'%' identified by '"+clientsPassword+"'; grant all on app.* to app@'%'"))
+	m.application(a)
 	r := followPage(t, "mysql", "3306", a, b, "MYSQL_DEFAULTS=/etc/understudy/mysql.cnf")
 	write := func(n string) {
 		t.Helper()
-		cmd := exec.Command("mysql", "--no-defaults", "--protocol=tcp", "-h", "127.0.0.1", "-P", portOf(r.addr), "-u", "app", "-e", "insert into app.numbers values ("+n+")")
-		cmd.Env = append(os.Environ(), "MYSQL_PWD="+clientsPassword)
-		output(t, cmd)
+		output(t, m.client(r.addr, "-e", "insert into app.numbers values ("+n+")"))
 	}
 	write("1")
 	proctest.Until(t, "b has it", func() bool { return strings.TrimSpace(output(t, m.root(b, "select count(*) from app.numbers"))) == "1" })

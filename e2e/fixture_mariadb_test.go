@@ -69,6 +69,29 @@ func (m *mariadb) root(d *database, statements string) *exec.Cmd {
 	return exec.Command("mysql", "--no-defaults", "-u", "root", "--socket="+m.socket(d.name), "-NB", "-e", statements)
 }
 
+// application makes what clients use at a primary: their user, and a table of numbers.
+func (m *mariadb) application(d *database) {
+	m.t.Helper()
+	output(m.t, m.root(d, "create database app; create table app.numbers (n int primary key);"+
+		"create user app@'%' identified by '"+clientsPassword+"'; grant all on app.* to app@'%'"))
+}
+
+// client is a client of the relay at addr, as the application is.
+func (m *mariadb) client(addr string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(m.t.Context(), "mysql", append([]string{"--no-defaults", "--protocol=tcp", "-h", "127.0.0.1", "-P", portOf(addr), "-u", "app", "-NB", "--unbuffered"}, args...)...)
+	cmd.Env = append(os.Environ(), "MYSQL_PWD="+clientsPassword)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// wantServed checks that a client of the relay is served.
+func (m *mariadb) wantServed(addr string) {
+	m.t.Helper()
+	if out := strings.TrimSpace(output(m.t, m.client(addr, "-e", "select 'served'"))); out != "served" {
+		m.t.Errorf("a client got %q", out)
+	}
+}
+
 // mariadbSession is a session of the command line client.
 type mariadbSession struct{ *terminal }
 

@@ -42,7 +42,7 @@ func watch(t *testing.T, protocol string, servers []*database, env []string, arg
 		hosts = append(hosts, d.addr())
 	}
 	w.Understudy = proctest.StartCommand(t, proctest.BinaryCommand(program(t), append([]string{"CONTROL=" + w.socket}, env...),
-		append([]string{"--bind", w.addr, "--hosts", strings.Join(hosts, ","), "--hold", "60s", "--interval", "500ms", "--timeout", "3s",
+		append([]string{"--bind", w.addr, "--hosts", strings.Join(hosts, ","), "--hold", "60s", "--interval", "250ms", "--timeout", "3s",
 			"--role", protocol, "--role-user", "monitor", "--role-password-file", w.password}, args...)...))
 	w.Until("it answers", func() bool { _, err := w.client.Status(t.Context()); return err == nil })
 	return w
@@ -171,6 +171,17 @@ func (w *watched) wantTwoWriters(d *database, epoch uint64, other *database) {
 	}
 	if countLog(w.Understudy, "two hosts say that they are primary") == 0 {
 		w.t.Error("the log has no line about two primaries")
+	}
+}
+
+// wantNoPrimary checks that there is no primary although a server says that it is one:
+// what was written to the last primary is missing there.
+func (w *watched) wantNoPrimary(other *database) {
+	w.t.Helper()
+	w.Until("the primary is lost", func() bool { return w.now().Primary == "" })
+	w.goesOn(other, 10)
+	if now := w.now(); now.Primary != "" {
+		w.t.Errorf("%q is primary, want none: %s", now.Primary, now.Why)
 	}
 }
 

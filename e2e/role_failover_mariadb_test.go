@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,17 +20,14 @@ func TestMariaDBPrimaryIsLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	output(t, m.root(a, strings.Replace(string(role), "PASSWORD", scriptsPassword, 1)+
-		"create user app@'%' identified by '"+clientsPassword+"'; create database app; create table app.numbers (n int primary key)"))
+	output(t, m.root(a, strings.Replace(string(role), "PASSWORD", scriptsPassword, 1)))
+	m.application(a)
 	follower := watch(t, "mysql", []*database{a, b}, nil)
 	follower.awaitPrimary(a, 1)
 	served := func(u *watched, d *database) {
 		t.Helper()
 		u.Until(d.name+" serves clients", func() bool {
-			cmd := exec.CommandContext(t.Context(), "mysql", "--no-defaults", "--protocol=tcp", "-h", "127.0.0.1", "-P", portOf(u.addr),
-				"-u", "app", "-NB", "-e", "select @@port, @@global.read_only")
-			cmd.Env = append(os.Environ(), "MYSQL_PWD="+clientsPassword)
-			out, err := cmd.Output()
+			out, err := m.client(u.addr, "-e", "select @@port, @@global.read_only").Output()
 			return err == nil && strings.TrimSpace(string(out)) == portOf(d.addr())+"\t0"
 		})
 	}
@@ -106,5 +102,8 @@ func TestMariaDBPrimaryIsLost(t *testing.T) {
 	epoch := follower.now().Epoch
 	a.resume()
 	follower.wantTwoWriters(b, epoch, a)
+	b.kill()
+	follower.wantNoPrimary(a)
+	follower.awaitWhy(a, "it says primary beside "+b.addr())
 	end(t, follower.Understudy)
 }

@@ -223,11 +223,7 @@ func TestPostgresIsPromotedByHand(t *testing.T) {
 	lying.wantTwoWriters(b, epoch, a)
 	w.awaitWhy(a, "it says primary in term 1, and "+b.addr()+" was primary in term 2")
 	b.kill()
-	w.WaitLog("primary lost: relay=" + portOf(w.addr) + " host=" + b.addr())
-	w.goesOn(a, 10)
-	if now := w.now(); now.Primary != "" {
-		t.Errorf("%q is primary, want none: what was written to b is missing", now.Primary)
-	}
+	w.wantNoPrimary(a)
 	for _, u := range both {
 		end(t, u.Understudy)
 	}

@@ -78,5 +78,8 @@ func TestRedisPrimaryIsLost(t *testing.T) {
 	epoch := follower.now().Epoch
 	a.resume()
 	follower.wantTwoWriters(b, epoch, a)
+	b.kill()
+	follower.wantNoPrimary(a)
+	follower.awaitWhy(a, "it says primary beside "+b.addr())
 	end(t, follower.Understudy)
 }

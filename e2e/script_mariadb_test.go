@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,16 +18,13 @@ import (
 func TestMariaDB(t *testing.T) {
 	t.Parallel()
 	m := newMariaDB(t)
-	a := m.serve("a")
-	b := m.serve("b", "--rpl-semi-sync-slave-enabled=1")
+	a, b := m.pair(nil, "--rpl-semi-sync-slave-enabled=1")
 	role, err := os.ReadFile(filepath.Join(scriptsDir, "mariadb-role.sql"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	output(t, m.root(a, "set global read_only=0; create user replica@'%' identified by '"+standbyPassword+"'; grant replication slave on *.* to replica@'%';"+
-		"create database app; create table app.numbers (n int primary key); create user app@'%' identified by '"+clientsPassword+"'; grant all on app.* to app@'%';"+
-		strings.Replace(string(role), "PASSWORD", scriptsPassword, 1)))
-	m.follow(b, a)
+	output(t, m.root(a, strings.Replace(string(role), "PASSWORD", scriptsPassword, 1)))
+	m.application(a)
 	output(t, m.root(a, "set global rpl_semi_sync_master_timeout=60000, rpl_semi_sync_master_wait_point=AFTER_SYNC, rpl_semi_sync_master_enabled=1"))
 	output(t, m.root(b, "stop replica; start replica"))
 	proctest.Until(t, "the replica acknowledges", func() bool {
@@ -37,15 +33,10 @@ func TestMariaDB(t *testing.T) {
 
 	defaults := filepath.Join(t.TempDir(), "mysql.cnf")
 	private(t, defaults, "[client]\nuser=understudy\npassword="+scriptsPassword+"\n", false)
-	clientDefaults := filepath.Join(t.TempDir(), "client.cnf")
-	private(t, clientDefaults, "[client]\nuser=app\npassword="+clientsPassword+"\n", false)
 	r := newPair(t, "mysql", 3306, a, b, []string{"MYSQL_DEFAULTS=" + defaults}, "--check-interval", "500ms")
 	u := r.Understudy
-	client := func(args ...string) *exec.Cmd {
-		return exec.CommandContext(t.Context(), "mysql", append([]string{"--defaults-file=" + clientDefaults, "--protocol=tcp", "-h", "127.0.0.1", "-P", portOf(r.addr), "-NB", "--unbuffered"}, args...)...)
-	}
 	clients := startRecorder(t, func() (session, error) {
-		s, err := newTerminal(client())
+		s, err := newTerminal(m.client(r.addr))
 		return mariadbSession{s}, err
 	})
 	clients.goesOn(u)
@@ -69,6 +60,6 @@ func TestMariaDB(t *testing.T) {
 	records, ends := clients.finish()
 	t.Logf("killed: open after %v, no acknowledged write for %v; switchover: %v; %d numbers acknowledged, %d sessions ended",
 		opened.Round(time.Millisecond), longestGap(records, killed, killed.Add(opened)).Round(time.Millisecond), back.Round(time.Millisecond), len(records), len(ends))
-	wantAll(t, records, numbers(t, output(t, client("-e", "select n from app.numbers"))))
+	wantAll(t, records, numbers(t, output(t, m.client(r.addr, "-e", "select n from app.numbers"))))
 	r.end(3)
 }
