@@ -65,7 +65,8 @@ func (m *Machine) maySwap() bool {
 
 // drive does the next step of a change of primary.
 func (m *Machine) drive() {
-	if m.run == running && (!m.driving() || !m.leased()) {
+	// Who leaves kills them too: the others do not wait for one that has left.
+	if m.run == running && (!m.driving() || !m.leased() || m.leaving) {
 		m.run = stopped
 		m.do(Stop{Epoch: m.record.Epoch})
 	}

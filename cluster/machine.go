@@ -282,7 +282,7 @@ func (m *Machine) answered(w Wrote) {
 	if trusted {
 		m.extend(w.Sent, &w.Record)
 	}
-	if m.driving() && w.Record.id() == m.record.id() && m.run == notRun && m.leased() && m.barrier(w.Members) {
+	if m.driving() && w.Record.id() == m.record.id() && m.run == notRun && m.leased() && !m.leaving && m.barrier(w.Members) {
 		m.run = running
 		m.do(Run{Epoch: m.record.Epoch, Host: m.record.Host, Old: m.record.Old, Event: m.record.Event, Reason: m.record.Reason})
 	}

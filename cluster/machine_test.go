@@ -388,6 +388,44 @@ func TestLeave(t *testing.T) {
 	l.want("2 b: m2 n2")
 }
 
+// A driver that leaves kills its triggers first: the others do not wait for one
+// that has left, and run them in the next epoch.
+func TestDriverLeavesWithTriggers(t *testing.T) {
+	l := newLab(t, 2, labConfig)
+	l.noRun[0] = true
+	l.do(0, order("b"))
+	if l.nodes[0].running != 2 {
+		t.Fatal("the triggers do not run")
+	}
+	l.do(0, Leave{})
+	if !l.nodes[0].dead {
+		t.Fatal("m has not left")
+	}
+	l.run(2 * labConfig.Heartbeat)
+	l.want("3 b: n3")
+}
+
+// A driver that learns only from the answer to its last write that everybody has
+// acknowledged its fence does not run the triggers any more.
+func TestDriverLeavesBeforeTriggers(t *testing.T) {
+	l := newLab(t, 2, labConfig)
+	l.hangs[1] = true
+	l.do(0, order("b"))
+	l.want("2 fence: n1")
+	l.step(0, Leave{})
+	last := l.net
+	l.net = nil
+	l.hangs[1] = false
+	l.settle() // n acknowledges
+	l.net = append(l.net, last...)
+	l.settle()
+	if !l.nodes[0].dead {
+		t.Fatal("m has not left")
+	}
+	l.run(2 * labConfig.Heartbeat)
+	l.want("3 b: n3")
+}
+
 // A life after one that was killed takes its key when it does not move, and
 // acknowledges nothing for it before its lease is over.
 func TestReborn(t *testing.T) {

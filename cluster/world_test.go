@@ -164,6 +164,9 @@ func (w *world) act(i int, a Action) {
 		if a.Epoch <= w.ran {
 			w.breaks("E5: the triggers of epoch %d run after those of epoch %d", a.Epoch, w.ran)
 		}
+		if n.dead {
+			w.breaks("E5: %s runs the triggers of epoch %d after it has left", name(i), a.Epoch)
+		}
 		w.ran = a.Epoch
 		w.barred(a.Epoch)
 		n.running, n.armedRun = a.Epoch, false
@@ -172,6 +175,9 @@ func (w *world) act(i int, a Action) {
 	case Left:
 		if n.live {
 			w.breaks("%s leaves while something lives", name(i))
+		}
+		if n.running != 0 {
+			w.breaks("E5: %s leaves while its triggers run", name(i))
 		}
 		w.kill(i)
 	}
