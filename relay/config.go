@@ -142,6 +142,12 @@ type Config struct {
 	// must not keep them. Nil replays nothing. The portable plane never does.
 	Replay func(opening []byte) bool
 
+	// Lease, if set, is the permission to move bytes. It is looked at in the data path
+	// before each batch: while it does not hold, no client is connected, and all
+	// connections are reset, but that clients over whose connections no byte has
+	// passed wait.
+	Lease Lease
+
 	// Engine has the event loops that serve the relay, together with the other
 	// relays of the process. Nil is an engine of its own with one loop.
 	Engine *Engine
@@ -149,6 +155,15 @@ type Config struct {
 	// Logger gets the relay's log. Nil discards it.
 	Logger hclog.Logger
 }
+
+// Lease tells whether bytes may be moved at the time now of a clock that also counts
+// while the machine sleeps, see [understudy/internal/boottime]. It is called by several
+// goroutines at the same time.
+type Lease interface{ Holds(now time.Duration) bool }
+
+// leaseRetry is the time after which a client that was kept waiting only because the
+// lease did not hold is tried again, unless the gate opens before.
+const leaseRetry = 100 * time.Millisecond
 
 func (cfg Config) validate() error {
 	var errs []error
@@ -206,7 +221,7 @@ func newSettings(cfg Config) *settings {
 // successor returns next as the settings that follow cfg: the fields that
 // cannot change keep the values of cfg.
 func (cfg Config) successor(next Config) (Config, error) {
-	next.Name, next.Sockets, next.Engine = cfg.Name, cfg.Sockets, cfg.Engine
+	next.Name, next.Sockets, next.Engine, next.Lease = cfg.Name, cfg.Sockets, cfg.Engine, cfg.Lease
 	next.Suspect, next.HostEnded, next.FirstByte, next.Paced, next.Together, next.Logger = cfg.Suspect, cfg.HostEnded, cfg.FirstByte, cfg.Paced, cfg.Together, cfg.Logger
 	if err := next.validate(); err != nil {
 		return Config{}, err

@@ -46,6 +46,7 @@ const (
 	idleTimeout
 	noByte // the primary has ended it twice before a byte had passed
 	fencedOff
+	leaseOver // see [Config.Lease]
 	drainTimeout
 	holdExpired
 	turnedAway // the relay began to refuse clients while it waited
@@ -67,6 +68,7 @@ var reasons = [...]struct {
 	idleTimeout:   {outcomeReset, "idle timeout"},
 	noByte:        {outcomeReset, "host ended without a byte"},
 	fencedOff:     {outcomeFenced, "fenced"},
+	leaseOver:     {outcomeFenced, "lease over"},
 	drainTimeout:  {outcomeFenced, "drain timeout"},
 	holdExpired:   {outcomeExpired, "hold expired"},
 	turnedAway:    {outcomeExpired, "relay refuses clients"},

@@ -39,6 +39,10 @@ func (l *loop) dialNow(i int32, c *conn) {
 		l.hold(i, c, l.now+int64(l.of(c).cfg().Hold))
 		return
 	}
+	if l.of(c).lapsed {
+		l.hold(i, c, l.now+int64(leaseRetry))
+		return
+	}
 	if c.epoch != g.epoch {
 		c.epoch, c.home, c.ends = g.epoch, g.home, 0
 	}

@@ -189,6 +189,9 @@ func (c *conn) connect() bool {
 		var ctx context.Context
 		if g, ctx, opened = c.enter(begin); g == nil {
 			delay = time.Hour // until the gate is opened, or its turn has come
+			if r.gate.Load() != nil && !r.leased() {
+				delay = leaseRetry
+			}
 			continue
 		}
 		dialing, counts := time.Now(), &p.hosts.of(g.home).dials
@@ -319,6 +322,9 @@ func (c *conn) enter(begin time.Time) (g *gate, ctx context.Context, opened <-ch
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	g = c.relay.gate.Load()
+	if g != nil && !c.relay.leased() {
+		g = nil
+	}
 	hold := c.relay.cfg.Load().Hold
 	c.lines = g != nil && g.paced && hold > 0 && !c.turn
 	if g == nil || c.over || c.lines {
@@ -551,6 +557,13 @@ func (c *conn) waits() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.state == waiting && !c.over
+}
+
+// relays reports whether the client has a host.
+func (c *conn) relays() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state == relaying && !c.over
 }
 
 // fence carries a connection of an epoch before the given one into it, if its

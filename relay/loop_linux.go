@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"understudy/internal/bind"
+	"understudy/internal/boottime"
 	"understudy/internal/tcp"
 )
 
@@ -70,6 +71,8 @@ type loop struct {
 
 	// How often connections are looked at, the soonest of all tenants; 0 is never.
 	idleTick, zeroWindowTick, keepAliveTick time.Duration
+
+	leases int // tenants with a lease
 
 	load load
 	live atomic.Int64 // connections, including those on the way to it
@@ -158,6 +161,9 @@ func (l *loop) run() {
 		if !l.waitBegan.IsZero() {
 			l.load.waited += l.clock.Sub(l.waitBegan)
 		}
+		if l.leases > 0 {
+			l.lookAtLeases()
+		}
 		l.room = acceptMost
 		l.batch.open = true
 		for k := range n {
@@ -174,6 +180,31 @@ func (l *loop) run() {
 		if l.now-l.load.begin >= int64(loadWindow) {
 			l.weigh()
 		}
+	}
+}
+
+// lookAtLeases takes the hosts away from the connections of every relay whose lease
+// does not hold, before a byte is moved in this turn: however long the loop did not run,
+// because the process was stopped or the machine slept.
+func (l *loop) lookAtLeases() {
+	now := boottime.Now()
+	for _, t := range l.tenants {
+		if t == nil || t.relay.fixed.Lease == nil {
+			continue
+		}
+		t.lapsed = !t.relay.fixed.Lease.Holds(now)
+		if !t.lapsed {
+			continue
+		}
+		l.each(t, func(i int32, c *conn) {
+			switch {
+			case c.state == relaying && (c.broken(client) || !l.canMove(c)):
+				l.end(i, c, leaseOver)
+			case c.state == relaying || c.state == connecting:
+				c.since = l.now
+				l.redial(i, c, l.now+int64(leaseRetry))
+			}
+		})
 	}
 }
 

@@ -121,6 +121,7 @@ type flow struct {
 	side     side // that it reads from
 	from, to *socket
 	blocked  atomic.Bool // its destination has no room
+	lapsed   bool        // the relay's lease did not hold when it was about to write
 
 	buf    *[piece]byte // nil while there is nothing on the way
 	rest   []byte       // what is on the way
@@ -226,6 +227,10 @@ func (f *flow) tryFill(fd uintptr) (done bool) {
 func (f *flow) send() bool {
 	err := f.to.raw.Write(f.empty)
 	f.blocked.Store(false)
+	if f.lapsed {
+		f.conn.end(leaseOver)
+		return false
+	}
 	if err == nil && len(f.rest) == 0 {
 		f.urgent = false
 		return true
@@ -244,6 +249,9 @@ func (f *flow) tryEmpty(fd uintptr) (done bool) {
 	f.to.mu.Lock()
 	defer f.to.mu.Unlock()
 	for len(f.rest) > 0 && !f.to.shut {
+		if f.lapsed = !f.conn.relay.leased(); f.lapsed {
+			return true
+		}
 		n, err := ignoringEINTR(func() (int, error) { return f.write(int(fd)) })
 		if errors.Is(err, unix.EAGAIN) {
 			f.blocked.Store(true)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"understudy/internal/boottime"
 )
 
 // goroutines is the data plane where there is no epoll: two goroutines for
@@ -245,12 +247,19 @@ func (p *goroutines) watch() {
 		if !sleep(every, p.over) {
 			return
 		}
-		now := time.Now()
+		now, leased := time.Now(), p.relay.leased()
 		for _, c := range p.conns() {
+			if !leased && c.relays() {
+				c.end(leaseOver)
+				continue
+			}
 			c.look(now)
 		}
 	}
 }
+
+// leased reports whether bytes may be moved now.
+func (r *Relay) leased() bool { return r.fixed.Lease == nil || r.fixed.Lease.Holds(boottime.Now()) }
 
 // sleep waits for d. It returns false as soon as stop is closed.
 func sleep(d time.Duration, stop <-chan struct{}) bool {

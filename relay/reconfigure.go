@@ -37,7 +37,7 @@ type Change struct {
 // up, such as "192.0.2.1:80" in the place of ":80", cannot be bound.
 //
 // Every other field of cfg takes effect as documented at [Config], except Name,
-// Sockets, Suspect, FirstByte, Paced, Engine and Logger, which are ignored.
+// Sockets, Suspect, FirstByte, Paced, Lease, Engine and Logger, which are ignored.
 func (r *Relay) Reconfigure(cfg Config) error {
 	c, err := r.Prepare(cfg)
 	if err != nil {

@@ -24,6 +24,7 @@ type tenant struct {
 	queued int // clients that were in the kernel's queue when the gate opened, and are not accepted yet
 
 	fencedBy uint64 // the epoch of the last fence
+	lapsed   bool   // the relay's lease does not hold, in this turn
 
 	mu       sync.Mutex // guards everything below
 	counts   Stats      // of connections
@@ -79,12 +80,15 @@ func (l *loop) of(c *conn) *tenant { return l.tenants[c.slot] }
 // setTicks derives from the settings of all tenants how often connections are
 // looked at.
 func (l *loop) setTicks() {
-	l.idleTick, l.zeroWindowTick, l.keepAliveTick = 0, 0, keepAliveAfter
+	l.idleTick, l.zeroWindowTick, l.keepAliveTick, l.leases = 0, 0, keepAliveAfter, 0
 	for _, t := range l.tenants {
 		if t == nil {
 			continue
 		}
 		cfg := t.cfg()
+		if cfg.Lease != nil {
+			l.leases++
+		}
 		l.idleTick = soonest(l.idleTick, idleTick(cfg.IdleTimeout))
 		l.zeroWindowTick = soonest(l.zeroWindowTick, zeroWindowTick(cfg.UserTimeout))
 		l.keepAliveTick = soonest(l.keepAliveTick, keepAliveTick(cfg.UserTimeout))
