@@ -59,7 +59,7 @@ type Ran struct {
 }
 
 // Want requests that Host becomes primary. It is forgotten when another member
-// changes the primary. With an empty Host an earlier one is withdrawn.
+// changes the primary or the locks; see [Machine.Wanted]. With an empty Host an earlier one is withdrawn.
 type Want struct {
 	Host          string
 	Event, Reason string

@@ -244,6 +244,9 @@ func (m *Machine) learn(sent time.Duration, r Record, revision int64) bool {
 			m.want = Want{} // somebody else was faster
 		}
 	}
+	if r.Locks != before.Locks {
+		m.want = Want{} // the locks may forbid it: it has to be requested anew
+	}
 	if m.relock && r.Locks == m.locks {
 		m.relock = false
 	}

@@ -97,6 +97,13 @@ func (m *Machine) Snapshot() Snapshot {
 	return s
 }
 
+// Record returns the newest record that is known; false while the store has never
+// answered. Callers must not change it.
+func (m *Machine) Record() (Record, bool) { return m.record, m.known }
+
+// Wanted returns the host of the [Want] that is neither done nor forgotten.
+func (m *Machine) Wanted() string { return m.want.Host }
+
 // trouble returns what keeps the member from taking part; empty for nothing.
 func (m *Machine) trouble() string {
 	switch {
