@@ -194,6 +194,10 @@ func (m *Machine) roundFailed() {
 
 // electHost makes host i the next primary.
 func (m *Machine) electHost(i int, kind Kind, reason string) {
+	if m.cfg.Shared {
+		m.offer(i, kind, reason, m.cfg.Drain)
+		return
+	}
 	h := &m.hosts[i]
 	elected := Switch{Epoch: m.epoch + 1, Host: h.name, Old: m.last, Kind: kind, Reason: reason, Addr: h.addr, OldAddr: m.addr}
 	if m.role >= 0 {
@@ -203,15 +207,7 @@ func (m *Machine) electHost(i int, kind Kind, reason string) {
 		}
 	}
 	m.goesOn = i == m.incumbent()
-	for k := range h.tracks {
-		// It was checked just now; the thresholds are for hosts that were not.
-		t := &h.tracks[k]
-		if t.answer == unsure {
-			continue
-		}
-		t.state, t.streak = Up, max(t.streak, 1)
-	}
-	m.noteState(h, 0, nil)
+	m.passes(h)
 	m.epoch++
 	if kind == Switchover || kind == Failback {
 		m.prefer, m.back = m.elect, true
@@ -231,6 +227,13 @@ func (m *Machine) pursue() {
 		return
 	}
 	switch standing := m.standing(m.plan.host); {
+	case standing == passed && m.cfg.Shared && m.plan.offered && !m.now.Before(m.plan.by):
+		m.unplan("the instances did not agree in time")
+	case standing == passed && m.cfg.Shared:
+		if p := &m.plan; !p.offered {
+			p.offered, p.by = true, m.now.Add(agreeFor)
+		}
+		m.offer(m.plan.host, m.plan.kind, m.plan.reason, m.plan.drain)
 	case standing == passed:
 		p := m.plan
 		m.shut()

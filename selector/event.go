@@ -8,8 +8,8 @@ import (
 )
 
 // Event is an input of a Machine: a [Tick], a [Result], an [Ended], a
-// [Suspicion], a [CheckNow], a [Switched], a [Move], [Relocated], [Locks] or
-// [Reconfigure].
+// [Suspicion], a [CheckNow], a [Switched], a [Move], [Relocated], [Locks],
+// [Agreed] or [Reconfigure].
 type Event interface{ event() }
 
 // Tick reports that time has passed and nothing else happened.

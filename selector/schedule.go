@@ -50,7 +50,7 @@ func (m *Machine) schedule() {
 	case Selecting:
 		switch {
 		case !m.chooseBy.IsZero(): // a host passed, so the round is decided
-			m.wakeBy(m.chooseBy, true)
+			m.wakeBy(m.chooseBy, m.now.Before(m.chooseBy)) // a proposal waits for others
 		case !m.retryAt.IsZero():
 			m.wakeBy(m.retryAt, true)
 		default:

@@ -98,6 +98,10 @@ type Config struct {
 	// name. The zero Addr is none.
 	Addr netip.Addr
 
+	// Shared lets several machines agree on one primary: this one proposes only; see
+	// [Agreed]. The address of no host may change then.
+	Shared bool
+
 	// Locks are the operator's locks at the start.
 	Locks Locks
 
@@ -339,7 +343,8 @@ type Machine struct {
 	awaited      bool          // the election waits for the last primary
 	waitReported bool          // and that was reported
 
-	plan plan
+	plan   plan
+	shared shared
 
 	// Of the role check; see role.go.
 	role         int        // its index; -1 for none
@@ -364,6 +369,8 @@ type plan struct {
 	reason string
 	drain  time.Duration // is added to the hold
 	by     time.Time     // when the plan is cancelled
+
+	offered bool // it was proposed; see [Config.Shared]
 }
 
 var noPlan = plan{host: -1}
@@ -440,6 +447,8 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 		m.move(ev)
 	case Relocated:
 		m.relocated(ev)
+	case Agreed:
+		m.agreed(ev)
 	case Reconfigure:
 		m.reconfigure(Config(ev))
 	}
@@ -489,6 +498,7 @@ func (m *Machine) paused(behind time.Duration) {
 
 // decide acts on the current state.
 func (m *Machine) decide() {
+	m.shared.proposal = Proposal{}
 	switch m.phase {
 	case Serving:
 		h := &m.hosts[m.elect]
@@ -593,7 +603,7 @@ func (m *Machine) open() {
 	}
 	h := &m.hosts[m.elect]
 	m.prefer, m.back = -1, false
-	m.gate = open
+	m.gate, m.shared.stands = open, true
 	m.enter(Serving)
 	m.do(Open{Epoch: m.epoch, Host: h.name, Addr: h.addr})
 }

@@ -30,6 +30,8 @@ type Snapshot struct {
 	Writers  []string // the hosts that say that they are primary, if several do
 	Loss     Loss     // what the best candidate lacks now
 
+	Proposal Proposal // with Config.Shared: the election that the machine would make now
+
 	Verifying bool // while switching: the triggers have run, and Elect must say that it is primary
 }
 
@@ -82,7 +84,7 @@ type CheckResult struct {
 // Snapshot returns the current state of the machine.
 func (m *Machine) Snapshot() Snapshot {
 	s := Snapshot{Phase: m.phase, Since: m.since, Epoch: m.epoch, Frozen: m.frozen, Hosts: make([]Host, len(m.hosts))}
-	s.Elect, s.Addr = m.last, m.addr
+	s.Elect, s.Addr, s.Proposal = m.last, m.addr, m.shared.proposal
 	if m.phase == Serving {
 		s.Primary = m.last
 	}
