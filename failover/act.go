@@ -29,12 +29,16 @@ func (c *Conductor) act(ctx context.Context, a selector.Action) {
 		c.log.Info("host elected", "host", a.Host, "old", a.Old, "event", string(a.Kind), "epoch", a.Epoch, "reason", a.Reason)
 		c.elected = Status{Reason: a.Reason, Event: string(a.Kind), Elected: time.Now()}
 		fence := c.cfg().Fence
-		if c.requested != nil && a.Kind == selector.Switchover {
+		if c.requested != nil && a.Kind == selector.Switchover && (c.requested.Host == "" || c.requested.Host == a.Host) {
 			c.requested.epoch = a.Epoch
 			fence = c.requested.fence(c.cfg().Fence)
 		}
 		saved := c.noteSwitch(a)
 		c.publish() // a drill that begins now must see that it is not allowed
+		if c.agree != nil {
+			c.agree.elected, c.agree.saved = a, saved
+			break // the fence and the triggers are ordered by the agreement
+		}
 		fenceCtx, stop := context.WithCancel(ctx)
 		c.fencing = fencing{host: a.Host, stop: stop}
 		c.tasks.Go(func() {
@@ -152,7 +156,7 @@ func (c *Conductor) shut() {
 // reopen opens the gate if that is requested. A failure is retried, because the
 // host is ready and only this machine is not.
 func (c *Conductor) reopen(ctx context.Context) {
-	if c.opening == nil || time.Now().Before(c.openAt) {
+	if c.opening == nil || time.Now().Before(c.openAt) || !c.agree.permits(*c.opening) {
 		return
 	}
 	now := time.Now() // read first: the first byte may pass while Open returns
@@ -174,6 +178,11 @@ func (c *Conductor) reopen(ctx context.Context) {
 	var shut time.Duration
 	if !c.shutAt.IsZero() {
 		shut = now.Sub(c.shutAt)
+	}
+	if i := c.recorder.current; i != nil && i.Elected.IsZero() { // with a cluster: it was lost only here
+		c.noteSwitch(selector.Switch{
+			Epoch: c.opening.Epoch, Host: c.opening.Host, Old: c.opening.Host, Kind: selector.Reselect, Reason: "it passes its checks again",
+		})
 	}
 	c.noteOpen(ctx, now, shut, waiting)
 	c.answerOpen(*c.opening)

@@ -73,6 +73,11 @@ type Config struct {
 	// Fence selects how the connections of earlier epochs end.
 	Fence relay.FencePolicy
 
+	// Cluster has the relay agree with other instances on its primary. With nil it
+	// decides alone. The hosts must be addresses then, and Fence must not keep
+	// connections.
+	Cluster *Cluster
+
 	// Scripts runs the triggers and the checks that are scripts. Required if
 	// there are any.
 	Scripts Scripts
@@ -237,7 +242,7 @@ type Conductor struct {
 	checksNow  chan selector.CheckNow
 	firstBytes chan firstByte
 	paced      chan relay.Pacing
-	inbox      inbox
+	inbox      inbox[selector.Event]
 	notices    chan *Notice // from other packages
 	requests   chan request
 	over       chan struct{}             // closed when Run has returned
@@ -272,6 +277,7 @@ type Conductor struct {
 	goodDrill time.Time
 	scheduled *Scheduled // nil for none
 	recorder  recorder
+	agree     *agreement // nil where the relay decides alone
 }
 
 // New returns a Conductor, or an error that names every invalid field of cfg.
@@ -291,6 +297,16 @@ func New(cfg Config) (*Conductor, error) {
 	first := cfg.election()
 	first.Epoch, first.Prefer, first.Addr, first.Locks = kept.Epoch, kept.Primary, kept.Address, held.selection()
 	first.Term, first.Identity = kept.Term, kept.Identity
+	var agree *agreement
+	if cfg.Cluster != nil {
+		if kept.Cluster != cfg.Cluster.Name {
+			first.Epoch = 0 // it was counted without the others
+		}
+		var err error
+		if agree, err = newAgreement(cfg.Cluster, cfg.Name, first.Epoch); err != nil {
+			return nil, err
+		}
+	}
 	machine, err := selector.New(first)
 	if err != nil {
 		return nil, err
@@ -304,13 +320,14 @@ func New(cfg Config) (*Conductor, error) {
 		checksNow:  make(chan selector.CheckNow, 1),
 		firstBytes: make(chan firstByte, 1),
 		paced:      make(chan relay.Pacing, 1),
-		inbox:      newInbox(),
+		inbox:      newInbox[selector.Event](),
 		notices:    make(chan *Notice, noticesKept),
 		requests:   make(chan request),
 		over:       make(chan struct{}),
 		locks:      held,
 		goodDrill:  kept.GoodDrill,
 		scheduled:  kept.Scheduled,
+		agree:      agree,
 		recorder:   recorder{nextID: 1, doubted: map[string]time.Time{}},
 	}
 	c.settings.Store(newSettings(cfg))
@@ -334,7 +351,8 @@ func (cfg Config) election() selector.Config {
 	e := selector.Config{
 		Hosts: cfg.Hosts, Rise: cfg.Rise, Fall: cfg.Fall, FastInterval: cfg.FastInterval,
 		Hold: cfg.Hold, MaxBackoff: cfg.MaxBackoff, Failback: cfg.Failback,
-		Drain: cfg.Fence.Drain, Stay: cfg.stay(), Base: cfg.Base, Phases: cfg.Phases, Freshest: cfg.Freshest,
+		Shared: cfg.Cluster != nil,
+		Drain:  cfg.Fence.Drain, Stay: cfg.stay(), Base: cfg.Base, Phases: cfg.Phases, Freshest: cfg.Freshest,
 	}
 	for _, k := range cfg.Checks {
 		e.Checks = append(e.Checks, selector.Check{
@@ -392,6 +410,9 @@ func (cfg Config) validate() error {
 	if cfg.Fence.Keep && cfg.Fence.Drain > 0 {
 		errs = append(errs, errors.New("fence: keep and drain exclude each other"))
 	}
+	if cfg.Cluster != nil {
+		errs = append(errs, cfg.validateCluster()...)
+	}
 	return errors.Join(errs...)
 }
 
@@ -432,6 +453,7 @@ func (c *Conductor) publishState(now selector.Snapshot) {
 	if c.opening != nil {
 		s.Primary = ""
 	}
+	s.Cluster = c.agree.status()
 	s.Relay, s.Locks, s.GoodDrill, s.Scheduled = c.cfg().Name, c.locks, c.goodDrill, c.scheduled
 	if s.Primary != "" {
 		s.NoStandby = c.standby.missing
@@ -471,7 +493,7 @@ func (c *Conductor) save() *saving {
 	at := clockNow()
 	return c.cfg().StateFile.save(state{
 		Relay: c.cfg().Name, Primary: primary, Address: address, Term: term, Identity: identity, Epoch: now.Epoch, Clock: at, Locks: c.locks.onWall(at.Wall),
-		Scheduled: c.scheduled, GoodDrill: c.goodDrill, Incidents: incidents,
+		Scheduled: c.scheduled, GoodDrill: c.goodDrill, Incidents: incidents, Cluster: c.agree.name(),
 	})
 }
 
@@ -479,8 +501,18 @@ func (c *Conductor) save() *saving {
 // trigger and goroutine that it started has ended. It can be called once.
 func (c *Conductor) Run(ctx context.Context) error {
 	defer c.tasks.Wait()
-	defer close(c.over)
 	defer c.finish(Interrupted, "the program ended")
+	over := sync.OnceFunc(func() { close(c.over) })
+	defer over()
+	if c.agree != nil {
+		ask, stop := context.WithCancel(context.WithoutCancel(ctx))
+		defer stop()
+		c.agree.start(ask, &c.tasks)
+		defer func() { //nolint:contextcheck // Run's context has ended when it leaves
+			over()
+			c.leaveCluster()
+		}()
+	}
 	c.logPrediction()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -491,6 +523,7 @@ func (c *Conductor) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-c.inbox.ready: // see below
+		case <-c.agree.ready(): // see below
 		case ev = <-c.suspicions:
 		case ev = <-c.checksNow:
 		case r := <-c.requests:
@@ -514,12 +547,14 @@ func (c *Conductor) Run(ctx context.Context) error {
 		for _, ev := range c.inbox.take() {
 			c.step(ctx, ev)
 		}
+		c.keepAgreement(ctx)
 		c.takeSettings(ctx)
 		c.reopen(ctx)
 		nextEnd := c.expire(time.Now())
 		if c.relocked {
 			c.relocked = false
 			c.step(ctx, c.locks.selection())
+			c.keepAgreement(ctx)
 		}
 		if at := c.recorder.closeAt; !at.IsZero() && !time.Now().Before(at) {
 			c.finish(Open, "")
@@ -541,7 +576,7 @@ func (c *Conductor) Run(ctx context.Context) error {
 			close(done)
 		}
 
-		wake := time.Until(c.machine.Wake())
+		wake := min(time.Until(c.machine.Wake()), c.agree.wake())
 		if c.opening != nil {
 			wake = min(wake, time.Until(c.openAt))
 		}

@@ -1,23 +1,19 @@
 package failover
 
-import (
-	"sync"
+import "sync"
 
-	"understudy/selector"
-)
-
-// inbox holds the results of checks for Run. Each check in progress adds a few at most.
-type inbox struct {
+// inbox holds events for Run. Each check in progress adds a few at most.
+type inbox[T any] struct {
 	ready chan struct{} // holds an element when events may not be empty
 
 	mu     sync.Mutex // guards events
-	events []selector.Event
+	events []T
 }
 
-func newInbox() inbox { return inbox{ready: make(chan struct{}, 1)} }
+func newInbox[T any]() inbox[T] { return inbox[T]{ready: make(chan struct{}, 1)} }
 
 // put adds an event. It never blocks.
-func (b *inbox) put(ev selector.Event) {
+func (b *inbox[T]) put(ev T) {
 	b.mu.Lock()
 	b.events = append(b.events, ev)
 	b.mu.Unlock()
@@ -28,7 +24,7 @@ func (b *inbox) put(ev selector.Event) {
 }
 
 // take removes the events and returns them, in their order.
-func (b *inbox) take() []selector.Event {
+func (b *inbox[T]) take() []T {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	events := b.events

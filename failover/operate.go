@@ -164,12 +164,16 @@ func (c *Conductor) Lock(ctx context.Context, k Lock) error {
 			// The lock is set as part of the switchover, so that it is not
 			// half done if the operator does not wait for the end.
 			var saved *saving
+			var shared <-chan struct{}
 			r := SwitchRequest{By: k.By, Reason: "drain of " + k.Host + reasonSuffix(k.Reason)}
-			_, err := c.switchThen(ctx, r, func() { saved = c.setLocks("locked", k, c.locks.with(k)) })
+			_, err := c.switchThen(ctx, r, func() {
+				saved = c.setLocks("locked", k, c.locks.with(k))
+				shared = c.agree.sharing()
+			})
 			if err != nil {
 				return err
 			}
-			return saved.wait(saveTimeout)
+			return errors.Join(saved.wait(saveTimeout), awaitShared(ctx, shared))
 		}
 	}
 	return c.relock(ctx, "locked", k, func(l locks) locks { return l.with(k) })
@@ -195,20 +199,23 @@ func (c *Conductor) Unlock(ctx context.Context, k Lock) error {
 // wait for a disk that hangs.
 func (c *Conductor) relock(ctx context.Context, did string, k Lock, change func(locks) locks) error {
 	var saved *saving
+	var shared <-chan struct{}
 	err := c.request(ctx, func() selector.Event {
 		saved = c.setLocks(did, k, change(c.locks))
+		shared = c.agree.sharing()
 		return selector.Tick{}
 	})
 	if err != nil {
 		return err
 	}
-	return saved.wait(saveTimeout)
+	return errors.Join(saved.wait(saveTimeout), awaitShared(ctx, shared))
 }
 
 // setLocks replaces the locks with new ones, which differ in k, on Run's
 // goroutine, which passes them to the machine.
 func (c *Conductor) setLocks(did string, k Lock, to locks) *saving {
 	c.locks, c.relocked = to, true
+	c.agree.share(to)
 	fields := []any{"kind", string(k.Kind)}
 	for _, f := range [][2]string{{"host", k.Host}, {"by", k.By}, {"reason", k.Reason}} {
 		if f[1] != "" {

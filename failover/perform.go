@@ -54,8 +54,17 @@ func (c *Conductor) perform(ctx, fenceCtx context.Context, s selector.Switch, fe
 	if fenceCtx.Err() != nil {
 		return did // the machine knows that the host is down
 	}
+	c.runTriggers(ctx, s, &did)
+	return did
+}
+
+// runTriggers runs the triggers of s, and adds what became of them to did.
+func (c *Conductor) runTriggers(ctx context.Context, s selector.Switch, did *performed) {
+	said := func(fields ...any) []any {
+		return append([]any{"host", s.Host, "epoch", s.Epoch}, fields...)
+	}
 	if c.cfg().Triggers.Path == "" {
-		return did
+		return
 	}
 	scripts, warnings, err := hooks.List(c.cfg().Triggers.Path)
 	for _, w := range warnings {
@@ -65,7 +74,7 @@ func (c *Conductor) perform(ctx, fenceCtx context.Context, s selector.Switch, fe
 		c.log.Warn("triggers not found", said("error", err)...)
 		if c.cfg().Triggers.Abort {
 			did.err = err
-			return did
+			return
 		}
 	}
 	env := hooks.ScriptEnv{
@@ -89,7 +98,7 @@ func (c *Conductor) perform(ctx, fenceCtx context.Context, s selector.Switch, fe
 			Fields:  []any{"relay", c.cfg().Name, "host", s.Host},
 		})
 		if did.err = ctx.Err(); did.err != nil {
-			return did
+			return
 		}
 		if len(did.triggers) < triggersKept {
 			did.triggers = append(did.triggers, TriggerRun{
@@ -106,10 +115,9 @@ func (c *Conductor) perform(ctx, fenceCtx context.Context, s selector.Switch, fe
 		c.log.Warn("trigger failed", said("script", script, "took", took, "error", res.Reason())...)
 		if c.cfg().Triggers.Abort {
 			did.err = fmt.Errorf("trigger failed: %w", res.Reason())
-			return did
+			return
 		}
 	}
-	return did
 }
 
 // endText describes in a word or two how a script ended.

@@ -147,7 +147,21 @@ func (cfg Config) passing() []string {
 	if stay := cfg.stay(); len(cfg.Hosts) > 1 && stay > 0 {
 		notes = append(notes, fmt.Sprintf("after a time in which no host was usable, and at a start with saved state, the election waits for the last primary, for %v at most (stay)", stay))
 	}
+	if c := cfg.Cluster; c != nil {
+		notes = append(notes,
+			"with the cluster: while all instances are alive nobody is waited for, and a change takes about four answers of the store longer",
+			fmt.Sprintf("an instance that died together with the primary, or is silent, is waited for until its lease is over: %v (lease %v and 3%%, slack %v)",
+				c.wait(cfg.Fence.Drain)+cfg.Fence.Drain, c.Machine.Lease, c.Machine.Slack),
+			"while the store has no leader of its own, or no majority, nothing is changed: about 1s with the defaults of etcd")
+	}
 	return notes
+}
+
+// wait is how much longer than the drain an election waits for an instance that is silent.
+func (c *Cluster) wait(drain time.Duration) time.Duration {
+	m := c.Machine
+	m.Lease += drain
+	return (m.Wait() - drain).Round(time.Millisecond)
 }
 
 // predict computes one case.
@@ -176,6 +190,9 @@ func (cfg Config) predict(f Failure, traffic bool, triggers int) Case {
 	}
 	elect.add(passThrough, "overhead")
 	fence.add(cfg.Fence.Drain, "drain")
+	if cfg.Cluster != nil {
+		fence.add(cfg.Cluster.wait(cfg.Fence.Drain), "wait for an instance that has died too")
+	}
 	run.times(triggers, cfg.Triggers.Timeout, "trigger-timeout")
 	if rules := cfg.roleCheck(); rules != nil && rules.Promote {
 		run.add(rules.Verify, "until it says primary")

@@ -46,7 +46,8 @@ type state struct {
 	Term      uint64     `json:"term,omitempty"`     // of Primary, by its role check
 	Identity  string     `json:"identity,omitempty"` // of its cluster, likewise
 	Epoch     uint64     `json:"epoch"`
-	Clock     clock      `json:"clock,omitzero"` // when it was saved; zero in files of earlier versions
+	Cluster   string     `json:"cluster,omitempty"` // that counts the epochs
+	Clock     clock      `json:"clock,omitzero"`    // when it was saved; zero in files of earlier versions
 	Locks     locks      `json:"locks,omitempty"`
 	Scheduled *Scheduled `json:"scheduled,omitempty"`
 	GoodDrill time.Time  `json:"good_drill,omitzero"` // when the last successful drill was

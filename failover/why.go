@@ -31,6 +31,8 @@ type Status struct {
 	NoStandby time.Time
 
 	Scheduled *Scheduled // nil when no switch is scheduled; must not be changed
+
+	Cluster *ClusterStatus // nil where the relay decides alone; must not be changed
 }
 
 // Status returns the current state. Callers must not change it.
@@ -80,6 +82,14 @@ func (s Status) Lock(kind LockKind, host string) *Lock { return locks(s.Locks).f
 
 // Why explains, in one sentence, why this host is primary, or why none is.
 func (s Status) Why(now time.Time) string {
+	text := s.why(now)
+	if c := s.Cluster; c != nil {
+		text += "; cluster " + c.Cluster + ": " + c.String()
+	}
+	return text
+}
+
+func (s Status) why(now time.Time) string {
 	frozen := s.Lock(Freeze, "")
 	switch {
 	case s.Primary != "":
@@ -106,6 +116,8 @@ func (s Status) Why(now time.Time) string {
 			text += "; for " + ago(now.Sub(s.NoStandby)) + " no other host could take over"
 		}
 		return text + s.unknown(s.Primary, "; ") + by(frozen, "; frozen")
+	case s.Phase == selector.Switching && s.Cluster != nil && s.Cluster.Record.Open:
+		return fmt.Sprintf("%s is the primary of the cluster, and this instance may not connect clients to it", s.Elect)
 	case s.Phase == selector.Switching:
 		until := "earlier connections are fenced and the triggers have run"
 		if s.Verifying {
@@ -119,7 +131,11 @@ func (s Status) Why(now time.Time) string {
 		if s.Awaited != "" {
 			return text + "another host is usable; waiting for the last primary, " + s.Awaited + by(frozen, "; frozen")
 		}
-		text += "no host is usable"
+		if s.Cluster != nil && s.Proposal.Host != "" {
+			text += "this instance proposes " + s.Proposal.Host + " (" + s.Proposal.Reason + ")"
+		} else {
+			text += "no host is usable"
+		}
 		if len(s.Writers) > 0 {
 			text += "; " + writersText(s.Writers)
 		}

@@ -1,0 +1,725 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"understudy/cluster"
+	"understudy/internal/boottime"
+	"understudy/relay"
+	"understudy/selector"
+)
+
+// With Config.Cluster, two machines decide. The selector, which knows the checks of this
+// instance, proposes an election; the machine of package cluster, which knows the other
+// instances, makes it, or tells that another one did. Both belong to Run's goroutine, so
+// nothing lies between what one says and what the other does:
+//
+//	checks ──▶ selector ──Proposal──▶ cluster.Machine ◀──▶ store, other instances
+//	              ▲                      │
+//	              └──────Agreed──────────┤
+//	                                     └──▶ lease, fence, triggers, permission to open
+//
+// The gate is opened when both say so.
+
+// Cluster is what a conductor needs to agree with other instances.
+type Cluster struct {
+	// Name is the name of the cluster.
+	Name string
+
+	// Machine is the member that this instance is. Its Epoch is set here.
+	Machine cluster.Config
+
+	// Store is what the instances share. It belongs to the caller.
+	Store cluster.Store
+
+	// Lease is set here, and looked at by the relay.
+	Lease *cluster.Lease
+
+	// Ask asks a member whether it grants a lease; see [Conductor.Grants]. The address
+	// is where it says that it answers; empty where that is not known. An error is no grant.
+	Ask func(ctx context.Context, member, address string, version, boot uint64) (bool, error)
+
+	// DrainTimeout is the time for which connections may go on when the program ends.
+	DrainTimeout time.Duration
+}
+
+// ClusterStatus is the state of the agreement, for display.
+type ClusterStatus struct {
+	Cluster string
+	cluster.Snapshot
+
+	// Settings are those of this instance that all must have alike.
+	Settings string
+
+	Beat time.Duration // from one heartbeat of a member to the next
+
+	// Latency is how long the store took for its last answer, and Failing since when it has
+	// given none to any request, because of Error; zero while it answers.
+	Latency time.Duration
+	Failing time.Time
+	Error   string
+}
+
+// shareTime is the time for which an operator who sets a lock waits until the other
+// instances can know of it, and leaveTime that for which the end of the program waits for
+// the store.
+const (
+	shareTime = 5 * time.Second
+	leaveTime = 2 * time.Second
+)
+
+// watchRetry is the time between two attempts to watch the store.
+const watchRetry = time.Second
+
+// agreement is the part of a Conductor that agrees with other instances. It belongs to
+// Run's goroutine, except for inbox and store.
+type agreement struct {
+	cfg      *Cluster
+	machine  *cluster.Machine
+	register *cluster.Register
+	inbox    inbox[cluster.Event]
+	store    storeHealth
+
+	ctx   context.Context // of requests to the store and to other instances
+	tasks *sync.WaitGroup
+
+	permit  *cluster.Open      // clients may be connected to its host; nil: to none
+	epoch   uint64             // of the last permit
+	told    *selector.Agreed   // what the selector was told last; nil for nothing
+	passed  selector.Proposal  // what the machine was told last
+	down    []string           // likewise
+	elected selector.Switch    // the last election
+	saved   *saving            // of that
+	fence   context.CancelFunc // ends the fence in progress; nil before the first
+	run     uint64             // the epoch whose triggers are run here; zero for none
+	stopRun context.CancelFunc // ends them; nil before the first
+
+	locks   string        // as they were read from the record last
+	sharesL string        // to be written into it; empty for none
+	shared  chan struct{} // closed when they are; nil for none
+
+	trouble  string // that was reported last
+	isolated bool   // likewise
+	left     bool
+}
+
+// storeHealth is how the store answers.
+type storeHealth struct {
+	mu      sync.Mutex // guards all
+	latency time.Duration
+	failing time.Time
+	err     string
+}
+
+func (s *storeHealth) note(took time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.latency, s.failing, s.err = took, time.Time{}, ""
+		return
+	}
+	if s.failing.IsZero() {
+		s.failing = time.Now()
+	}
+	s.err = err.Error()
+}
+
+func newAgreement(cfg *Cluster, relay string, epoch uint64) (*agreement, error) {
+	m := cfg.Machine
+	m.Epoch = epoch
+	machine, err := cluster.New(m)
+	if err != nil {
+		return nil, err
+	}
+	return &agreement{
+		cfg: cfg, machine: machine, register: cluster.NewRegister(cfg.Store, cfg.Name, relay, m.Member), inbox: newInbox[cluster.Event](),
+	}, nil
+}
+
+// validateCluster returns what of cfg does not go together with a cluster.
+func (cfg Config) validateCluster() (errs []error) {
+	if cfg.Fence.Keep {
+		errs = append(errs, errors.New("fence: keep contradicts a cluster: connections to an old primary must end before the next one is opened"))
+	}
+	for _, h := range cfg.Hosts {
+		if !isAddress(h) {
+			errs = append(errs, fmt.Errorf("hosts: %q is a name, which may lead each instance of a cluster to another machine: use an address", h))
+		}
+	}
+	if c := cfg.Cluster; c.Store == nil || c.Lease == nil || c.Ask == nil {
+		errs = append(errs, errors.New("cluster: store, lease and ask are required"))
+	}
+	return errs
+}
+
+// isAddress reports whether a host is no name.
+func isAddress(host string) bool {
+	if strings.HasPrefix(host, "unix:") {
+		return true
+	}
+	_, err := netip.ParseAddrPort(host)
+	return err == nil
+}
+
+// successor returns c with the settings of next.
+func (c *Cluster) successor(next *Cluster) *Cluster {
+	if c == nil || next == nil {
+		return c
+	}
+	with := *c
+	with.Machine.Settings = next.Machine.Settings
+	return &with
+}
+
+// Grants answers another instance that asks for a lease while the store is away; see
+// [cluster.Machine.Grants].
+func (c *Conductor) Grants(ctx context.Context, from string, version, boot uint64) bool {
+	granted := false
+	err := c.request(ctx, func() selector.Event {
+		granted = c.agree != nil && c.agree.machine.Grants(from, version, boot)
+		return selector.Tick{}
+	})
+	return err == nil && granted
+}
+
+// ChangeRoster adds a member to the roster of the cluster, or removes it. It returns when
+// that is effective, or with the reason why it is not yet.
+func (c *Conductor) ChangeRoster(ctx context.Context, name string, forget bool) error {
+	if c.agree == nil {
+		return RefusedError{"relay " + c.Name() + " is in no cluster"}
+	}
+	if name == "" {
+		return RefusedError{"the name of a member is missing"}
+	}
+	if forget && name == c.agree.cfg.Machine.Member {
+		return RefusedError{name + " is this instance: order it at another one"}
+	}
+	ready := func() bool {
+		r := c.Status().Cluster.Record
+		return slices.Contains(r.Roster, name) != forget && r.Change == cluster.Change{}
+	}
+	if ready() {
+		return nil
+	}
+	err := c.request(ctx, func() selector.Event {
+		c.agree.inbox.put(cluster.SetRoster{Change: cluster.Change{Name: name, Forget: forget}})
+		return selector.Tick{}
+	})
+	if err != nil {
+		return err
+	}
+	wait := 2*c.agree.cfg.Machine.Wait() + shareTime
+	limit := time.NewTimer(wait)
+	defer limit.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !ready() {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return fmt.Errorf("not effective after %v: it is as soon as the store answers and no change of primary is under way", wait.Round(time.Second))
+		case <-c.over:
+			return ErrOver
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Force declares that every instance for which this one waits is dead. It is for
+// [cluster.Keep], where nothing else bounds the wait.
+func (c *Conductor) Force(ctx context.Context) (epoch uint64, err error) {
+	if c.agree == nil {
+		return 0, RefusedError{"relay " + c.Name() + " is in no cluster"}
+	}
+	refused := ""
+	err = c.request(ctx, func() selector.Event {
+		r, _ := c.agree.machine.Record()
+		switch {
+		case c.agree.cfg.Machine.OnStoreLoss != cluster.Keep:
+			refused = "an instance that is silent is waited for until its lease is over: only with --on-store-loss keep that has no end"
+		case r.Open || !c.agree.machine.Snapshot().Driving:
+			refused = "this instance does not change the primary now, and waits for nobody"
+		default:
+			epoch = r.Epoch
+			c.log.Warn("forced: instances that are silent are taken for dead", "epoch", epoch)
+			c.agree.inbox.put(cluster.Force{Epoch: epoch})
+		}
+		return selector.Tick{}
+	})
+	if err == nil && refused != "" {
+		err = RefusedError{refused}
+	}
+	return epoch, err
+}
+
+// name returns the name of the cluster; empty for none.
+func (a *agreement) name() string {
+	if a == nil {
+		return ""
+	}
+	return a.cfg.Name
+}
+
+// ready returns a channel that holds an element when there are events.
+func (a *agreement) ready() <-chan struct{} {
+	if a == nil {
+		return nil
+	}
+	return a.inbox.ready
+}
+
+// wake returns in how much time keepAgreement has to be called.
+func (a *agreement) wake() time.Duration {
+	if a == nil {
+		return time.Hour
+	}
+	return a.machine.Wake() - boottime.Now()
+}
+
+// permits reports whether the gate may be opened.
+func (a *agreement) permits(o selector.Open) bool {
+	return a == nil || a.permit != nil && a.permit.Epoch == o.Epoch && a.permit.Host == o.Host
+}
+
+// status returns the state for display; nil where the relay decides alone.
+func (a *agreement) status() *ClusterStatus {
+	if a == nil {
+		return nil
+	}
+	s := &ClusterStatus{Cluster: a.cfg.Name, Snapshot: a.machine.Snapshot(), Settings: a.cfg.Machine.Settings, Beat: a.cfg.Machine.Heartbeat}
+	a.store.mu.Lock()
+	defer a.store.mu.Unlock()
+	s.Latency, s.Failing, s.Error = a.store.latency, a.store.failing, a.store.err
+	return s
+}
+
+// start begins to watch the store, until ctx ends, which also ends all requests.
+func (a *agreement) start(ctx context.Context, tasks *sync.WaitGroup) {
+	a.ctx, a.tasks = ctx, tasks
+	tasks.Go(func() {
+		for ctx.Err() == nil {
+			_ = a.register.Watch(ctx, func(c cluster.Changed) { a.inbox.put(c) }) // it is only a hint
+			pause := time.NewTimer(watchRetry)
+			select {
+			case <-pause.C:
+			case <-ctx.Done():
+				pause.Stop()
+			}
+		}
+	})
+}
+
+// share has the locks written into the record.
+func (a *agreement) share(l locks) {
+	if a == nil {
+		return
+	}
+	text, _ := json.Marshal(slices.Concat(locks{}, l)) // never fails; not null
+	a.sharesL = string(text)
+	if a.shared == nil {
+		a.shared = make(chan struct{})
+	}
+	a.inbox.put(cluster.SetLocks{Locks: a.sharesL})
+}
+
+// sharing returns a channel that is closed when the locks are in the record; nil where
+// there is nothing to wait for.
+func (a *agreement) sharing() <-chan struct{} {
+	if a == nil {
+		return nil
+	}
+	return a.shared
+}
+
+// awaitShared waits until the locks are shared. A nil channel is not waited for.
+func awaitShared(ctx context.Context, shared <-chan struct{}) error {
+	if shared == nil {
+		return nil
+	}
+	limit := time.NewTimer(shareTime)
+	defer limit.Stop()
+	select {
+	case <-shared:
+		return nil
+	case <-limit.C:
+		return errors.New("done at this instance only: the others follow when the store answers")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// reconfigured passes new settings on.
+func (a *agreement) reconfigured(cfg *Cluster) {
+	if a != nil {
+		a.cfg = cfg
+		a.inbox.put(cluster.SetSettings{Settings: cfg.Machine.Settings})
+	}
+}
+
+// keepAgreement processes what has come from the store and from other instances, and has
+// both machines know of each other's state.
+func (c *Conductor) keepAgreement(ctx context.Context) {
+	a := c.agree
+	if a == nil {
+		return
+	}
+	for _, ev := range a.inbox.take() {
+		c.stepCluster(ctx, ev)
+	}
+	if a.wake() <= 0 {
+		c.stepCluster(ctx, cluster.Tick{})
+	}
+	c.reconcile(ctx)
+}
+
+// stepCluster passes an event to the machine, carries out its actions, and tells the
+// selector what has changed.
+func (c *Conductor) stepCluster(ctx context.Context, ev cluster.Event) {
+	a := c.agree
+	actions := a.machine.Step(boottime.Now(), ev)
+	a.cfg.Lease.Set(a.machine.Lease())
+	for _, action := range actions {
+		c.actCluster(ctx, action)
+	}
+	c.tellSelector(ctx)
+}
+
+// tellSelector passes what was agreed to the selector, and the locks.
+func (c *Conductor) tellSelector(ctx context.Context) {
+	a := c.agree
+	r, known := a.machine.Record()
+	if !known || ctx.Err() != nil {
+		return
+	}
+	now := selector.Agreed{
+		Epoch: r.Epoch, Host: r.Host, Old: r.Old, Kind: selector.Kind(r.Event), Reason: r.Reason, Drain: r.Drain,
+		Served: a.permit != nil && a.permit.Epoch == r.Epoch,
+	}
+	if a.told == nil || *a.told != now {
+		a.told = &now
+		c.step(ctx, now)
+	}
+	if a.sharesL != "" && r.Locks == a.sharesL {
+		a.locks, a.sharesL = r.Locks, ""
+		close(a.shared)
+		a.shared = nil
+	}
+	if a.sharesL == "" && r.Locks != a.locks {
+		a.locks = r.Locks
+		var held locks
+		if err := json.Unmarshal([]byte(r.Locks), &held); err != nil {
+			c.log.Error("locks in the record of the cluster cannot be read and are ignored", "error", err)
+			return
+		}
+		c.locks, _ = held.at(time.Now())
+		c.relocked = true
+		c.log.Info("locks set at another instance", "count", len(c.locks))
+		c.save()
+	}
+}
+
+// reconcile tells the machine of the cluster what the selector says.
+func (c *Conductor) reconcile(ctx context.Context) {
+	a := c.agree
+	for range 8 { // each change may be followed by another one; the next call goes on
+		if c.relocked { // an election must not be proposed that they forbid
+			c.relocked = false
+			c.step(ctx, c.locks.selection())
+		}
+		now := c.machine.Snapshot()
+		r, _ := a.machine.Record()
+		if a.run != 0 && (a.run != r.Epoch || now.Phase != selector.Switching) {
+			ran := cluster.Ran{Epoch: a.run, Failed: now.Phase == selector.Selecting}
+			if a.run != r.Epoch {
+				a.stopRun()
+			}
+			a.run = 0
+			c.stepCluster(ctx, ran)
+			continue
+		}
+		p := c.machine.Proposal()
+		var down []string
+		for _, h := range now.Hosts {
+			lost := h.Name == r.Host && r.Open && p.Host != "" && p.Host != r.Host && p.Kind == selector.Failover
+			if h.State == selector.Down || lost {
+				down = append(down, h.Name)
+			}
+		}
+		if !slices.Equal(down, a.down) {
+			a.down = down
+			c.stepCluster(ctx, cluster.Down{Hosts: down})
+			continue
+		}
+		wanted := a.machine.Wanted()
+		if p == a.passed && (p.Host == "" || p.Host == wanted) {
+			break
+		}
+		before := a.passed
+		a.passed = p
+		if p.Host == "" && (wanted == "" || wanted != before.Host) {
+			continue // nothing to withdraw
+		}
+		c.stepCluster(ctx, cluster.Want{
+			Host: p.Host, Event: string(p.Kind), Reason: p.Reason, Drain: p.Drain,
+			Agreed: p.Kind == selector.Switchover || p.Kind == selector.Failback,
+		})
+		if a.machine.Wanted() != p.Host {
+			break // it was done at once, or is refused
+		}
+	}
+	c.reportCluster(ctx)
+}
+
+// reportCluster logs what keeps this instance from taking part, and that it is isolated,
+// each when it begins and ends.
+func (c *Conductor) reportCluster(ctx context.Context) {
+	a := c.agree
+	s := a.machine.Snapshot()
+	if s.Trouble != a.trouble {
+		a.trouble = s.Trouble
+		if s.Trouble == "" {
+			c.log.Info("takes part in the cluster again", "cluster", a.cfg.Name)
+		} else {
+			c.log.Error("does not take part in the cluster", "cluster", a.cfg.Name, "reason", s.Trouble)
+			c.notice(ctx, EventCluster, "", s.Trouble)
+		}
+	}
+	if s.Isolated != a.isolated {
+		a.isolated = s.Isolated
+		if s.Isolated {
+			c.log.Warn("the primary is down for this instance, and not for enough of the others", "host", s.Record.Host, "down", s.Down, "instances", s.Fresh)
+		} else {
+			c.log.Info("this instance is not isolated any more")
+		}
+	}
+}
+
+// actCluster carries out one action of the machine.
+func (c *Conductor) actCluster(ctx context.Context, action cluster.Action) {
+	a := c.agree
+	switch do := action.(type) {
+	case cluster.Write:
+		a.request(func(ctx context.Context) (cluster.Event, error) { return a.register.Write(ctx, do) }) //nolint:contextcheck // it outlives Run's context: the member leaves after that has ended
+	case cluster.Swap:
+		a.request(func(ctx context.Context) (cluster.Event, error) { return a.register.Swap(ctx, do) }) //nolint:contextcheck // it outlives Run's context: the member leaves after that has ended
+	case cluster.Ask:
+		for _, member := range do.To {
+			address := a.addressOf(member)
+			a.tasks.Go(func() { //nolint:contextcheck // it outlives Run's context: the member leaves after that has ended
+				ctx, stop := context.WithTimeout(a.ctx, a.cfg.Machine.Request)
+				defer stop()
+				if granted, err := a.cfg.Ask(ctx, member, address, do.Version, do.Boot); err == nil && granted {
+					a.inbox.put(cluster.Granted{From: member, Sent: do.Sent})
+				}
+			})
+		}
+	case cluster.Open:
+		a.permit, a.epoch = &do, do.Epoch
+	case cluster.EndOlder:
+		c.endOlder(do) //nolint:contextcheck // it outlives Run's context: the member leaves after that has ended
+	case cluster.Run:
+		c.runElected(ctx, do)
+	case cluster.Stop:
+		if a.stopRun != nil {
+			a.stopRun()
+		}
+		a.run = 0
+	case cluster.Left:
+		a.left = true
+	}
+}
+
+// request has a request to the store carried out, and its answer passed to the machine.
+func (a *agreement) request(do func(context.Context) (cluster.Event, error)) {
+	a.tasks.Go(func() {
+		ctx, stop := context.WithTimeout(a.ctx, a.cfg.Machine.Request)
+		defer stop()
+		began := time.Now()
+		ev, err := do(ctx)
+		a.store.note(time.Since(began), err)
+		if err == nil {
+			a.inbox.put(ev)
+		}
+	})
+}
+
+// addressOf returns where a member says that it answers; empty where it has said nothing.
+func (a *agreement) addressOf(member string) string {
+	for _, o := range a.machine.Snapshot().Members {
+		if o.Name == member {
+			return o.Member.Address
+		}
+	}
+	return ""
+}
+
+// endOlder shuts the gate and ends all connections.
+func (c *Conductor) endOlder(do cluster.EndOlder) {
+	a := c.agree
+	a.permit = nil
+	c.shut()
+	c.cfg().Gate.Hold()
+	if do.LeaseOver {
+		c.log.Error("lease is over, all connections are reset: neither the store nor all other instances can be reached", "epoch", a.epoch)
+	}
+	if a.fence != nil {
+		a.fence()
+	}
+	var ctx context.Context
+	ctx, a.fence = context.WithCancel(a.ctx)
+	before := a.epoch + 1
+	a.tasks.Go(func() {
+		start := time.Now()
+		ended := c.cfg().Gate.Fence(ctx, before, "", relay.FencePolicy{Drain: do.Drain})
+		if ctx.Err() != nil {
+			return // another fence has replaced it
+		}
+		did := FenceRun{Finished: ended.Finished, Reset: ended.Reset, Moved: ended.Moved, Kept: ended.Kept, Seconds: time.Since(start).Seconds()}
+		c.log.Info("earlier connections fenced", "epoch", before, "finished", ended.Finished, "reset", ended.Reset, "moved", ended.Moved, "kept", ended.Kept, "took", since(start))
+		a.inbox.put(cluster.Fenced{Order: do.Order})
+		c.reportRequest(a.ctx, func() selector.Event { //nolint:contextcheck // it outlives Run's context: the member leaves after that has ended
+			c.measure.fence(&did)
+			if i := c.recorder.current; i != nil && i.Epoch == before {
+				i.Fence = &did
+				c.publishIncident()
+			}
+			return selector.Tick{}
+		})
+	})
+}
+
+// runElected runs the triggers of the last election.
+func (c *Conductor) runElected(ctx context.Context, do cluster.Run) {
+	a := c.agree
+	if a.elected.Epoch != do.Epoch { // the selector knows of it before
+		c.tellSelector(ctx)
+	}
+	elected, saved := a.elected, a.saved
+	runCtx, stop := context.WithCancel(ctx)
+	a.run, a.stopRun = do.Epoch, stop
+	c.tasks.Go(func() {
+		defer stop()
+		did := performed{epoch: do.Epoch}
+		_ = saved.wait(saveTimeout) // the StateFile has logged an error
+		if loss := lossOf(elected.Loss); loss != nil {
+			c.log.Info("predicted loss of data", "host", elected.Host, "epoch", elected.Epoch, "loss", loss.String())
+		}
+		c.endDrill()
+		c.runTriggers(runCtx, elected, &did)
+		if runCtx.Err() != nil {
+			return // another election follows
+		}
+		c.reach(Progress{Host: elected.Host, Step: StageOpening})
+		c.reportRequest(ctx, func() selector.Event {
+			if a.run != do.Epoch {
+				return selector.Tick{}
+			}
+			c.notePerformed(did)
+			for _, failed := range did.failed {
+				c.notice(ctx, EventScriptFailed, elected.Host, failed.Error())
+			}
+			return selector.Switched{Epoch: do.Epoch, Err: did.err}
+		})
+	})
+}
+
+// leaveCluster ends connections and tells the other instances that nothing of this one
+// lives any more, so that they need not wait for its lease. It belongs to Run, whose
+// context has ended.
+func (c *Conductor) leaveCluster() {
+	a := c.agree
+	ended, stop := context.WithCancel(a.ctx)
+	stop() // the selector decides nothing any more
+	c.stepCluster(ended, cluster.Leave{Drain: a.cfg.DrainTimeout})
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var gone time.Time // when the last connection had ended; zero before
+	for !a.left {
+		select {
+		case <-a.inbox.ready:
+		case <-timer.C:
+		}
+		for _, ev := range a.inbox.take() {
+			c.stepCluster(ended, ev)
+		}
+		if a.wake() <= 0 {
+			c.stepCluster(ended, cluster.Tick{})
+		}
+		wake := a.wake()
+		if gone.IsZero() && !a.machine.Snapshot().Live {
+			gone = time.Now()
+		}
+		if !gone.IsZero() {
+			left := leaveTime - time.Since(gone)
+			if left <= 0 {
+				c.log.Warn("the store does not know that this instance has ended: in an election, the others wait for the end of its lease", "cluster", a.cfg.Name)
+				return
+			}
+			wake = min(wake, left)
+		}
+		timer.Reset(max(wake, 0))
+	}
+}
+
+// String describes the state in one line.
+func (s *ClusterStatus) String() string {
+	var parts []string
+	say := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
+	r := &s.Record
+	switch {
+	case s.Trouble != "":
+		say("this instance does not take part: %s", s.Trouble)
+	case !s.Known:
+		say("the store has not answered yet")
+	case r.Version == 0:
+		say("nothing is agreed yet")
+	case !r.Open:
+		say("%s changes the primary to %s", r.Driver, r.Host)
+	case s.Lease <= 0:
+		say("the lease of this instance is over: it connects no client")
+	}
+	for _, w := range s.Waiting {
+		text := fmt.Sprintf("waiting for %s, for %s", w.Member, ago(w.For))
+		if w.Most > 0 {
+			text += " of " + ago(w.Most) + " at most"
+		}
+		say("%s", text)
+	}
+	switch {
+	case s.Isolated:
+		say("isolated: %d of %d instances see %s down, this one too", s.Down, s.Fresh, r.Host)
+	case s.Down > 0:
+		say("%d of %d instances see %s down", s.Down, s.Fresh, r.Host)
+	}
+	for _, o := range s.Members {
+		switch {
+		case !o.Known:
+			say("%s has never been heard of", o.Name)
+		case o.Member.Leaving:
+			say("%s has ended", o.Name)
+		case o.Silent > silentAfter*s.Beat:
+			say("%s has been silent for %s", o.Name, ago(o.Silent))
+		}
+	}
+	if !s.Failing.IsZero() {
+		say("the store has not answered for %s (%s)", ago(time.Since(s.Failing)), s.Error)
+	}
+	if len(parts) == 0 {
+		say("%d instances agree on %s", len(s.Members)+1, r.Host)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// silentAfter is after how many heartbeats a member without one counts as silent, for
+// display.
+const silentAfter = 3

@@ -1,0 +1,369 @@
+package failover
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"understudy/cluster"
+	"understudy/internal/boottime"
+	"understudy/internal/proctest"
+	"understudy/selector"
+)
+
+// shelf is a store in memory.
+type shelf struct {
+	mu       sync.Mutex // guards everything below
+	revision int64
+	keys     map[string]cluster.KeyValue
+	away     bool
+	watchers []func(string)
+}
+
+var errAway = errors.New("the store is away")
+
+func (s *shelf) Read(context.Context, string) ([]cluster.KeyValue, error) { panic("nobody reads") }
+
+func (s *shelf) Transact(_ context.Context, t cluster.Transaction) (cluster.Result, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away {
+		return cluster.Result{}, errAway
+	}
+	res := cluster.Result{OK: s.keys[t.Key].Revision == t.Expect}
+	if res.OK {
+		s.revision++
+		s.keys[t.Key] = cluster.KeyValue{Key: t.Key, Value: t.Value, Revision: s.revision}
+		for _, changed := range s.watchers {
+			go changed(t.Key)
+		}
+	}
+	res.Key = s.keys[t.Key]
+	for key, kv := range s.keys {
+		if t.Prefix != "" && strings.HasPrefix(key, t.Prefix) {
+			res.Found = append(res.Found, kv)
+		}
+	}
+	slices.SortFunc(res.Found, func(a, b cluster.KeyValue) int { return cmp.Compare(a.Key, b.Key) })
+	return res, nil
+}
+
+func (s *shelf) Watch(ctx context.Context, _ string, changed func(string)) error {
+	s.mu.Lock()
+	s.watchers = append(s.watchers, func(key string) {
+		if ctx.Err() == nil {
+			changed(key)
+		}
+	})
+	s.mu.Unlock()
+	<-ctx.Done()
+	return nil
+}
+
+func (s *shelf) be(away bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = away
+}
+
+const hostA, hostB = "192.0.2.1:1", "192.0.2.2:1"
+
+// circle is some conductors that agree, each with a stage of its own. Its clock is the
+// real one: a lease is not virtual.
+type circle struct {
+	tb     testing.TB
+	shelf  *shelf
+	stages map[string]*stage
+	all    map[string]*Conductor
+	leases map[string]*cluster.Lease
+	stops  map[string]func()
+
+	mu   sync.Mutex
+	deaf bool // nobody grants anything
+}
+
+func newCircle(tb testing.TB, members ...string) *circle {
+	tb.Helper()
+	g := &circle{
+		tb: tb, shelf: &shelf{keys: map[string]cluster.KeyValue{}},
+		stages: map[string]*stage{}, all: map[string]*Conductor{}, leases: map[string]*cluster.Lease{}, stops: map[string]func(){},
+	}
+	for _, name := range members {
+		g.stages[name] = newStage()
+		g.all[name], g.leases[name] = g.member(name, members, Config{})
+	}
+	for _, name := range members {
+		g.run(name)
+	}
+	return g
+}
+
+// member makes one conductor.
+func (g *circle) member(name string, roster []string, cfg Config) (*Conductor, *cluster.Lease) {
+	g.tb.Helper()
+	lease := new(cluster.Lease)
+	s := g.stages[name]
+	cfg.Name, cfg.Hosts, cfg.Gate, cfg.Scripts = "r", []string{hostA, hostB}, s, s
+	cfg.Checks = []Check{{Name: "tcp", Run: s.connect, Interval: 50 * time.Millisecond, Timeout: 5 * time.Second}}
+	cfg.FastInterval = 20 * time.Millisecond
+	cfg.Cluster = &Cluster{
+		Name: "test", Store: g.shelf, Lease: lease, DrainTimeout: time.Second,
+		Machine: cluster.Config{
+			Member: name, Boot: uint64(time.Now().UnixNano()), Roster: roster, Settings: "s",
+			Lease: time.Second, Heartbeat: 50 * time.Millisecond, Request: time.Second, Slack: 100 * time.Millisecond,
+			Agree: cluster.Majority, OnStoreLoss: cluster.Failsafe,
+		},
+		Ask: func(ctx context.Context, member, _ string, version, boot uint64) (bool, error) {
+			g.mu.Lock()
+			deaf := g.deaf
+			g.mu.Unlock()
+			if deaf || g.all[member] == nil {
+				return false, errAway
+			}
+			return g.all[member].Grants(ctx, name, version, boot), nil
+		},
+	}
+	c, err := New(complete(cfg))
+	if err != nil {
+		g.tb.Fatal(err)
+	}
+	return c, lease
+}
+
+func (g *circle) run(name string) {
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- g.all[name].Run(ctx) }()
+	g.stops[name] = sync.OnceFunc(func() {
+		stop()
+		if err := <-ended; err != nil {
+			g.tb.Errorf("Run of %s: %v", name, err)
+		}
+	})
+	g.tb.Cleanup(g.stops[name])
+}
+
+// serve waits until all serve a host, and returns the epoch.
+func (g *circle) serve(host string) (epoch uint64) {
+	g.tb.Helper()
+	for name, c := range g.all {
+		proctest.Until(g.tb, name+" serves "+host, func() bool { return c.Snapshot().Primary == host })
+		epoch = c.Snapshot().Epoch
+	}
+	return epoch
+}
+
+// began returns which host was elected first, and the other one.
+func (g *circle) began() (first, other string) {
+	g.tb.Helper()
+	proctest.Until(g.tb, "somebody serves", func() bool {
+		for _, c := range g.all {
+			if first = c.Snapshot().Primary; first != "" {
+				return true
+			}
+		}
+		return false
+	})
+	g.serve(first)
+	if first == hostA {
+		return hostA, hostB
+	}
+	return hostB, hostA
+}
+
+// count returns how often a line with the text is in the record of a stage.
+func (g *circle) count(name, text string) (n int) {
+	for _, line := range g.stages[name].events() {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// What one member elects, all serve; what an operator orders at one holds for all.
+func TestClusterSharesOrders(t *testing.T) {
+	t.Parallel()
+	g := newCircle(t, "x", "y", "z")
+	first, other := g.began()
+
+	lock := Lock{Kind: Freeze, Reason: "work", Since: time.Now()}
+	if err := g.all["x"].Lock(t.Context(), lock); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range g.all {
+		proctest.Until(t, name+" is frozen", func() bool {
+			k := c.Status().Lock(Freeze, "")
+			return k != nil && k.Reason == "work" && c.Snapshot().Frozen
+		})
+	}
+	if err := g.all["z"].Unlock(t.Context(), lock); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range g.all {
+		proctest.Until(t, name+" is not frozen", func() bool { return !c.Snapshot().Frozen })
+	}
+
+	done, err := g.all["y"].Switch(t.Context(), SwitchRequest{Host: other, Drain: new(time.Duration(0))})
+	if err != nil || done.Host != other || done.Epoch != 2 {
+		t.Fatalf("switch: %+v, %v", done, err)
+	}
+	if n := g.serve(other); n != 2 {
+		t.Errorf("they serve in epoch %d", n)
+	}
+	for name := range g.all {
+		if g.count(name, "fence <2 but  grace 0s") != 1 || g.count(name, "open 2 "+other) != 1 {
+			t.Errorf("%s: %q", name, g.stages[name].events())
+		}
+	}
+
+	// A primary that is down for one stays; it is replaced when it is down for most.
+	g.stages["x"].set(func() { g.stages["x"].refusing[other] = true })
+	proctest.Until(t, "x is isolated", func() bool { return g.all["x"].Status().Cluster.Isolated })
+	if text := g.all["x"].Status().Why(time.Now()); !strings.Contains(text, "isolated: 1 of 3 instances see "+other+" down") {
+		t.Errorf("why: %s", text)
+	}
+	if now := g.all["y"].Snapshot(); now.Primary != other || now.Epoch != 2 {
+		t.Errorf("y serves %s in epoch %d", now.Primary, now.Epoch)
+	}
+	g.stages["z"].set(func() { g.stages["z"].refusing[other] = true })
+	if n := g.serve(first); n != 3 {
+		t.Errorf("they serve in epoch %d", n)
+	}
+}
+
+// While the store is away, members that confirm each other go on; one that is alone ends
+// its connections in time, and serves again in the same epoch.
+func TestClusterWithoutItsStore(t *testing.T) {
+	t.Parallel()
+	g := newCircle(t, "x", "y")
+	first, other := g.began()
+	g.shelf.be(true)
+	time.Sleep(2 * time.Second)
+	for name, c := range g.all {
+		if c.Snapshot().Primary != first || !g.leases[name].Holds(boottime.Now()) || g.count(name, "fence <2") != 0 {
+			t.Errorf("%s with grants: %q", name, g.stages[name].events())
+		}
+	}
+	if err := g.all["x"].Lock(t.Context(), Lock{Kind: Drain, Host: other, Since: time.Now()}); err == nil || !strings.Contains(err.Error(), "at this instance only") {
+		t.Errorf("a lock without the store: %v", err)
+	}
+
+	g.mu.Lock()
+	g.deaf = true
+	g.mu.Unlock()
+	for name, c := range g.all {
+		proctest.Until(t, name+" ends its connections", func() bool {
+			return c.Snapshot().Primary == "" && g.count(name, "fence <2 but  grace 0s") == 1 && !g.leases[name].Holds(boottime.Now())
+		})
+	}
+	g.shelf.be(false)
+	if n := g.serve(first); n != 1 {
+		t.Errorf("they serve in epoch %d", n)
+	}
+	proctest.Until(t, "y knows of the lock", func() bool { return g.all["y"].Status().Lock(Drain, other) != nil })
+}
+
+// A member that ends in order is not waited for, and the roster is changed by orders.
+func TestClusterRoster(t *testing.T) {
+	t.Parallel()
+	g := newCircle(t, "x", "y")
+	_, other := g.began()
+	g.stops["y"]()
+	delete(g.all, "y")
+	proctest.Until(t, "x knows that y has ended", func() bool {
+		m := g.all["x"].Status().Cluster.Members
+		return len(m) == 1 && m[0].Member.Leaving
+	})
+	if _, err := g.all["x"].Switch(t.Context(), SwitchRequest{Host: other}); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.all["x"].ChangeRoster(t.Context(), "y", true); err != nil {
+		t.Fatal(err)
+	}
+	if roster := g.all["x"].Status().Cluster.Record.Roster; !slices.Equal(roster, []string{"x"}) {
+		t.Errorf("roster %q", roster)
+	}
+	if err := g.all["x"].ChangeRoster(t.Context(), "w", false); err != nil {
+		t.Fatal(err)
+	}
+	if roster := g.all["x"].Status().Cluster.Record.Roster; !slices.Equal(roster, []string{"x", "w"}) {
+		t.Errorf("roster %q", roster)
+	}
+	if err := g.all["x"].ChangeRoster(t.Context(), "x", true); err == nil {
+		t.Error("x forgets itself")
+	}
+}
+
+// Triggers run at the member that makes the election, and nowhere else.
+func TestClusterTriggers(t *testing.T) {
+	t.Parallel()
+	trigger := filepath.Join(t.TempDir(), "trigger")
+	if err := os.WriteFile(trigger, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g := newCircle(t)
+	members := []string{"x", "y"}
+	for _, name := range members {
+		g.stages[name] = newStage()
+		g.all[name], g.leases[name] = g.member(name, members, Config{Triggers: Triggers{Path: trigger}})
+	}
+	for _, name := range members {
+		g.run(name)
+	}
+	first, other := g.began()
+	if x, y := g.count("x", "trigger "+first), g.count("y", "trigger "+first); x+y != 1 {
+		t.Errorf("at the start the trigger ran %d and %d times", x, y)
+	}
+	if _, err := g.all["y"].Switch(t.Context(), SwitchRequest{Host: other}); err != nil {
+		t.Fatal(err)
+	}
+	g.serve(other)
+	if x, y := g.count("x", "trigger "+other), g.count("y", "trigger "+other); x != 0 || y != 1 {
+		t.Errorf("in the switch the trigger ran %d and %d times", x, y)
+	}
+}
+
+// A store that knows less than the member remembers is not believed.
+func TestClusterStoreGoesBack(t *testing.T) {
+	t.Parallel()
+	for cluster, believed := range map[string]bool{"test": false, "another": true, "": true} {
+		g := newCircle(t)
+		g.stages["x"] = newStage()
+		c, _ := g.member("x", []string{"x"}, Config{StateFile: &StateFile{loaded: state{Epoch: 9, Cluster: cluster, Primary: hostB}, closed: true}})
+		c.settings.Load().StateFile = nil // nothing is saved here
+		g.all["x"] = c
+		g.run("x")
+		if believed {
+			g.began()
+			continue
+		}
+		proctest.Until(t, "it complains", func() bool { return strings.Contains(c.Status().Cluster.Trouble, "gone back in time") })
+		if now := c.Snapshot(); now.Primary != "" || now.Phase != selector.Selecting {
+			t.Errorf("it serves %q", now.Primary)
+		}
+	}
+}
+
+// What contradicts a cluster is an error.
+func TestClusterContradictions(t *testing.T) {
+	t.Parallel()
+	s := newStage()
+	cfg := complete(Config{
+		Hosts: []string{"db1:5432", hostA}, Gate: s, Checks: []Check{{Name: "tcp", Run: s.connect}}, Cluster: &Cluster{Name: "c"},
+	})
+	cfg.Fence.Keep = true
+	_, err := New(cfg)
+	for _, want := range []string{"keep contradicts", `"db1:5432" is a name`, "store, lease and ask are required"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
