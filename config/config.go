@@ -603,6 +603,7 @@ func (d *draft) checkProgram(file *file) {
 	for _, a := range file.addresses {
 		d.reserve(a.at, a.addr)
 	}
+	d.checkCluster()
 }
 
 // onLoopback reports whether only this machine can reach addr, an address to listen on.

@@ -687,7 +687,13 @@ func switchOn(tb testing.TB, dir string) string {
 	if err := os.WriteFile(token, []byte("hunter2\n"), 0o600); err != nil {
 		tb.Fatal(err)
 	}
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("correct horse battery\n"), 0o600); err != nil {
+		tb.Fatal(err)
+	}
 	return strings.NewReplacer(
+		"/etc/understudy/cluster.secret", secret, "/etc/understudy/etcd.password", token,
+		"[db1:5432, db2:5432, db3:5432]", "[192.0.2.11:5432, 192.0.2.12:5432, 192.0.2.13:5432]", "[cache1:6379, cache2:6379]", "[192.0.2.21:6379, 192.0.2.22:6379]", // a cluster has no names
 		"/etc/understudy/token", token, "/etc/understudy/probe.password", token, "/etc/understudy/cert.pem", cert, "/etc/understudy/key.pem", key, "/etc/understudy/ca.pem", cert,
 		"scripts_dir: /etc/understudy", "scripts_dir: "+dir,
 		"/status: {flags", "/flags: {flags", // status_dir is said beside it

@@ -21,6 +21,8 @@ type Settings struct {
 	Admin  Admin
 	Log    Log
 
+	Cluster Cluster // without Endpoints there is none
+
 	Control  string // path of the control socket, ControlAuto or ControlOff
 	StateDir string // empty: state is not kept across restarts
 	File     string // path of the configuration file, or empty
@@ -269,6 +271,30 @@ type Admin struct {
 	Listen string // address:port, or empty for none
 	Token  Secret // what every request has to show; none lets everybody read, and nobody act
 }
+
+// Cluster is how several instances agree on one primary.
+type Cluster struct {
+	Endpoints []string  // host:port of the members of an etcd; empty: this instance decides alone
+	TLS       bool      // to the endpoints
+	PEM       ClientTLS // files for it; only CA, Cert, Key and Digest are used
+	User      string    // or empty
+	Password  Secret    // of the user
+
+	Name    string
+	Member  string          // name of this instance
+	Members []ClusterMember // all of them, this one included; empty: this one is alone at first
+
+	Listen string // address:port for the other instances, or empty
+	Secret Secret // that all of them have, or none
+
+	Lease         time.Duration
+	Agree         string        // majority, any or all
+	OnStoreLoss   string        // failsafe, fence or keep
+	FailsafeLimit time.Duration // zero: as long as all answer
+}
+
+// ClusterMember is an instance of a cluster.
+type ClusterMember struct{ Name, Address string } // host:port, or empty
 
 // Route is the configuration of one path. Exactly one of its kinds is set.
 type Route struct {

@@ -56,6 +56,7 @@ const (
 	switching   = "Switching"
 	connections = "Connections"
 	answering   = "Health verdicts over HTTP"
+	agreeing    = "Several instances"
 	operating   = "Operating"
 	logs        = "Logs"
 )
@@ -285,6 +286,54 @@ var table = environmentNames([]Setting{
 	{Flag: "http-key", Group: answering, Value: "FILE",
 		Help:  "private key of --http-cert",
 		parse: one(path, func(d *draft, v string) { d.settings.HTTP.Key = v })},
+
+	{Flag: "cluster", Group: agreeing, Value: "URL",
+		Help: "agree with other instances on the primary of each relay, through etcd://host:port,host:port or etcds:// likewise, with TLS",
+		parse: one(clusterURL, func(d *draft, v clusterStore) {
+			d.settings.Cluster.Endpoints, d.settings.Cluster.TLS = v.endpoints, v.tls
+		})},
+	{Flag: "cluster-name", Default: "main", Group: agreeing, Value: "NAME",
+		Help:  "name of the cluster in the store: instances of the same name and with relays of the same names agree",
+		parse: one(name, func(d *draft, v string) { d.settings.Cluster.Name = v })},
+	{Flag: "cluster-user", Group: agreeing, Value: "NAME",
+		Help:  "user to log in to the store as; needs --cluster-password-file",
+		parse: one(text, func(d *draft, v string) { d.settings.Cluster.User = v })},
+	{Flag: "cluster-password-file", Group: agreeing, Value: "FILE",
+		Help:  "file with the password for the store",
+		parse: clusterPassword},
+	{Flag: "cluster-ca-file", Group: agreeing, Value: "FILE",
+		Help:  "authorities to trust for the store instead of the system's (PEM)",
+		parse: one(authorities, func(d *draft, v string) { d.settings.Cluster.PEM.CA = v })},
+	{Flag: "cluster-cert-file", Group: agreeing, Value: "FILE",
+		Help:  "client certificate for the store; needs --cluster-key-file",
+		parse: one(path, func(d *draft, v string) { d.settings.Cluster.PEM.Cert = v })},
+	{Flag: "cluster-key-file", Group: agreeing, Value: "FILE",
+		Help:  "private key of --cluster-cert-file",
+		parse: one(path, func(d *draft, v string) { d.settings.Cluster.PEM.Key = v })},
+	{Flag: "member", Group: agreeing, Value: "NAME",
+		Help:  "name of this instance in the cluster; default: the host name",
+		parse: one(name, func(d *draft, v string) { d.settings.Cluster.Member = v })},
+	{Flag: "members", Group: agreeing, Value: "LIST", List: true,
+		Help:  "all instances of a new cluster, this one too: NAME=host:port, where it listens for the others (--cluster-listen); later only understudy cluster add and forget change the list",
+		parse: each(clusterMember, addClusterMember)},
+	{Flag: "cluster-listen", Group: agreeing, Value: "ADDR",
+		Help:  "answer the other instances on address:port, for when the store is away",
+		parse: one(httpAddress, func(d *draft, v string) { d.settings.Cluster.Listen = v })},
+	{Flag: "cluster-secret", Group: agreeing, Value: "FILE",
+		Help:  "file with a secret that all instances have, 16 bytes at least, by which they know each other",
+		parse: clusterSecret},
+	{Flag: "lease", Default: "5s", Group: agreeing, Value: "D",
+		Help:  "time for which an instance goes on after its last contact; an election waits that long, and a little more, for one that is silent",
+		parse: one(durationWithin(time.Second, time.Hour), func(d *draft, v time.Duration) { d.settings.Cluster.Lease = v })},
+	{Flag: "agree", Default: "majority", Group: agreeing, Value: "HOW",
+		Help:  "how many of the instances that are heard of must see the primary down before one replaces it: majority, any or all",
+		parse: one(word("majority", "any", "all"), func(d *draft, v string) { d.settings.Cluster.Agree = v })},
+	{Flag: "on-store-loss", Default: "failsafe", Group: agreeing, Value: "WHAT",
+		Help:  "while the store is away: failsafe (go on while all other instances confirm that nothing has changed), fence (reset all connections when the lease is over), or keep (go on; an election waits for every instance)",
+		parse: one(word("failsafe", "fence", "keep"), func(d *draft, v string) { d.settings.Cluster.OnStoreLoss = v })},
+	{Flag: "failsafe-limit", Default: "0", Group: agreeing, Value: "D",
+		Help:  "longest time to go on without the store; 0: as long as all answer",
+		parse: one(duration(0), func(d *draft, v time.Duration) { d.settings.Cluster.FailsafeLimit = v })},
 
 	{Flag: "config", Group: operating, Value: "FILE",
 		Help:  "configuration file (YAML): the same settings with _ for -, several relays, probes, routes",

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -118,9 +119,59 @@ type RelayStatus struct {
 	Rise      int                 `json:"rise"`                        // results in a row until a check is up
 	Fall      int                 `json:"fall"`                        // and until it is down
 
+	Cluster *Cluster `json:"cluster,omitempty"` // the agreement with other instances; absent where this one decides alone
+
 	Clients Clients         `json:"clients"`          // counted since the start of the process
 	Pacing  *PacingProgress `json:"pacing,omitempty"` // of clients that wait although there is a primary; absent when they are connected at once
 	Hosts   []Host          `json:"hosts"`            // in order of preference
+}
+
+// Cluster is the agreement of several instances on one primary, as one of them sees it.
+type Cluster struct {
+	Name   string `json:"name"`   // of the cluster
+	Member string `json:"member"` // name of this instance in it
+	Text   string `json:"text"`   // the state in one line
+
+	Host   string `json:"host,omitempty"`   // that was agreed on; absent before the first election
+	Open   bool   `json:"open"`             // clients may be connected to it; false while earlier connections are fenced and triggers run
+	Epoch  uint64 `json:"epoch"`            // of that election
+	Driver string `json:"driver,omitempty"` // the instance that made it
+
+	LeaseSeconds   float64    `json:"lease_seconds"`                // for how much longer this instance may move bytes; not positive: it may not
+	Fenced         uint64     `json:"fenced"`                       // the highest epoch below which it has no connection
+	Down           int        `json:"down"`                         // how many instances see the primary down
+	Heard          int        `json:"heard"`                        // of how many that are heard of, this one included
+	Isolated       bool       `json:"isolated,omitempty"`           // this one does, and they are not enough
+	Trouble        string     `json:"trouble,omitempty"`            // why this instance does not take part
+	Settings       string     `json:"settings"`                     // of this instance, of those that all must have alike
+	AgreedSettings string     `json:"agreed_settings,omitempty"`    // those of the cluster
+	StoreSeconds   float64    `json:"store_seconds"`                // how long the last answer of the store took
+	StoreError     string     `json:"store_error,omitempty"`        // why it does not answer
+	StoreFails     time.Time  `json:"store_failing_since,omitzero"` // since when; absent while it answers
+	Waiting        []Waited   `json:"waiting,omitempty"`            // for whom this instance, which changes the primary, waits
+	Change         string     `json:"change,omitempty"`             // of the list of members, that is not effective yet
+	Members        []Instance `json:"members"`                      // all, this instance first
+}
+
+// Waited is an instance that has not confirmed yet that it has no connection to an earlier
+// primary.
+type Waited struct {
+	Member      string  `json:"member"`                 // its name
+	Seconds     float64 `json:"seconds"`                // how long it was waited for
+	MostSeconds float64 `json:"most_seconds,omitempty"` // for how long at most; absent: until it confirms
+}
+
+// Instance is a member of a cluster.
+type Instance struct {
+	Name          string   `json:"name"`              // of the member
+	Known         bool     `json:"known"`             // it was heard of
+	Leaving       bool     `json:"leaving,omitempty"` // it has ended in order
+	SilentSeconds float64  `json:"silent_seconds"`    // since its last heartbeat
+	Fenced        uint64   `json:"fenced"`            // the highest epoch below which it has no connection
+	Down          []string `json:"down,omitempty"`    // hosts that it sees down
+	Life          string   `json:"life,omitempty"`    // differs from one start of it to the next
+	Address       string   `json:"address,omitempty"` // where it answers others
+	Version       string   `json:"version,omitempty"` // of its program
 }
 
 // PacingProgress is how the clients that waited for the relay to open are being connected.
@@ -252,6 +303,9 @@ type Order struct {
 	// Cancel cancels a scheduled switch. The answer is that Scheduled.
 	Cancel bool `json:"cancel,omitempty"`
 
+	// Member is the instance of cluster-add and cluster-forget.
+	Member string `json:"member,omitempty"`
+
 	// Triggers makes a drill run the triggers, with UNDERSTUDY_DRY_RUN=1.
 	Triggers bool `json:"triggers,omitempty"`
 }
@@ -281,6 +335,10 @@ type (
 	DrillAnswer struct {
 		Answered
 		failover.DrillReport
+	}
+	ClusterAnswer struct {
+		Answered
+		Member string `json:"member,omitempty"` // that was added or forgotten
 	}
 	ReloadAnswer struct {
 		PID int `json:"pid"` // of the process
@@ -334,6 +392,9 @@ func describe(r Relay, now time.Time) RelayStatus {
 	}
 	out.Rise, out.Fall = r.Conductor.Thresholds()
 	out.Listen = r.listen()
+	if out.Cluster = clusterOf(s); out.Cluster != nil && (out.Cluster.Trouble != "" || out.Cluster.Isolated || out.Cluster.LeaseSeconds <= 0) {
+		out.Warnings = append(out.Warnings, "cluster "+out.Cluster.Name+": "+out.Cluster.Text)
+	}
 	passed := map[string]relay.HostStats{}
 	for at, n := range r.Relay.HostStats() {
 		sum := passed[r.Conductor.HostAt(at)]
@@ -349,6 +410,51 @@ func describe(r Relay, now time.Time) RelayStatus {
 			Failures: h.Failures, PenaltySeconds: h.Penalty.Seconds(), Guarded: h.Guarded,
 			Address: addressOf(r.Conductor, h.Name), Role: roleOf(h), Checks: checksOf(h),
 		})
+	}
+	return out
+}
+
+// clusterOf returns the state of the agreement; nil where the relay decides alone.
+func clusterOf(s failover.Status) *Cluster {
+	c := s.Cluster
+	if c == nil {
+		return nil
+	}
+	r := &c.Record
+	out := &Cluster{
+		Name: c.Cluster, Member: c.Member, Text: c.String(),
+		Host: r.Host, Open: r.Open, Epoch: r.Epoch, Driver: r.Driver,
+		LeaseSeconds: max(c.Lease, 0).Seconds(), Fenced: c.Fenced, Down: c.Down, Heard: c.Fresh, Isolated: c.Isolated,
+		Trouble: c.Trouble, Settings: c.Settings, AgreedSettings: r.Settings,
+		StoreSeconds: c.Latency.Seconds(), StoreError: c.Error, StoreFails: c.Failing,
+	}
+	if r.Change.Name != "" {
+		out.Change = "add " + r.Change.Name
+		if r.Change.Forget {
+			out.Change = "forget " + r.Change.Name
+		}
+	}
+	for _, w := range c.Waiting {
+		out.Waiting = append(out.Waiting, Waited{w.Member, w.For.Seconds(), w.Most.Seconds()})
+	}
+	var down []string
+	for _, h := range s.Hosts {
+		if h.State == selector.Down {
+			down = append(down, h.Name)
+		}
+	}
+	out.Members = append(out.Members, Instance{
+		Name: c.Member, Known: true, SilentSeconds: max(c.Confirmed, 0).Seconds(), Fenced: c.Fenced, Down: down, Life: fmt.Sprintf("%08x", uint32(c.Boot>>32)),
+	})
+	for _, o := range c.Members {
+		i := Instance{
+			Name: o.Name, Known: o.Known, Leaving: o.Member.Leaving, SilentSeconds: o.Silent.Seconds(), Fenced: o.Member.Fenced,
+			Down: o.Member.Down, Address: o.Member.Address, Version: o.Member.Version,
+		}
+		if o.Known {
+			i.Life = fmt.Sprintf("%08x", uint32(o.Member.Boot>>32))
+		}
+		out.Members = append(out.Members, i)
 	}
 	return out
 }

@@ -318,6 +318,16 @@ var orders = map[string]orderFunc{
 	"unfreeze": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
 		return unlock(ctx, c, failover.Freeze, at, o)
 	},
+	"cluster-add": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
+		return ClusterAnswer{at, o.Member}, c.ChangeRoster(ctx, o.Member, false)
+	},
+	"cluster-forget": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
+		return ClusterAnswer{at, o.Member}, c.ChangeRoster(ctx, o.Member, true)
+	},
+	"cluster-force": func(ctx context.Context, c *failover.Conductor, at Answered, _ Order) (any, error) {
+		_, err := c.Force(ctx)
+		return ClusterAnswer{Answered: at}, err
+	},
 	"drill": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
 		r, err := c.Drill(ctx, failover.DrillRequest{Host: o.Host, Without: o.Without, Triggers: o.Triggers})
 		return DrillAnswer{at, r}, err

@@ -84,6 +84,7 @@ func collectRelay(to *sheet, r control.Relay, disagreements []correlate.Disagree
 	}), name)
 	electionLast.set(to, seconds(s.Elected), name)
 	drillSuccess.set(to, seconds(s.GoodDrill), name)
+	collectCluster(to, name, s.Cluster)
 	collectClients(to, name, &m)
 	counts := r.Conductor.Measure()
 	collectHosts(to, r, s, &m, &counts)
@@ -98,6 +99,21 @@ func collectRelay(to *sheet, r control.Relay, disagreements []correlate.Disagree
 		}
 		predicted.set(to, longest, name, string(k.Failure))
 	}
+}
+
+// collectCluster writes the state of the agreement with other instances; nothing for nil.
+func collectCluster(to *sheet, name string, c *failover.ClusterStatus) {
+	if c == nil {
+		return
+	}
+	clusterLease.set(to, max(c.Lease, 0).Seconds(), name)
+	clusterHeard.set(to, float64(c.Fresh), name)
+	clusterMembers.set(to, float64(len(c.Record.Roster)), name)
+	clusterDown.set(to, float64(c.Down), name)
+	clusterIsolated.is(to, c.Isolated, name)
+	clusterTrouble.is(to, c.Trouble != "", name)
+	clusterStoreUp.is(to, c.Failing.IsZero(), name)
+	clusterStore.set(to, c.Latency.Seconds(), name)
 }
 
 func collectClients(to *sheet, name string, m *relay.Measured) {

@@ -59,6 +59,7 @@ func predict(ctx context.Context, l line, stdout, stderr io.Writer) int {
 		return l.usage(stderr, fmt.Errorf("--relay: these settings have no relay %q: there is %s", string(o.Relay), strings.Join(names, ", ")))
 	}
 	cfg, err := daemon.FailoverConfig(settings.Relays[i], nil, nil, nil)
+	cfg.Cluster = daemon.ClusterConfig(settings.Relays[i], settings.Cluster)
 	if err == nil {
 		err = show(failover.Predict(cfg))
 	}

@@ -207,6 +207,9 @@ func (t *terminal) status(s control.Status) error {
 		for _, w := range r.Warnings {
 			t.field("warning", w)
 		}
+		if c := r.Cluster; c != nil {
+			t.field("cluster", c.Name+", this is "+c.Member+": "+c.Text)
+		}
 		if r.Loss != nil {
 			t.field("loss", "if the primary failed now: "+r.Loss.String())
 		}

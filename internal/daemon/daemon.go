@@ -188,8 +188,10 @@ type service struct {
 	checker  *health.Checker
 	roles    *roles.Pool
 	base     time.Time // of the phases of checks
-	phases   phases    // belongs to newService, and later guarded by changing
-	runner   *hooks.Runner
+
+	membership *membership // nil where there is no cluster
+	phases     phases      // belongs to newService, and later guarded by changing
+	runner     *hooks.Runner
 
 	noticeRunner *hooks.Runner // a separate one, so that no check waits for a place
 	webhook      webhook.Client
@@ -253,6 +255,11 @@ func newService(p Config, journal *logs.Log) (*service, error) {
 	var relays []*conducted
 	s.relays.Store(&relays)
 	s.findings.Store(&correlate.Findings{})
+	var err error
+	if s.membership, err = s.join(p.Settings.Cluster); err != nil {
+		s.close()
+		return nil, err
+	}
 	for _, r := range p.Settings.Relays {
 		c, err := s.conduct(r, p.Settings, descriptorsOf(p.Sockets, r))
 		if err != nil {
@@ -292,6 +299,7 @@ func (s *service) close() {
 	s.checker.Close()
 	s.roles.Close() // after the checks, which ask
 	s.resolver.Close()
+	s.membership.close()
 }
 
 // bind binds every address. If one fails, close releases those that were bound
@@ -311,6 +319,11 @@ func (s *service) bind(controlAt string) (Bound, error) {
 	}
 	if len(b.Relays) == 0 && len(missing) > 0 {
 		return b, errors.Join(missing...)
+	}
+	if m := s.membership; m != nil && m.server != nil {
+		if err := m.Bind(); err != nil {
+			return b, err
+		}
 	}
 	a := s.answers.Load()
 	if err := a.bind(nil, len(b.Relays) > 0); err != nil {
@@ -350,6 +363,9 @@ func (s *service) run(signals *Signals) error {
 		s.startRelay(c)
 	}
 	s.rest.start(last, s.stop, s.compare)
+	if m := s.membership; m != nil && m.server != nil {
+		s.rest.start(last, s.stop, keepServing(m, "cluster "+m.cfg.Listen, true, s.log))
+	}
 	s.answers.Load().start(s, nil)
 	if s.control != nil {
 		s.rest.start(last, s.stop, keepServing(s.control, "control", true, s.log))

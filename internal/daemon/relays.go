@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"understudy/admin"
+	"understudy/cluster"
 	"understudy/config"
 	"understudy/control"
 	"understudy/correlate"
@@ -36,6 +37,7 @@ type conducted struct {
 	doubts    health.Doubts       // hosts that reset clients
 	decided   chan struct{}       // closed when the conductor has ended and the state file is closed
 	part      *part               // nil until it runs
+	lease     cluster.Lease       // with a cluster: until when the relay may move bytes
 }
 
 // conduct makes one relay and its conductor. Each needs the other: the relay
@@ -48,6 +50,9 @@ func (s *service) conduct(cfg config.Relay, all config.Settings, sockets []int) 
 	}
 	rc := s.relayConfig(c, cfg, all)
 	rc.Sockets = sockets
+	if s.membership != nil {
+		rc.Lease = &c.lease
+	}
 	rc.Suspect = func(epoch uint64, err error) {
 		if now := c.conductor.Snapshot(); now.Epoch == epoch && now.Primary != "" && relay.EndedEarly(err) {
 			c.doubts.Add(now.Primary)
@@ -63,7 +68,7 @@ func (s *service) conduct(cfg config.Relay, all config.Settings, sockets []int) 
 		return nil, err
 	}
 	conductorConfig, err := FailoverConfig(cfg, s.resolver.Resolve, &c.doubts, s.roles)
-	conductorConfig.Phases = s.phases.of(cfg.Hosts)
+	conductorConfig.Phases, conductorConfig.Cluster = s.phases.of(cfg.Hosts), s.clusterOf(c, cfg)
 	if err != nil {
 		c.close()
 		return nil, err
@@ -215,6 +220,12 @@ func Descriptors(all config.Settings) int {
 		n += len(r.Listen) + r.Fall*len(r.Hosts)*checks
 	}
 	n = max(n, 0)
+	if members := len(all.Cluster.Endpoints); members > 0 {
+		n += members + 8*len(all.Cluster.Members)
+	}
+	if all.Cluster.Listen != "" {
+		n += peerConnections
+	}
 	if all.Admin.Listen != "" {
 		n += admin.MaxConnections
 	}

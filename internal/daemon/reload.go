@@ -161,7 +161,7 @@ func (s *service) prepare(ctx context.Context, next config.Settings) (_ *upcomin
 	}
 	u := &upcoming{did: control.Changes{Restart: s.needRestart(next)}}
 	next.Log.JSON, next.Log.Output = s.settings.Log.JSON, s.settings.Log.Output
-	next.Control, next.StateDir = s.settings.Control, s.settings.StateDir
+	next.Control, next.StateDir, next.Cluster = s.settings.Control, s.settings.StateDir, s.settings.Cluster
 	u.settings = next
 	old := s.answers.Load()
 	defer func() {
@@ -193,7 +193,7 @@ func (s *service) prepare(ctx context.Context, next config.Settings) (_ *upcomin
 			continue
 		}
 		conductorConfig, err := FailoverConfig(r, s.resolver.Resolve, &c.doubts, s.roles)
-		conductorConfig.Phases = s.phases.of(r.Hosts)
+		conductorConfig.Phases, conductorConfig.Cluster = s.phases.of(r.Hosts), s.clusterOf(c, r)
 		if err == nil {
 			err = c.conductor.Accepts(conductorConfig)
 		}
@@ -423,6 +423,9 @@ func (s *service) needRestart(next config.Settings) (list []string) {
 		if k.old != k.new {
 			list = append(list, k.name)
 		}
+	}
+	if !reflect.DeepEqual(next.Cluster, s.settings.Cluster) {
+		list = append(list, "cluster and what belongs to it")
 	}
 	if now := next.SecretVariables(); !slices.Equal(now, s.settings.SecretVariables()) {
 		list = append(list, "token_env (until then scripts see the variable)")
