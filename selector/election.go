@@ -108,7 +108,7 @@ func (m *Machine) choose() {
 		if standing == passed && decided {
 			continue
 		}
-		if standing == passed && m.guarded(h) && (i != last || !m.noneWasUsable()) && !m.writer(i) {
+		if standing == passed && m.guarded(h) && !m.agreedOn(i) && (i != last || !m.noneWasUsable()) && !m.writer(i) {
 			// It has failed too often to be preferred to another host, but is
 			// better than none, and than one that lacks data which it has.
 			if best < 0 {

@@ -50,6 +50,10 @@ type shared struct {
 // Proposal returns the election that the machine would make now.
 func (m *Machine) Proposal() Proposal { return m.shared.proposal }
 
+// agreedOn reports whether host i is the primary for all, even if it is lost here. It needs
+// no election: neither the flap guard nor the operator's order makes another one of it.
+func (m *Machine) agreedOn(i int) bool { return m.cfg.Shared && m.shared.stands && i == m.elect }
+
 // offer is electHost with [Config.Shared].
 func (m *Machine) offer(i int, kind Kind, reason string, drain time.Duration) {
 	switch s := &m.shared; {

@@ -160,6 +160,26 @@ func TestSharedIsolated(t *testing.T) {
 	s.did("the lease is back", "open 7 a")
 }
 
+// A primary that is lost here again and again is still the one that all have agreed on:
+// when it passes, neither the flap guard nor the operator's order is in its way.
+func TestSharedFlaps(t *testing.T) {
+	t.Parallel()
+	s := newSharer(t, "a", "b")
+	s.step(Agreed{Epoch: 1, Host: "b", Kind: Start, Served: true})
+	for range 4 {
+		s.run(5 * time.Second)
+		s.story = nil
+		s.down["b"] = true
+		s.run(5 * time.Second)
+		s.did("down here", "lost b", "hold")
+		s.proposes("down here", "a", Failover)
+		s.down["b"] = false
+		s.run(2 * time.Second)
+		s.did("up again", "open 1 b")
+		s.proposes("up again", "", "")
+	}
+}
+
 // What an operator orders is proposed until all have agreed, for a time.
 func TestSharedMove(t *testing.T) {
 	t.Parallel()

@@ -14,7 +14,7 @@ func (m *Machine) lastPrimary() int {
 	switch {
 	case m.prefer >= 0:
 		return m.prefer
-	case m.done && m.cfg.Stay > 0:
+	case m.done && (m.cfg.Stay > 0 || m.agreedOn(m.elect)):
 		return m.elect
 	}
 	return -1
