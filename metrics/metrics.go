@@ -63,16 +63,7 @@ type Config struct {
 // OpenMetrics or as protocol buffers, whichever the client prefers. A scrape that
 // fails in part still has the rest.
 func NewHandler(cfg Config) http.Handler {
-	if cfg.Logger == nil {
-		cfg.Logger = hclog.NewNullLogger()
-	}
-	answer := promhttp.HandlerForTransactional(newGatherer(cfg), promhttp.HandlerOpts{
-		EnableOpenMetrics: true,
-		// To compress takes as long as all the rest, of a machine that has better to do.
-		DisableCompression: true,
-		ErrorHandling:      promhttp.ContinueOnError,
-		ErrorLog:           cfg.Logger.Named("metrics").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn}),
-	})
+	g := newGatherer(cfg)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// In small pieces, as it is encoded, it would take hundreds of system calls, and a
 		// client that reads slowly would keep the sheet.
@@ -80,7 +71,7 @@ func NewHandler(cfg Config) http.Handler {
 		defer buffers.Put(whole)
 		whole.ResponseWriter, whole.status = w, http.StatusOK
 		whole.content.Reset()
-		answer.ServeHTTP(whole, r)
+		g.answer(whole, r)
 		w.Header().Set("Content-Length", strconv.Itoa(whole.content.Len()))
 		w.WriteHeader(whole.status)
 		_, _ = w.Write(whole.content.Bytes()) // fails when the client has gone
@@ -105,6 +96,8 @@ type gatherer struct {
 	own    collector
 	others *prometheus.Registry
 	free   atomic.Pointer[sheet] // of the last scrape; nil while a scrape has it
+
+	libraries, all http.Handler // for the metrics of the libraries alone, and for all
 }
 
 func newGatherer(cfg Config) *gatherer {
@@ -113,19 +106,36 @@ func newGatherer(cfg Config) *gatherer {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+	options := promhttp.HandlerOpts{
+		EnableOpenMetrics: true,
+		// To compress takes as long as all the rest, of a machine that has better to do.
+		DisableCompression: true,
+		ErrorHandling:      promhttp.ContinueOnError,
+	}
+	if cfg.Logger != nil {
+		options.ErrorLog = cfg.Logger.Named("metrics").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn})
+	}
+	g.libraries, g.all = promhttp.HandlerFor(g.others, options), promhttp.HandlerForTransactional(g, options)
 	return g
 }
 
-// Gather returns all metrics. They are valid until done is called.
-func (g *gatherer) Gather() (all []*dto.MetricFamily, done func(), err error) {
+// scrape reads the metrics of the program. The caller puts the sheet back into free.
+func (g *gatherer) scrape() *sheet {
 	s := g.free.Swap(nil)
 	if s == nil {
 		s = newSheet()
 	}
-	all, err = g.others.Gather()
 	s.begin()
 	g.own.collect(s)
-	return append(all, s.end()...), func() { g.free.Store(s) }, err
+	s.end()
+	return s
+}
+
+// Gather returns all metrics. They are valid until done is called.
+func (g *gatherer) Gather() (all []*dto.MetricFamily, done func(), err error) {
+	all, err = g.others.Gather()
+	s := g.scrape()
+	return append(all, s.out...), func() { g.free.Store(s) }, err
 }
 
 // revision is the commit that the program was built from, or empty.

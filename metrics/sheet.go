@@ -28,7 +28,8 @@ type family struct {
 	out    *dto.MetricFamily
 	labels [][]string // the values of each row, as they were given
 	rows   []*dto.Metric
-	used   int // of the rows, by the present scrape
+	texts  []string // the labels of each row; see labelText
+	used   int      // of the rows, by the present scrape
 }
 
 // newSheet returns an empty sheet.
@@ -56,7 +57,8 @@ func (s *sheet) end() []*dto.MetricFamily {
 	for _, f := range s.sorted {
 		clear(f.rows[f.used:])
 		clear(f.labels[f.used:])
-		f.rows, f.labels = f.rows[:f.used], f.labels[:f.used]
+		clear(f.texts[f.used:])
+		f.rows, f.labels, f.texts = f.rows[:f.used], f.labels[:f.used], f.texts[:f.used]
 		if f.out.Metric = f.rows; f.used > 0 {
 			s.out = append(s.out, f.out)
 		}
@@ -70,11 +72,12 @@ func (s *sheet) row(m *metric, labels []string) *dto.Metric {
 	at := f.used
 	f.used++
 	if at == len(f.rows) {
-		f.rows, f.labels = append(f.rows, nil), append(f.labels, nil)
+		f.rows, f.labels, f.texts = append(f.rows, nil), append(f.labels, nil), append(f.texts, "")
 	}
 	if f.rows[at] == nil || !slices.Equal(f.labels[at], labels) {
 		f.labels[at] = slices.Clone(labels)
 		f.rows[at] = m.newRow(f.labels[at])
+		f.texts[at] = labelText(f.rows[at].Label)
 	}
 	return f.rows[at]
 }
