@@ -163,9 +163,8 @@ func (g *gatherer) answer(w *buffered, r *http.Request) {
 	if !isText || w.status != http.StatusOK {
 		w.content.Reset()
 		w.status = http.StatusOK
-		for name := range w.Header() {
-			w.Header().Del(name)
-		}
+		w.Header().Del("Content-Type")
+		w.Header().Del("Vary")
 		g.all.ServeHTTP(w, r)
 		return
 	}

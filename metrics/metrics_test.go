@@ -104,9 +104,13 @@ func TestFormats(t *testing.T) {
 		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 		r.Header.Set("Accept", accept)
 		w := httptest.NewRecorder()
+		w.Header().Set("X-Before", "kept")
 		h.ServeHTTP(w, r)
 		if got := w.Header().Get("Content-Type"); w.Code != http.StatusOK || !strings.HasPrefix(got, want) {
 			t.Errorf("Accept %q: status %d, %s, want %s", accept, w.Code, got, want)
+		}
+		if w.Header().Get("X-Before") != "kept" || len(w.Header()["Vary"]) != 1 {
+			t.Errorf("Accept %q: headers %v", accept, w.Header())
 		}
 	}
 }
