@@ -90,3 +90,25 @@ func TestLeaseOverUnderLoad(t *testing.T) {
 		t.Errorf("stats %+v: want it fenced", s)
 	}
 }
+
+// A connection that ends cleanly is delivered to its end with a lease too, although
+// the end of the process would throw away what is on the way to the host.
+func TestLeaseDeliversCleanEnds(t *testing.T) {
+	t.Parallel()
+	r, hosts := startPairs(t, Config{Lease: new(switchedLease)})
+	client, host := r.pair(hosts)
+	if err := host.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	const size = 300_000
+	if _, err := client.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	proctest.Until(t, "the connection has ended", func() bool { return r.Stats().Live == 0 })
+	if n, err := io.Copy(io.Discard, host); err != nil || n != size {
+		t.Errorf("the host got %d of %d bytes, %v", n, size, err)
+	}
+}

@@ -65,6 +65,9 @@ func (l *loop) connect(i int32, c *conn, to *sockaddr) {
 		l.connectFailed(i, c, wrap("bind", e))
 		return
 	}
+	if l.of(c).relay.fixed.Lease != nil {
+		tcp.SetResetOnClose(int(fd), true)
+	}
 	c.fd[host] = fd
 	c.ready[host] = 0
 	if to.ephemeral {
@@ -437,12 +440,14 @@ func (l *loop) drop(i int32, c *conn, reset bool) {
 	l.discard(c, host)
 	l.forget(c)
 	l.clearRequest(c)
-	for _, fd := range c.fd {
+	for s, fd := range c.fd {
 		if fd < 0 {
 			continue
 		}
 		if reset {
 			_ = tcp.Reset(int(fd)) // it may have ended
+		} else if side(s) == host && l.of(c).relay.fixed.Lease != nil {
+			tcp.SetResetOnClose(int(fd), false) // what is still on the way arrives
 		}
 		closeFd(fd)
 	}

@@ -27,6 +27,17 @@ func ConnectedToItself(fd int) bool {
 	return err == nil && bind.AddrPort(own) == bind.AddrPort(peer)
 }
 
+// SetResetOnClose has close(2) reset the connection and throw away what was not
+// sent yet, also when the process is killed: otherwise the kernel goes on trying to
+// deliver that after its end.
+func SetResetOnClose(fd int, on bool) {
+	linger := unix.Linger{}
+	if on {
+		linger.Onoff = 1
+	}
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &linger)
+}
+
 // Reset resets an established connection at once, by connect(2) with AF_UNSPEC. Unlike
 // close(2) with SO_LINGER 0 it does so even while a process that is being forked still
 // has a copy of the descriptor. The socket can connect again afterwards.
