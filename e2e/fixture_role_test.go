@@ -7,6 +7,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -102,6 +103,17 @@ func (w *watched) awaitWhy(d *database, text string) {
 		}
 	}()
 	w.Until("why says of "+d.name+": "+text, func() bool { why = w.host(d).Why; return strings.Contains(why, text) })
+}
+
+// advises checks what the command why says to do about a host; a text that is empty
+// means nothing.
+func (w *watched) advises(d *database, text string) {
+	w.t.Helper()
+	out, err := exec.CommandContext(w.t.Context(), program(w.t), "why", d.addr(), "--control", w.socket).CombinedOutput()
+	said := strings.Join(strings.Fields(string(out)), " ")
+	if err != nil || (text == "") == strings.Contains(said, "do this:") || !strings.Contains(said, text) {
+		w.t.Errorf("why of %s: %v, %s; want the advice %q", d.name, err, said, text)
+	}
 }
 
 // last is the record of the last election, which has ended.

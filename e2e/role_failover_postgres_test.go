@@ -106,6 +106,7 @@ func TestPostgresPrimaryIsLost(t *testing.T) {
 	c.start()
 	p.admin(c, roleUser)
 	w.awaitWhy(c, "is not that of the cluster")
+	w.advises(c, "set role-identity to "+w.host(c).Role.Identity)
 	p.awaitAll(b, a)
 	w.awaitUp(b)
 	identity := w.host(a).Role.Identity
@@ -140,6 +141,7 @@ func TestPostgresIsPromotedByHand(t *testing.T) {
 		u.Until("the role of b is known", func() bool { r := u.host(b).Role; return r != nil && r.Role == "replica" })
 	}
 	w.goesOn(b, 10)
+	w.advises(b, "")
 	for _, d := range []*database{a, b} {
 		if n := strings.TrimSpace(p.admin(d, "select count(*) from pg_stat_activity where usename = 'monitor'")); n != "2" {
 			t.Errorf("%s has %s sessions of two programs, want 2", d.name, n)
@@ -163,6 +165,7 @@ func TestPostgresIsPromotedByHand(t *testing.T) {
 	endSessions()
 	for _, u := range both {
 		u.awaitWhy(a, "password authentication failed")
+		u.advises(a, "let check postgres log in to "+a.addr())
 	}
 	w.goesOn(a, 5)
 	for _, u := range both {
@@ -222,6 +225,7 @@ func TestPostgresIsPromotedByHand(t *testing.T) {
 	w.wantTwoWriters(b, 2, a)
 	lying.wantTwoWriters(b, epoch, a)
 	w.awaitWhy(a, "it says primary in term 1, and "+b.addr()+" was primary in term 2")
+	w.advises(a, "make "+a.addr()+" a replica of "+b.addr())
 	b.kill()
 	w.wantNoPrimary(a)
 	for _, u := range both {

@@ -159,7 +159,7 @@ func (m *Machine) learn(i int, f flight, r Result) Result {
 			return fail("%s", why)
 		}
 	}
-	r.OK, r.Err = true, nil
+	r.OK, r.Phase, r.Err = true, "", nil
 	return r
 }
 

@@ -2,8 +2,10 @@ package main
 
 import (
 	"slices"
+	"strings"
 
 	"understudy/control"
+	"understudy/internal/role"
 )
 
 // adviceFor returns what an operator can do about the problems that why shows
@@ -48,13 +50,48 @@ func adviceForHost(r control.RelayStatus, h control.Host) (all []string) {
 		if k.Last == nil || k.Last.OK {
 			continue
 		}
-		return append(all, adviceForCheck(h.Name, k))
+		text := adviceForCheck(h.Name, k)
+		if k.Last.Phase == "role" && h.Role != nil {
+			text = adviceForRole(r, h, k)
+		}
+		if text != "" {
+			all = append(all, text)
+		}
+		return all
 	}
 	return all
 }
 
+// adviceForRole returns the advice for a host that is not usable because of its role;
+// empty for a replica of a primary, which needs nothing.
+func adviceForRole(r control.RelayStatus, h control.Host, k control.Check) string {
+	primary := r.Primary
+	if primary == "" {
+		primary = "the primary"
+	}
+	switch {
+	case k.Last.Unknown:
+		return adviceForCheck(h.Name, k)
+	case strings.Contains(k.Last.Error, "is not that of the cluster"):
+		return "correct the address of " + h.Name + ", which is of another cluster; if it is the right one (after an upgrade or a restore), set role-identity to " + h.Role.Identity
+	case h.Role.Role == role.Starting.String():
+		return "wait until " + h.Name + " has started"
+	case h.Role.Role == role.Primary.String() && h.Name != r.Primary,
+		strings.Contains(k.Last.Error, "follows no primary"):
+		return "make " + h.Name + " a replica of " + primary + ", after a look at what only " + h.Name + " has"
+	case h.Role.Role == role.Replica.String() && r.Primary == "":
+		return "start the last primary, or promote the replica that has its data: " + h.Name + " is not promoted by itself"
+	case h.Role.Role == role.Replica.String():
+		return ""
+	}
+	return adviceForCheck(h.Name, k)
+}
+
 // adviceForCheck returns the advice for a check that did not pass.
 func adviceForCheck(host string, k control.Check) string {
+	if k.Last.Unknown && k.Last.Phase == "login" {
+		return "let check " + k.Name + " log in to " + host + " (user, password file, certificate, free connections; docs/databases.md): its role is unknown, and is ignored until then"
+	}
 	if k.Last.Unknown && k.Last.Phase != "script" {
 		return "find out what this machine lacks (descriptors, ports, memory; docs/operations.md, limits): check " + k.Name + " of " + host + " could not be run and is ignored"
 	}

@@ -14,6 +14,10 @@ func TestAdvice(t *testing.T) {
 	check := func(phase string, unknown bool) []control.Host {
 		return []control.Host{{Name: "db2:1", State: "down", Checks: []control.Check{{Name: "x", Last: &control.Result{Phase: phase, Unknown: unknown}}}}}
 	}
+	says := func(word, err string) []control.Host {
+		return []control.Host{{Name: "db2:1", State: "down", Role: &control.Role{Role: word, Identity: "7"},
+			Checks: []control.Check{{Name: "x", Last: &control.Result{Phase: "role", Error: err}}}}}
+	}
 	for _, tt := range []struct {
 		name string
 		r    control.RelayStatus
@@ -33,6 +37,14 @@ func TestAdvice(t *testing.T) {
 		{"unknown", control.RelayStatus{Hosts: check("script", true)}, "run the script of check x by hand"},
 		{"own fault", control.RelayStatus{Hosts: check("connect", true)}, "find out what this machine lacks"},
 		{"criteria", control.RelayStatus{Hosts: check("criteria", false)}, "does not meet the criteria"},
+		{"login", control.RelayStatus{Hosts: check("login", true)}, "let check x log in to db2:1"},
+		{"replica", control.RelayStatus{Primary: "db1:1", Hosts: says("replica", "it is a replica (in recovery)")}, ""},
+		{"replica alone", control.RelayStatus{Hosts: says("replica", "it is a replica (in recovery)")}, "promote the replica that has its data: db2:1"},
+		{"detached", control.RelayStatus{Primary: "db1:1", Hosts: says("replica", "it follows no primary")}, "make db2:1 a replica of db1:1"},
+		{"rival", control.RelayStatus{Primary: "db1:1", Hosts: says("primary", "it says primary in term 1, and db1:1 was primary in term 2")}, "make db2:1 a replica of db1:1"},
+		{"foreign", control.RelayStatus{Hosts: says("primary", "its identity 7 is not that of the cluster, 8")}, "set role-identity to 7"},
+		{"starting", control.RelayStatus{Hosts: says("starting", "57P03")}, "wait until db2:1 has started"},
+		{"mute", control.RelayStatus{Hosts: says("unknown", "context deadline exceeded")}, "does not answer check x in time"},
 		{"read", control.RelayStatus{Hosts: check("read", false)}, "does not answer check x in time"},
 	} {
 		tt.r.Name = "r"

@@ -72,6 +72,6 @@ func askRole(ctx context.Context, asker *roles.Asker, host string) health.Result
 	case role.Primary, role.Replica, role.Unknown: // the rules of the relay decide
 	}
 	res := health.NewResult(ctx, began, health.Role, err)
-	res.Fact = &fact
+	res.Fact, res.Phase = &fact, health.Role // the rules may refuse the role that was told
 	return res
 }
