@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -54,4 +55,14 @@ func parseHost(s string) (hostAddr, error) {
 // wrap names the system call that failed; nil for success.
 func wrap(call string, err error) error {
 	return os.NewSyscallError(call, err)
+}
+
+// addrPortOf is the IP address and port of a; invalid when it has none.
+func addrPortOf(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }

@@ -202,6 +202,9 @@ func (l *loop) clientLeft(i int32, c *conn) { l.end(i, c, clientLeft) }
 func (l *loop) begin(i int32, c *conn) {
 	l.unpend(i, c)
 	l.become(c, relaying)
+	if f := l.of(c).relay.connected; f != nil {
+		f()
+	}
 	to := l.of(c).hosts.of(c.home)
 	to.connects.add(time.Duration(l.now - c.began))
 	to.dials.made.Add(1)

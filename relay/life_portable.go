@@ -376,6 +376,9 @@ func (c *conn) attach(h *socket, err error) dialResult {
 		c.failed = true
 	default:
 		c.plane.connected(c.home.Load(), time.Since(c.dialed))
+		if f := c.relay.connected; f != nil {
+			f()
+		}
 		c.sock[host] = h
 		c.becomeLocked(relaying)
 		if !c.heldAt.IsZero() {

@@ -603,6 +603,12 @@ func (l *loop) acceptBatch(t *tenant, ln *listener, most int) (more bool) {
 
 // assign gives an accepted client to the loop that has room for it.
 func (l *loop) assign(t *tenant, fd int32) {
+	if twin := t.relay.canaryTwin(int(fd)); twin != nil {
+		t.queued = max(t.queued-1, 0)
+		t.relay.leave()
+		twin.enter()
+		t = l.tenants[twin.plane.(*share).slot] //nolint:forcetypeassert // there is no other one here
+	}
 	if cfg := t.cfg(); len(cfg.Allow) > 0 && !cfg.allows(peer(fd).Addr()) {
 		_ = tcp.Reset(int(fd)) // the client may have left
 		closeFd(fd)

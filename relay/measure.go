@@ -87,10 +87,7 @@ func (r *Relay) Measure() Measured {
 		m.Sent, m.Received = m.Sent+h.Sent, m.Received+h.Received
 	}
 	r.gating.Lock()
-	m.Refuses = !r.listens
-	for _, ln := range r.listeners {
-		m.Queued += ln.Queued()
-	}
+	m.Refuses, m.Queued = !r.listens, r.queuedLocked()
 	r.gating.Unlock()
 	m.Hosts = byHost(r, hosts)
 	return m

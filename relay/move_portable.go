@@ -5,7 +5,6 @@ package relay
 import (
 	"errors"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -94,16 +93,6 @@ func abort(s stream) {
 		_ = tcp.SetLinger(0)
 	}
 	_ = s.Close()
-}
-
-// addrPortOf is the IP address and port of a; invalid when it has none.
-func addrPortOf(a net.Addr) netip.AddrPort {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := tcp.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
 // piece limits one read. Each reader that takes nothing occupies that much, so it

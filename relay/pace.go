@@ -230,6 +230,12 @@ func (r *Relay) pace(g *gate, waited int) {
 		if n > 0 {
 			p.took(r.plane.giveTurns(line.waiters[n-1].came, n))
 		}
+		switch {
+		case n == len(line.waiters):
+			r.canaries.giveTurn(math.MaxInt64)
+		case n > 0:
+			r.canaries.giveTurn(line.waiters[n-1].came)
+		}
 		report(false)
 		if n == len(line.waiters) && time.Since(opened) >= paceSettle && r.nobodyWaits() {
 			break
@@ -238,8 +244,10 @@ func (r *Relay) pace(g *gate, waited int) {
 		line = r.plane.line(p.since)
 	}
 	// From here on no new client waits for a turn, and those who do are let through.
-	if r.gate.CompareAndSwap(g, &gate{epoch: g.epoch, home: g.home, to: g.to}) {
+	if open := (&gate{epoch: g.epoch, home: g.home, to: g.to}); r.gate.CompareAndSwap(g, open) {
+		r.canaries.do(func(t *Relay) { t.gate.CompareAndSwap(g, open) })
 		r.plane.giveTurns(math.MaxInt64, math.MaxInt)
+		r.canaries.giveTurn(math.MaxInt64)
 	}
 	report(true)
 	if r.fixed.Paced != nil {

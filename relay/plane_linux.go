@@ -29,11 +29,7 @@ type share struct {
 type target = sockaddr
 
 func newPlane(r *Relay) plane {
-	e := r.fixed.Engine
-	if e == nil {
-		e = NewEngine(EngineConfig{})
-	}
-	p := &share{relay: r, engine: e}
+	p := &share{relay: r, engine: r.fixed.Engine}
 	p.tenants.Store(new([]*tenant))
 	return p
 }

@@ -187,6 +187,10 @@ func (p *goroutines) conns() []*conn {
 // or until stop is closed.
 func (p *goroutines) admit(s stream, stop <-chan struct{}) {
 	r := p.relay
+	if twin := r.canaryTwinOf(s); twin != nil {
+		twin.plane.(*goroutines).admit(s, stop) //nolint:forcetypeassert // there is no other one here
+		return
+	}
 	if !r.cfg.Load().allows(addrPortOf(s.RemoteAddr()).Addr()) {
 		abort(s)
 		p.mu.Lock()
@@ -211,6 +215,17 @@ func (p *goroutines) admit(s stream, stop <-chan struct{}) {
 	p.live[c] = struct{}{}
 	p.mu.Unlock()
 	p.running.Go(c.serve)
+}
+
+// canaryTwinOf is canaryTwin for a stream.
+func (r *Relay) canaryTwinOf(s stream) (twin *Relay) {
+	if r.canaries.expected.Load() == nil {
+		return nil
+	}
+	if raw, err := s.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { twin = r.canaryTwin(int(fd)) })
+	}
+	return twin
 }
 
 // room reports whether the limit allows another connection beside live ones.

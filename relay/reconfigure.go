@@ -98,6 +98,7 @@ func (c *Change) Commit() error {
 		}
 	}
 	r.cfg.Store(newSettings(c.cfg))
+	r.canaries.do(func(t *Relay) { t.cfg.Store(newSettings(twinConfig(c.cfg, t.fixed.Together))) })
 	r.missing = c.missing
 	select {
 	case r.lacks <- struct{}{}:
@@ -124,6 +125,7 @@ func (r *Relay) replaceLocked(c listeners) {
 		}
 	}
 	r.plane.apply()
+	r.canaries.do(func(t *Relay) { t.plane.apply() })
 }
 
 // bindEvery is the time between two tries to bind an address that is missing.

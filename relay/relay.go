@@ -84,6 +84,9 @@ type Relay struct {
 	homes homes
 	live  atomic.Int64 // connections, including those that are being accepted
 
+	canaries  canaries
+	connected func() // called when a host has accepted a client; nil for all but a twin, see canary.go
+
 	usual  arrivals
 	pacing atomic.Pointer[Pacing] // the last; nil for none
 	pacers sync.WaitGroup
@@ -129,6 +132,9 @@ func newRelay(cfg Config) *Relay {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
+	}
+	if cfg.Engine == nil {
+		cfg.Engine = NewEngine(EngineConfig{})
 	}
 	cfg.Logger = cfg.Logger.Named("relay").With("relay", cfg.Name)
 	r := &Relay{
@@ -210,6 +216,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	close(r.started)
 	r.attend(ctx)
 	r.Leave()
+	r.canaries.end()
 	if cut := r.drain(); cut > 0 {
 		r.log.Warn("drain cut connections", "count", cut, "drain-timeout", r.cfg.Load().DrainTimeout)
 	}
@@ -280,8 +287,10 @@ func (r *Relay) Open(epoch uint64, host string) (Waiting, error) {
 	r.listens = true
 	g.home, g.paced = r.homes.number(host), waited.Paced
 	r.serving.Store(epoch)
+	r.canaries.gateLocked(g)
 	r.gate.Store(g)
 	r.plane.open()
+	r.canaries.do(func(t *Relay) { t.plane.open() })
 	if g.paced {
 		r.pacers.Go(func() { r.pace(g, waited.Queued+waited.Held) })
 	}
@@ -323,6 +332,8 @@ func (r *Relay) shutLocked() {
 	r.gate.Store(nil)
 	r.serving.Store(0)
 	r.plane.leave(nil)
+	r.canaries.gateLocked(nil)
+	r.canaries.do(func(t *Relay) { t.plane.leave(nil) })
 }
 
 // Refuse shuts the gate, resets the waiting clients and refuses new ones. The
@@ -341,6 +352,7 @@ func (r *Relay) Refuse() Waiting {
 		}
 	}
 	r.plane.expire()
+	r.canaries.do(func(t *Relay) { t.plane.expire() })
 	return waited
 }
 
@@ -356,9 +368,12 @@ func (r *Relay) Refuse() Waiting {
 // empty stays is no host.
 func (r *Relay) Fence(ctx context.Context, before uint64, stays string, p FencePolicy) Fenced {
 	home := r.homes.number(stays)
-	return fenceWith(ctx, p, func(reset bool, wait time.Duration) fencedCounts {
+	fenced := fenceWith(ctx, p, func(reset bool, wait time.Duration) fencedCounts {
 		return r.plane.fence(before, home, reset, wait)
 	})
+	// A canary has as long as the clients have taken.
+	r.canaries.do(func(t *Relay) { t.plane.fence(before, home, !p.Keep, 0) })
+	return fenced
 }
 
 // Stats counts connections and bytes since the start.
@@ -381,11 +396,7 @@ func (r *Relay) Waiting() Waiting {
 }
 
 func (r *Relay) waitingLocked() Waiting {
-	w := Waiting{Held: r.plane.held()}
-	for _, ln := range r.listeners {
-		w.Queued += ln.Queued()
-	}
-	return w
+	return Waiting{Queued: r.queuedLocked(), Held: r.plane.held()}
 }
 
 // enter takes the place of one connection, or returns false when there is none.
