@@ -503,6 +503,7 @@ func (d *draft) checkRelay(values map[string]raw, at func(flag string) Origin) {
 	}
 	d.warnDuplicatePorts(at("pong-port"), d.relay.PongPorts)
 	d.checkRole(values, at)
+	d.checkCanary(values, at)
 	for i, addr := range d.relay.Listen {
 		if slices.Contains(d.relay.Listen[:i], addr) {
 			d.problem(listen, fmt.Errorf("%q is listed twice", addr))

@@ -48,6 +48,7 @@ func TestDefaults(t *testing.T) {
 			CheckInterval: 2 * time.Second, CheckTimeout: 5 * time.Second, TriggerTimeout: 30 * time.Second, StandbyTimeout: 10 * time.Minute,
 			MaxBackoff: time.Minute, DNSHold: 30 * time.Second, Stay: 3 * time.Second, Hold: 10 * time.Second,
 			ConnectTimeout: 3 * time.Second, UserTimeout: 20 * time.Second, DrainTimeout: 30 * time.Second, OpenRate: OpenAuto, Replay: "auto", OnSilence: "auto",
+			Canary: Canary{Slow: 200 * time.Millisecond},
 		}},
 		Log: Log{Level: "info", Verdicts: "changes", Output: "stderr"},
 
@@ -64,11 +65,12 @@ func TestDefaults(t *testing.T) {
 func TestEverySettingReachesItsField(t *testing.T) {
 	dir := t.TempDir()
 	got, _, err := load(t, []string{
-		"bind=127.0.0.1:80", "bind=unix:/run/x", "accept-proxy=true", "allow=10.1.2.3/8,::1", "max-connections=7",
+		"bind=127.0.0.1:80", "bind=unix:/run/x", "accept-proxy=true", "allow=10.1.2.3/8,::1,127.0.0.1", "max-connections=7",
 		"hosts= [::1]:81 , unix:/x", "hosts=c:3", "interval=5", "fast-interval=0.5", "timeout=2s", "check-tcp=mysql", "rise=4", "fall=5",
 		"pong-path=/p?q=1", "max-backoff=1", "stay=12", "check-host=/c", "check-interval=3s", "check-timeout=4s", "on-failover=/f",
 		"trigger-timeout=6s", "trigger-policy=abort", "on-standby=/r", "standby-timeout=7m", "on-event=/e", "webhook=https://x.example/T0KEN", "scripts-dir=" + dir, "hold=0", "fence=drain=30s", "failback=10m", "open-rate=70", "replay=off", "on-silence=alarm",
 		"connect-timeout=7s", "idle-timeout=8s", "user-timeout=0", "drain-timeout=9s", "send-proxy=v2", "connection-log=true", "source=::1",
+		"canary=2s", "canary-slow=1s", `canary-send=a\n`, "canary-expect=b",
 		"loops=3", "spin=off", "http=:9001", "lport=3001,3000", "ping-path=/a,/b/", "ping-timeout=3s", "fail-status=503",
 		"log-level=debug", "verdict-log=bad", "log-format=json", "log-output=stdout",
 		"endpoints=http://one.example/a,https://two.example", "fanout=true", "terminal-responses=200,4xx", "preserve-host=true", "endpoint-timeout=1",
@@ -96,8 +98,9 @@ func TestEverySettingReachesItsField(t *testing.T) {
 			MaxBackoff: time.Second, DNSHold: 30 * time.Second, Stay: 12 * time.Second, Fence: Fence{Drain: 30 * time.Second}, Failback: 10 * time.Minute, OpenRate: 70, Replay: "off", OnSilence: "alarm",
 			ConnectTimeout: 7 * time.Second, IdleTimeout: 8 * time.Second, DrainTimeout: 9 * time.Second,
 			MaxConnections: 7, SendProxy: 2, AcceptProxy: true, ConnectionLog: true,
-			Allow:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+			Allow:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.1/32")},
 			Source: netip.MustParseAddr("::1"),
+			Canary: Canary{Every: 2 * time.Second, Slow: time.Second, Send: "a\n", Expect: "b"},
 		}},
 		HTTP: HTTP{Listen: ":9001", Routes: []Route{
 			{Path: "/a", Verdict: ping}, {Path: "/b/", Verdict: ping},

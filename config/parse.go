@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"understudy/internal/address"
 	"understudy/internal/redact"
@@ -46,7 +47,10 @@ func (s *Setting) split(texts []string) (items []string, errs []error) {
 		return nil, nil
 	}
 	if !s.List {
-		item := strings.TrimSpace(texts[len(texts)-1])
+		item := texts[len(texts)-1]
+		if !s.verbatim {
+			item = strings.TrimSpace(item)
+		}
 		if item == "" {
 			return nil, []error{errors.New("is empty")}
 		}
@@ -358,6 +362,36 @@ func failback(text string) (time.Duration, error) {
 		return 0, fmt.Errorf("%w, or never", err)
 	}
 	return d, nil
+}
+
+// canaryEvery accepts "off" and a duration.
+func canaryEvery(text string) (time.Duration, error) {
+	if text == "off" {
+		return 0, nil
+	}
+	d, err := duration(100 * time.Millisecond)(text)
+	if err != nil {
+		return 0, fmt.Errorf("%w, or off", err)
+	}
+	return d, nil
+}
+
+// escapedText accepts text with the escapes of Go, such as \r\n and \x00.
+func escapedText(text string) (string, error) {
+	var out []byte
+	for rest := text; rest != ""; {
+		r, multibyte, tail, err := strconv.UnquoteChar(rest, 0)
+		if err != nil {
+			return "", fmt.Errorf("has an escape that is not known at %s", quote(rest))
+		}
+		if multibyte {
+			out = utf8.AppendRune(out, r)
+		} else {
+			out = append(out, byte(r))
+		}
+		rest = tail
+	}
+	return rawText(string(out))
 }
 
 // openRate accepts "auto", "off" and a number.

@@ -129,6 +129,17 @@ type Relay struct {
 	Allow          []netip.Prefix // empty allows all
 	ConnectionLog  bool           // log each connection when it has ended
 	Source         netip.Addr     // the zero Addr leaves it to the system
+
+	Canary Canary
+}
+
+// Canary is a client of the program's own.
+type Canary struct {
+	Every time.Duration // from one attempt to the next; zero: there is none
+	Slow  time.Duration // the longest time that a good attempt takes
+
+	Send, Expect string // either may be empty
+	Handshake    string // protocol of the greeting to read, one of [greeting.Names], or empty; excludes Send and Expect
 }
 
 // Role is how the hosts of a relay are asked for their role, and which of them may be

@@ -21,13 +21,15 @@ type Setting struct {
 	List    bool   // comma-separated or repeated
 	Secret  bool   // masked when printed
 
+	verbatim bool // white space around it belongs to the value
+
 	parse parser[*draft]
 }
 
 // OfRelay reports whether each relay has its own value.
 func (s *Setting) OfRelay() bool {
 	switch s.Group {
-	case listening, electing, asking, scripts, switching, connections:
+	case listening, electing, asking, scripts, switching, connections, watching:
 		return true
 	}
 	return false
@@ -55,6 +57,7 @@ const (
 	scripts     = "Scripts"
 	switching   = "Switching"
 	connections = "Connections"
+	watching    = "Canary"
 	answering   = "Health verdicts over HTTP"
 	agreeing    = "Several instances"
 	operating   = "Operating"
@@ -244,6 +247,22 @@ var table = environmentNames([]Setting{
 	{Flag: "source", Group: connections, Value: "IP",
 		Help:  "local address for connections to hosts and for checks",
 		parse: one(ipAddress, func(d *draft, v addrValue) { d.relay.Source = v })},
+
+	{Flag: "canary", Default: "off", Group: watching, Value: "D",
+		Help:  "connect through the relay itself as a client does, once in this time, to measure what clients see: outages, in metrics, status and events; in no count of clients. off, or at least 100ms",
+		parse: one(canaryEvery, func(d *draft, v time.Duration) { d.relay.Canary.Every = v })},
+	{Flag: "canary-slow", Default: "200ms", Group: watching, Value: "D",
+		Help:  "an attempt that takes longer counts as an outage, as one that fails does",
+		parse: one(duration(time.Millisecond), func(d *draft, v time.Duration) { d.relay.Canary.Slow = v })},
+	{Flag: "canary-send", Group: watching, Value: "TEXT", verbatim: true,
+		Help:  `what the canary sends, with escapes such as \r\n; without this, an answer and a handshake a connect to the primary is enough`,
+		parse: one(escapedText, func(d *draft, v string) { d.relay.Canary.Send = v })},
+	{Flag: "canary-expect", Group: watching, Value: "TEXT", verbatim: true,
+		Help:  "what the answer must contain, with escapes, within --timeout",
+		parse: one(escapedText, func(d *draft, v string) { d.relay.Canary.Expect = v })},
+	{Flag: "canary-handshake", Group: watching, Value: "PROTOCOL",
+		Help:  "read the greeting of this protocol instead, without a login: " + alternatives(greeting.Names()) + "; default: that of --check-tcp or --role, if it is one of them",
+		parse: one(word(greeting.Names()...), func(d *draft, v string) { d.relay.Canary.Handshake = v })},
 
 	{Flag: "http", Group: answering, Value: "ADDR",
 		Help:  "answer health verdicts on address:port",

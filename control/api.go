@@ -121,6 +121,8 @@ type RelayStatus struct {
 
 	Cluster *Cluster `json:"cluster,omitempty"` // the agreement with other instances; absent where this one decides alone
 
+	Canary *Canary `json:"canary,omitempty"` // a client of the program's own; absent without one
+
 	Clients Clients         `json:"clients"`          // counted since the start of the process
 	Pacing  *PacingProgress `json:"pacing,omitempty"` // of clients that wait although there is a primary; absent when they are connected at once
 	Hosts   []Host          `json:"hosts"`            // in order of preference
@@ -172,6 +174,18 @@ type Instance struct {
 	Life          string   `json:"life,omitempty"`    // differs from one start of it to the next
 	Address       string   `json:"address,omitempty"` // where it answers others
 	Version       string   `json:"version,omitempty"` // of its program
+}
+
+// Canary is the state of a canary.
+type Canary struct {
+	Result    string    `json:"result,omitempty"`          // of its last attempt: good, slow, failed, or local (a failure of this machine); absent before the first
+	At        time.Time `json:"at,omitzero"`               // when that ended
+	Seconds   float64   `json:"seconds"`                   // how long it took
+	Error     string    `json:"error,omitempty"`           // why it failed
+	OutageAt  time.Time `json:"outage_since,omitzero"`     // since when it has not been served, or slowly; absent while it is served
+	OutageWhy string    `json:"outage_error,omitempty"`    // why the last attempt since then failed; absent if it only waits
+	Last      float64   `json:"last_outage_seconds"`       // how long the last outage lasted that is over; zero for none
+	Over      time.Time `json:"last_outage_over,omitzero"` // when that was over
 }
 
 // PacingProgress is how the clients that waited for the relay to open are being connected.
@@ -395,6 +409,10 @@ func describe(r Relay, now time.Time) RelayStatus {
 	if out.Cluster = clusterOf(s); out.Cluster != nil && (out.Cluster.Trouble != "" || out.Cluster.Isolated || out.Cluster.LeaseSeconds <= 0) {
 		out.Warnings = append(out.Warnings, "cluster "+out.Cluster.Name+": "+out.Cluster.Text)
 	}
+	out.Canary = canaryOf(s.Canary)
+	if text := s.CanaryText(now); text != "" {
+		out.Warnings = append(out.Warnings, text)
+	}
 	passed := map[string]relay.HostStats{}
 	for at, n := range r.Relay.HostStats() {
 		sum := passed[r.Conductor.HostAt(at)]
@@ -457,6 +475,20 @@ func clusterOf(s failover.Status) *Cluster {
 		out.Members = append(out.Members, i)
 	}
 	return out
+}
+
+func canaryOf(s *failover.CanaryStatus) *Canary {
+	if s == nil {
+		return nil
+	}
+	k := &Canary{Result: string(s.Last), At: s.LastAt, Seconds: s.Took.Seconds(), OutageAt: s.Since, Last: s.Outage.Seconds(), Over: s.Over}
+	if s.LastError != nil {
+		k.Error = s.LastError.Error()
+	}
+	if s.Error != nil {
+		k.OutageWhy = s.Error.Error()
+	}
+	return k
 }
 
 // listen returns the addresses that clients connect to.

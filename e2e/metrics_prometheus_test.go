@@ -111,7 +111,7 @@ func TestPrometheusThroughAFailover(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "understudy.yaml")
 	first, second := proctest.StartRedis(t, true, 5000), proctest.StartRedis(t, false, 5000)
 	text := "admin: " + admin + "\nhttp: " + answers + "\nprobes:\n  here: {vip: {addresses: [127.0.0.1]}}\nrelays:\n" +
-		"  - {name: show, hosts: [" + s.a.Addr() + ", " + s.b.Addr() + "], listen: [" + s.addr + "], on_failover: " + script(t, recording(s.record)) + "}\n" +
+		"  - {name: show, hosts: [" + s.a.Addr() + ", " + s.b.Addr() + "], listen: [" + s.addr + "], canary: 1s, on_failover: " + script(t, recording(s.record)) + "}\n" +
 		"  - {name: keys, hosts: [" + first.Addr() + ", " + second.Addr() + "], listen: [" + freeAddr(t) + "], role: redis, promote: true, on_failover: " + script(t, recording(s.record)) + "}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

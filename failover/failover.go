@@ -160,6 +160,13 @@ type Config struct {
 	// OnHang is the reaction to that.
 	OnHang OnHang
 
+	// Canary is a client that measures what clients see.
+	Canary Canary
+
+	// DialCanary connects to the relay as a client does, until ctx ends; see
+	// [relay.Relay.DialCanary]. Required if there is a Canary.
+	DialCanary func(ctx context.Context) (CanaryConn, error)
+
 	// Logger gets the conductor's log. Nil discards it.
 	Logger hclog.Logger
 }
@@ -235,6 +242,7 @@ type Conductor struct {
 	history  history
 	evidence evidence
 	measure  measure
+	canary   canary
 
 	addresses *addresses
 
@@ -413,6 +421,10 @@ func (cfg Config) validate() error {
 	if cfg.Cluster != nil {
 		errs = append(errs, cfg.validateCluster()...)
 	}
+	errs = append(errs, cfg.Canary.validate())
+	if cfg.Canary.Every > 0 && cfg.DialCanary == nil {
+		errs = append(errs, errors.New("dial canary: required for a canary"))
+	}
 	return errors.Join(errs...)
 }
 
@@ -514,6 +526,7 @@ func (c *Conductor) Run(ctx context.Context) error {
 		}()
 	}
 	c.logPrediction()
+	c.applyCanary(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

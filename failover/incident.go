@@ -75,6 +75,8 @@ type Incident struct {
 	ShutSeconds   float64 `json:"shut_seconds,omitempty"`   // that clients were kept out
 	TotalSeconds  float64 `json:"total_seconds,omitempty"`  // until it was open
 
+	Canary *CanaryRun `json:"canary,omitempty"` // what the canary saw; absent without one, and until it has seen that clients are served
+
 	// BoundSeconds is the time that predict gives for this case; zero where it
 	// gives none: the same host came back, no host was usable, or the relay was
 	// frozen.
@@ -234,7 +236,7 @@ func (e *evidence) of(host string) *BadCheck {
 type recorder struct {
 	current *Incident // nil when none is in progress
 	nextID  uint64
-	closeAt time.Time            // when current is closed without a first byte, or the end of the pacing; zero while it is not open
+	closeAt time.Time            // when current is closed without a first byte, the end of the pacing or a good attempt of the canary; zero while it is not open
 	paced   bool                 // clients are being connected one after the other
 	doubted map[string]time.Time // by host: when it was suspected
 	before  relay.Stats          // when current began
@@ -331,6 +333,7 @@ func (c *Conductor) noteOpen(ctx context.Context, now time.Time, shut time.Durat
 	c.measure.opened(i)
 	c.measure.election(ElectionOf{i.Event, Open})
 	s.closeAt, s.led, s.unbounded, s.paced = now.Add(firstByteWait), Incident{}, false, waiting.Paced
+	c.canary.wanted.Store(c.cfg().Canary.Every > 0)
 	if s.paced {
 		s.closeAt = s.closeAt.Add(c.cfg().Hold)
 	}
@@ -359,7 +362,7 @@ func (c *Conductor) notePacing(p relay.Pacing) {
 
 // finishOpen closes the record in progress if nothing more is expected of its opening.
 func (c *Conductor) finishOpen() {
-	if i, s := c.recorder.current, &c.recorder; !s.paced && !i.FirstByte.IsZero() {
+	if i, s := c.recorder.current, &c.recorder; !s.paced && !i.FirstByte.IsZero() && !c.canary.wanted.Load() {
 		c.finish(Open, "")
 		return
 	}
@@ -381,6 +384,7 @@ func (c *Conductor) finish(as Outcome, failure string) {
 	i.Done = true
 	c.publishIncident()
 	s.current, s.closeAt = nil, time.Time{}
+	c.canary.wanted.Store(false)
 }
 
 // publishIncident publishes the current record as it is now.

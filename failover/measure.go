@@ -24,6 +24,8 @@ type Measured struct {
 	FencedFinished, FencedReset, FencedMoved uint64
 
 	OverBound uint64 // failovers that took longer than predicted
+
+	Canary *CanaryMeasured // nil without one
 }
 
 // CheckOf is a check of a host, by their names.
@@ -234,12 +236,13 @@ func (m *measure) keep(cfg *Config) {
 // host, and for each trigger of the settings.
 func (c *Conductor) Measure() Measured {
 	m, cfg := &c.measure, c.cfg()
+	canary := c.measureCanary()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := Measured{
 		Checks: map[CheckOf]Checked{}, Changes: maps.Clone(m.changes), Elections: maps.Clone(m.elections),
 		Phases: map[PhaseOf]histogram.Snapshot{}, Triggers: map[string]Triggered{},
-		FencedFinished: m.finished, FencedReset: m.reset, FencedMoved: m.moved, OverBound: m.overBound,
+		FencedFinished: m.finished, FencedReset: m.reset, FencedMoved: m.moved, OverBound: m.overBound, Canary: canary,
 	}
 	for _, host := range cfg.Hosts {
 		for _, k := range cfg.Checks {

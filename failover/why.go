@@ -26,6 +26,8 @@ type Status struct {
 	Silence relay.Silence // of the primary towards its clients
 	Hang    relay.Hang    // of the primary
 
+	Canary *CanaryStatus // nil without a canary; must not be changed
+
 	// NoStandby is since when no other host could become primary. Zero while
 	// one could, while there is no primary, and for a relay of one host.
 	NoStandby time.Time
@@ -46,6 +48,9 @@ func (c *Conductor) Status() Status {
 		}
 	}
 	s.Hang = c.hang(s.Snapshot, s.Primary)
+	if canary, ok := c.Canary(); ok {
+		s.Canary = &canary
+	}
 	return s
 }
 
@@ -106,6 +111,9 @@ func (s Status) why(now time.Time) string {
 		if s.Hang.Hangs() {
 			text += "; it passes its checks, " + s.Hang.String()
 		}
+		if unserved := s.CanaryText(now); unserved != "" {
+			text += "; " + unserved
+		}
 		if len(s.Writers) > 0 {
 			text += "; " + writersText(s.Writers)
 		}
@@ -147,6 +155,19 @@ func (s Status) why(now time.Time) string {
 		}
 		return text + by(frozen, "; frozen")
 	}
+}
+
+// CanaryText says that the canary is not served although there is a primary; empty while it
+// is, and without one.
+func (s Status) CanaryText(now time.Time) string {
+	if s.Primary == "" || s.Canary == nil || s.Canary.Since.IsZero() {
+		return ""
+	}
+	text := "its canary has not been served for " + ago(now.Sub(s.Canary.Since))
+	if s.Canary.Error != nil {
+		text += " (" + s.Canary.Error.Error() + ")"
+	}
+	return text
 }
 
 // WhyHost explains, in one sentence, why a host is primary or is not.

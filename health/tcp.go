@@ -163,7 +163,24 @@ func (c *TCPCheck) run(ctx context.Context, d dialer, host string) (Phase, error
 	}
 	stop := endWith(ctx, conn)
 	defer stop()
+	return c.exchange(conn, h)
+}
 
+// Talk does over a connection what the check does after its own connect. The caller sets the
+// deadline of conn and closes it.
+func (c *TCPCheck) Talk(conn net.Conn) error {
+	to := conn.RemoteAddr().String()
+	if conn.RemoteAddr().Network() == "unix" {
+		to = "unix:" + to
+	}
+	h, err := address.ParseHost(to)
+	if err == nil {
+		_, err = c.exchange(conn, h)
+	}
+	return err
+}
+
+func (c *TCPCheck) exchange(conn net.Conn, h address.Host) (Phase, error) {
 	if c.handshake != "" {
 		return c.greeted(conn, h)
 	}

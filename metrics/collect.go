@@ -251,6 +251,13 @@ func collectElections(to *sheet, name string, counts *failover.Measured) {
 		}
 	}
 	overBound.count(to, counts.OverBound, name)
+	if k := counts.Canary; k != nil {
+		for _, outcome := range failover.CanaryOutcomes() {
+			canaryTries.count(to, k.Attempts[outcome], name, string(outcome))
+		}
+		canaryTook.observe(to, &k.Took, name)
+		canaryOutage.set(to, k.Outage.Seconds(), name)
+	}
 	fencedTotal.count(to, counts.FencedFinished, name, "finished")
 	fencedTotal.count(to, counts.FencedReset, name, "reset")
 	fencedTotal.count(to, counts.FencedMoved, name, "moved")

@@ -104,6 +104,9 @@ var (
 	triggerRuns   = counter("trigger_runs_total", "Runs of a trigger, by outcome: passed or failed.", "relay", "trigger", "outcome")
 	triggerTook   = durations("trigger_duration_seconds", "How long runs of a trigger took.", "relay", "trigger")
 	drillSuccess  = gauge("drill_last_success_timestamp_seconds", "When a drill last went well; 0 for never.", "relay")
+	canaryTries   = counter("canary_attempts_total", "Attempts of the canary, by outcome: good, slow, failed, or local (a failure of this machine). Only with --canary, as the two that follow.", "relay", "outcome")
+	canaryTook    = durations("canary_duration_seconds", "How long attempts of the canary took that were served.", "relay")
+	canaryOutage  = counter("canary_outage_seconds_total", "Time in which the canary was not served, or slowly: from the first such attempt to the first good one.", "relay")
 	localFailures = counter("local_failures_total", "Failures of this machine that were held against no host: accept, connect (no descriptor, port or memory), watch (epoll).", "relay", "operation")
 
 	clusterLease    = gauge("cluster_lease_seconds", "For how much longer this instance may move bytes; 0 while it may not. Absent without a cluster, as all that follow.", "relay")

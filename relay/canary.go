@@ -46,6 +46,14 @@ type Canary struct {
 // Served returns a channel that is closed when a host has accepted the connection.
 func (c *Canary) Served() <-chan struct{} { return c.served }
 
+// CloseWrite ends the stream to the host.
+func (c *Canary) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
 func (c *Canary) wasServed() { c.once.Do(func() { close(c.served) }) }
 
 // canaries is what a relay knows of its canaries.

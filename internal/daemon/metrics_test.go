@@ -153,7 +153,7 @@ func TestMetricsFollowTheRelays(t *testing.T) {
 	head := "admin: " + admin + "\nhttp: " + http1 + "\n" +
 		"probes:\n  here: {vip: {addresses: [127.0.0.1]}}\nroutes:\n  /ping: {}\n  /metrics: {metrics: true}\nrelays:\n"
 	orders := func(hosts string) string {
-		return "  - {name: orders, hosts: [" + hosts + "], listen: [" + one + "], on_failover: " + trigger + "}\n"
+		return "  - {name: orders, hosts: [" + hosts + "], listen: [" + one + "], canary: 1s, on_failover: " + trigger + "}\n"
 	}
 	o := operate(t, head+orders(a.Addr()+", "+b.Addr())+"  - {name: mail, hosts: ["+b.Addr()+"], listen: ["+two+"]}\n"+keys)
 	proctest.AwaitGreeting(t, one, "a")

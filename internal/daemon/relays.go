@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -87,6 +88,13 @@ func (s *service) conduct(cfg config.Relay, all config.Settings, sockets []int) 
 	conductorConfig.NoticeScripts, conductorConfig.Deliver = s.noticeRunner, s.webhook.Deliver
 	conductorConfig.Silence, conductorConfig.Checker, conductorConfig.Base = c.relay.Silence, s.checker, s.base
 	conductorConfig.Hang, conductorConfig.Usual = c.relay.Hang, c.relay.Usual
+	conductorConfig.DialCanary = func(ctx context.Context) (failover.CanaryConn, error) {
+		conn, err := c.relay.DialCanary(ctx)
+		if err != nil {
+			return nil, err // and not a conn that is nil
+		}
+		return conn, nil
+	}
 	conductorConfig.Names, conductorConfig.StateFile, conductorConfig.Changed, conductorConfig.Logger = s.resolver, c.stateFile, s.changed, s.log
 	c.conductor, err = failover.New(conductorConfig)
 	if err != nil {
@@ -217,6 +225,9 @@ func Descriptors(all config.Settings) int {
 		if r.Role.Protocol != "" {
 			n += 2 * len(r.Hosts) // a session, and the one that replaces it
 		}
+		if r.Canary.Every > 0 {
+			n += 3 // both ends of its connection, and that to the host
+		}
 		n += len(r.Listen) + r.Fall*len(r.Hosts)*checks
 	}
 	n = max(n, 0)
@@ -249,6 +260,7 @@ func Descriptors(all config.Settings) int {
 // hosts cannot be asked for their role.
 func FailoverConfig(cfg config.Relay, resolve health.ResolveFunc, doubts *health.Doubts, pool *roles.Pool) (failover.Config, error) {
 	checks, err := checksOf(cfg, resolve, doubts, pool)
+	canary, err2 := canaryOf(cfg)
 	return failover.Config{
 		Name:         cfg.Name,
 		Hosts:        cfg.Hosts,
@@ -268,7 +280,24 @@ func FailoverConfig(cfg config.Relay, resolve health.ResolveFunc, doubts *health
 		Failback:     cfg.Failback,
 		OnHang:       onHang[cfg.OnSilence],
 		DNSHold:      cfg.DNSHold,
-	}, err
+		Canary:       canary,
+	}, errors.Join(err, err2)
+}
+
+// canaryOf returns the canary of a relay, which speaks as a TCP check does.
+func canaryOf(cfg config.Relay) (failover.Canary, error) {
+	k := failover.Canary{Every: cfg.Canary.Every, Slow: cfg.Canary.Slow, Timeout: cfg.Timeout}
+	if cfg.Canary.Send+cfg.Canary.Expect+cfg.Canary.Handshake == "" {
+		return k, nil
+	}
+	talk, err := health.NewTCPCheck(health.TCPConfig{
+		Send: []byte(cfg.Canary.Send), Expect: []byte(cfg.Canary.Expect), Handshake: cfg.Canary.Handshake, Complete: true,
+	})
+	if err != nil {
+		return k, fmt.Errorf("canary: %w", err)
+	}
+	k.Talk = func(_ context.Context, conn net.Conn) error { return talk.Talk(conn) }
+	return k, nil
 }
 
 // checksOf returns the checks of every host of a relay: the connect, the role, the pongs
