@@ -51,6 +51,13 @@ func TestVerdict(t *testing.T) {
 		}, "bad primary down: db1.orders:5432 has", ""},
 		{"the state is not saved", 1, func(s *control.Status) { s.Relays[0].SaveError = "disk full" }, "warn warning: db1.orders:5432 has", ""},
 		{"a check of the primary has failed", 1, func(s *control.Status) { s.Relays[0].Hosts[0].Checks[0].Suspected = true }, "warn suspected: db1.orders:5432 has", ""},
+		{"the canary is served", 1, func(s *control.Status) { s.Relays[0].Canary = &control.Canary{Result: "good"} }, "ok serving: db1.orders:5432 has", ""},
+		{"the canary is not served", 1, func(s *control.Status) {
+			s.Relays[0].Canary = &control.Canary{Result: "failed", OutageAt: ago(time.Minute)}
+		}, "bad canary not served: db1.orders:5432 has", ""},
+		{"the canary waits", 1, func(s *control.Status) {
+			s.Relays[0].Canary = &control.Canary{Result: "good", OutageAt: ago(time.Second)}
+		}, "warn canary waits: db1.orders:5432 has", ""},
 		{"all of many serve", 60, func(*control.Status) {}, "ok serving: All 60 relays have a primary.", ""},
 		{"some of many do not", 60, func(s *control.Status) {
 			s.Relays[3].NoStandby = ago(time.Hour)
@@ -91,6 +98,40 @@ func TestVerdict(t *testing.T) {
 				t.Errorf("the first problem is %q, want %q", first, tt.first)
 			}
 		})
+	}
+}
+
+// What the canary saw is among the facts of its relay and the steps of an election.
+func TestCanaryOnPage(t *testing.T) {
+	s := statusOf(1)
+	texts := func(facts []fact) string {
+		var all []string
+		for _, f := range facts {
+			if strings.Contains(f.Name, "canary") || strings.Contains(f.Name, "outage") {
+				all = append(all, f.Name+" "+f.Value+" ("+f.Note+")")
+			}
+		}
+		return strings.Join(all, "; ")
+	}
+	if got := texts(newView(s, nil, false).Relays[0].Facts); got != "" {
+		t.Errorf("without a canary the facts have %q", got)
+	}
+	s.Relays[0].Canary = &control.Canary{Result: "good", Seconds: 0.0012, Last: 0.412, Over: s.Now.Add(-time.Hour)}
+	if got := texts(newView(s, nil, false).Relays[0].Facts); !strings.HasPrefix(got, "canary served in 1.20 ms (a client of the program's own, in no count); its last outage 412 ms (until ") {
+		t.Errorf("the facts have %q", got)
+	}
+	s.Relays[0].Canary = &control.Canary{Result: "failed", Error: "refused", OutageAt: s.Now.Add(-5 * time.Second)}
+	if got := texts(newView(s, nil, false).Relays[0].Facts); got != "canary not served for 5 s (refused)" {
+		t.Errorf("the facts have %q", got)
+	}
+	e := failedOver(s.Relays[0], 2, begins, 0.4, 0, 2)
+	e.Canary = &failover.CanaryRun{Seconds: 0.412, Attempts: 2, Error: "refused"}
+	if got := texts(newElectionView(e, false).Steps); got != "canary 412 ms (attempts that failed or were slow: 2; refused)" {
+		t.Errorf("the election has %q", got)
+	}
+	e.Canary = &failover.CanaryRun{}
+	if got := texts(newElectionView(e, false).Steps); !strings.Contains(got, "served all the time") {
+		t.Errorf("the election has %q", got)
 	}
 }
 

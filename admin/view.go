@@ -336,6 +336,9 @@ func newRelayView(r control.RelayStatus, n int, s control.Status, many, acts boo
 		{"from hosts", size(c.Received), ""},
 		{"epoch", strconv.FormatUint(r.Epoch, 10), "number of the last election"},
 	}
+	if k := r.Canary; k != nil {
+		v.Facts = append(v.Facts, canaryFacts(*k, s.Now)...)
+	}
 	if !r.GoodDrill.IsZero() {
 		v.Facts = append(v.Facts, fact{"last good drill", age(s.Now.Sub(r.GoodDrill)) + " ago", ""})
 	}
@@ -348,6 +351,22 @@ func newRelayView(r control.RelayStatus, n int, s control.Status, many, acts boo
 		}
 	}
 	return v
+}
+
+// canaryFacts is what the canary of a relay sees.
+func canaryFacts(k control.Canary, now time.Time) []fact {
+	value := cmp.Or(k.Result, "no attempt yet")
+	switch {
+	case !k.OutageAt.IsZero():
+		value = "not served for " + age(now.Sub(k.OutageAt))
+	case k.Result == "good":
+		value = "served in " + took(k.Seconds)
+	}
+	all := []fact{{"canary", value, cmp.Or(k.Error, "a client of the program's own, in no count")}}
+	if k.Last > 0 {
+		all = append(all, fact{"its last outage", took(k.Last), "until " + stamp(k.Over)})
+	}
+	return all
 }
 
 // broken counts the relays without a primary.
@@ -370,6 +389,10 @@ func judgeRelay(r control.RelayStatus) (level, string) {
 		return bad, "no primary"
 	case primary >= 0 && r.Hosts[primary].State == "down":
 		return bad, "primary down"
+	case r.Canary != nil && !r.Canary.OutageAt.IsZero() && r.Canary.Result == "failed":
+		return bad, "canary not served"
+	case r.Canary != nil && !r.Canary.OutageAt.IsZero():
+		return warn, "canary waits"
 	case !r.NoStandby.IsZero():
 		return warn, "no standby"
 	case r.Frozen != nil:
@@ -659,6 +682,13 @@ func (v *electionView) explain(e control.Event) {
 			text += "; first byte " + took(e.FirstByte.Sub(e.Opened).Seconds()) + " later"
 		}
 		note("open", text)
+	}
+	if k := e.Canary; k != nil {
+		text := "the canary was served all the time"
+		if k.Attempts > 0 {
+			text = fmt.Sprintf("attempts that failed or were slow: %d%s", k.Attempts, suffix("; ", k.Error))
+		}
+		v.Steps = append(v.Steps, fact{Name: "canary", Value: took(k.Seconds), Note: text})
 	}
 }
 

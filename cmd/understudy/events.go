@@ -136,6 +136,9 @@ func (t *terminal) incident(i failover.Incident) error {
 	if !i.Opened.IsZero() {
 		t.field("took", tookText(i))
 	}
+	if k := i.Canary; k != nil {
+		t.field("canary", canarySaw(*k))
+	}
 	return t.table(timeline(i), true)
 }
 
@@ -150,6 +153,18 @@ func tookText(i failover.Incident) string {
 		text += fmt.Sprintf("; that is MORE than the %s predicted", millis(i.BoundSeconds))
 	case i.BoundSeconds > 0:
 		text += fmt.Sprintf("; predicted %s at most", millis(i.BoundSeconds))
+	}
+	return text
+}
+
+// canarySaw describes what the canary saw of a change.
+func canarySaw(k failover.CanaryRun) string {
+	if k.Attempts == 0 {
+		return "was served all the time"
+	}
+	text := fmt.Sprintf("was not served, or slowly, for %s: %s", millis(k.Seconds), plural(k.Attempts, "attempt"))
+	if k.Error != "" {
+		text += ", " + k.Error
 	}
 	return text
 }

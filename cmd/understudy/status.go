@@ -204,6 +204,9 @@ func (t *terminal) status(s control.Status) error {
 		}
 		t.field("clients", fmt.Sprintf("%d live, %d waiting%s; %d accepted: %d finished, %d reset, %d fenced, %d expired, %d aborted",
 			c.Live, c.Queued+c.Held, pacing, c.Accepted, c.Finished, c.Reset, c.Fenced, c.Expired, c.Aborted))
+		if k := r.Canary; k != nil {
+			t.field("canary", canaryText(*k, s.Now))
+		}
 		for _, w := range r.Warnings {
 			t.field("warning", w)
 		}
@@ -251,6 +254,27 @@ func (t *terminal) status(s control.Status) error {
 		}
 	}
 	return nil
+}
+
+// canaryText describes what the canary of a relay sees.
+func canaryText(k control.Canary, now time.Time) string {
+	text := "no attempt yet"
+	switch {
+	case !k.OutageAt.IsZero():
+		text = "not served for " + span(now.Sub(k.OutageAt))
+		if k.OutageWhy != "" {
+			text += ": " + k.OutageWhy
+		}
+	case k.Result != "":
+		text = k.Result + " in " + millis(k.Seconds)
+		if k.Error != "" {
+			text += ": " + k.Error
+		}
+	}
+	if k.Last > 0 {
+		text += fmt.Sprintf("; its last outage took %s, and was over %s ago", millis(k.Last), span(now.Sub(k.Over)))
+	}
+	return text
 }
 
 // probes writes a table of the probes, if there are any.

@@ -79,6 +79,7 @@ func someStatus() control.Status {
 			Why:    "db1.example:5432 has been primary for 75h0m0s (failover: db2.example:5432 is down: tcp: connection refused)",
 			Frozen: &freeze, GoodDrill: before(20 * 24 * time.Hour), Rise: 2, Fall: 3,
 			Pacing:  &control.PacingProgress{Waited: 4000, Turns: 60, Rate: 100, Seconds: 1.1},
+			Canary:  &control.Canary{Result: "good", At: before(300 * time.Millisecond), Seconds: 0.0014, Last: 0.412, Over: before(75 * time.Hour)},
 			Clients: control.Clients{Queued: 1, Held: 2, Live: 120, Accepted: 1234567, Finished: 1234000, Reset: 400, Fenced: 40, Expired: 3, Aborted: 4},
 			Hosts: []control.Host{
 				{Name: "db1.example:5432", State: "up", Since: before(75 * time.Hour), Primary: true, Address: &control.Address{
@@ -159,6 +160,7 @@ func failedOver() failover.Incident {
 		Fence:    &failover.FenceRun{Finished: 2, Reset: 117, Moved: 1, Seconds: 0.0031},
 		Triggers: []failover.TriggerRun{{Script: "/etc/understudy/triggers.d/10-promote", Status: "exit status 0", Seconds: 0.41, Output: `waiting for db1\npromoted`}},
 		Opened:   moment.Add(640 * time.Millisecond), FirstByte: moment.Add(652 * time.Millisecond), ClientsHeld: 31, ClientsLost: 0,
+		Canary:        &failover.CanaryRun{Began: moment, Seconds: 0.645, Attempts: 2, Error: "connection refused"},
 		Pacing:        &failover.Pacing{Turns: 33, FirstRate: 50, PeakRate: 100, Slowed: 2, Seconds: 0.41},
 		DetectSeconds: 0.21, ElectSeconds: 0.004, SwitchSeconds: 0.426, TotalSeconds: 0.64, BoundSeconds: 0.5, OverBound: true,
 	}
@@ -317,5 +319,26 @@ func TestSpans(t *testing.T) {
 		if got := span(d); got != want {
 			t.Errorf("%v is %q, want %q", d, got, want)
 		}
+	}
+}
+
+// What status says of a canary.
+func TestCanaryText(t *testing.T) {
+	for _, tt := range []struct {
+		canary control.Canary
+		want   string
+	}{
+		{control.Canary{}, "no attempt yet"},
+		{control.Canary{Result: "good", Seconds: 0.0014}, "good in 1.4ms"},
+		{control.Canary{Result: "failed", Seconds: 1, Error: "no pong", OutageAt: moment.Add(-5 * time.Second), OutageWhy: "no pong"}, "not served for 5s: no pong"},
+		{control.Canary{Result: "good", OutageAt: moment.Add(-2 * time.Second)}, "not served for 2s"},
+		{control.Canary{Result: "local", Error: "too many open files"}, "local in 0s: too many open files"},
+	} {
+		if got := canaryText(tt.canary, moment); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.canary, got, tt.want)
+		}
+	}
+	if got := canarySaw(failover.CanaryRun{}); got != "was served all the time" {
+		t.Errorf("an election without an outage: %q", got)
 	}
 }
