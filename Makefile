@@ -58,6 +58,10 @@ test-deps: ## install what the tests want from Debian, as far as it is missing
 prove: ## explore and simulate the agreement of several instances (hours, 16 GB)
 	$(GO) test ./cluster -run 'Explore|Simulation' -v -timeout 24h -explore 20000000 -simulate 10000
 
+.PHONY: nemesis
+nemesis: ## 50 rounds of random faults against three instances and etcd (10 minutes; root)
+	UNDERSTUDY_RUNS=50 UNDERSTUDY_OUTAGE=1m $(GO) test ./e2e -run '^TestCluster' -v -timeout 1h
+
 .PHONY: lint
 lint: ## golangci-lint, with the rules of .golangci.yml
 	$(GO) run $(LINT) run --allow-parallel-runners ./...

@@ -1,0 +1,678 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"understudy/internal/proctest"
+)
+
+// site is three etcd, three instances of the program and two hosts, each in a
+// network namespace of its own, and a client of each instance. It exists once,
+// in the namespace of its test; see isolate.
+type site struct {
+	t       *testing.T
+	dir     string
+	stores  map[string]*etcd
+	members map[string]*member
+	hosts   map[string]*logger
+	clients map[string]*caller
+	orders  sync.WaitGroup // verbs that run
+}
+
+// oneSite keeps the sites of several tests from running at the same time: on a
+// busy machine leases would end for lack of processor time.
+var oneSite sync.Mutex
+
+// isolateSite is isolate for a test that makes a site.
+func isolateSite(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(insideVariable) != t.Name() {
+		oneSite.Lock()
+		defer oneSite.Unlock()
+	}
+	return isolate(t, "nft", "etcd")
+}
+
+// nodes are the names of all, and their addresses.
+var nodes = map[string]string{
+	"e1": "10.99.0.1", "e2": "10.99.0.2", "e3": "10.99.0.3",
+	"a": "10.99.0.11", "b": "10.99.0.12", "c": "10.99.0.13",
+	"h1": "10.99.0.21", "h2": "10.99.0.22",
+}
+
+var (
+	storeNames  = []string{"e1", "e2", "e3"}
+	memberNames = []string{"a", "b", "c"}
+	hostNames   = []string{"h1", "h2"}
+)
+
+const (
+	relayPort  = "5000"
+	hostPort   = "6000"
+	memberPort = "7000"
+	httpPort   = "9001"
+
+	// siteLease is shorter than the default, for the sake of the test's time.
+	siteLease = 3 * time.Second
+)
+
+// newSite starts all of it, and waits until each client is served.
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{
+		t: t, dir: t.TempDir(),
+		stores: map[string]*etcd{}, members: map[string]*member{}, hosts: map[string]*logger{}, clients: map[string]*caller{},
+	}
+	s.cable()
+	for _, name := range storeNames {
+		s.stores[name] = s.newStore(name)
+	}
+	for _, name := range hostNames {
+		s.hosts[name] = s.newHost(name)
+	}
+	secret := filepath.Join(s.dir, "secret")
+	if err := os.WriteFile(secret, []byte("the secret of the test site\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range memberNames {
+		s.members[name] = s.newMember(name, secret)
+		s.clients[name] = s.newCaller(name)
+	}
+	s.awaitServed("at the start")
+	return s
+}
+
+// cable makes the namespaces, and one bridge between them, where the test itself
+// is too. The names of namespaces are in a directory, which belongs to the test's
+// own view of the mounts.
+func (s *site) cable() {
+	t := s.t
+	t.Helper()
+	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", "/run/netns", "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "ip link add hub type bridge")
+	run(t, "ip addr add 10.99.0.254/24 dev hub")
+	run(t, "ip link set hub up")
+	for name, addr := range nodes {
+		run(t, "ip netns add", name)
+		run(t, "ip link add to-"+name, "type veth peer name eth0 netns", name)
+		run(t, "ip link set to-"+name, "master hub up")
+		s.run(name, "ip addr add", addr+"/24 dev eth0")
+		s.run(name, "ip link set lo up")
+		s.run(name, "ip link set eth0 up")
+		s.run(name, "nft add table inet fault")
+		s.run(name, "nft add chain inet fault input { type filter hook input priority 0; }")
+	}
+}
+
+// run runs a command in the namespace of a node.
+func (s *site) run(node string, words ...string) {
+	s.t.Helper()
+	run(s.t, append([]string{"ip netns exec", node}, words...)...)
+}
+
+// within calls do on a thread that is in the network of a node. Sockets that are
+// made there stay in that network.
+func within(node string, do func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	there, err := os.Open("/run/netns/" + node)
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		return os.NewSyscallError("setns", err)
+	}
+	err = do()
+	// A thread that ends would kill the processes that it has started.
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		panic(back)
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// listenAt listens in the network of a node.
+func (s *site) listenAt(node, port string) net.Listener {
+	s.t.Helper()
+	var ln net.Listener
+	err := within(node, func() (err error) {
+		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+			var failed error
+			err := c.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) })
+			return errors.Join(err, failed)
+		}}
+		lc.SetMultipathTCP(false)
+		ln, err = lc.Listen(context.Background(), "tcp", nodes[node]+":"+port)
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return ln
+}
+
+// oneWay is a way from one node to another on which all packets vanish.
+type oneWay struct{ from, to string }
+
+// cuts makes the packets of these ways vanish, and of no others.
+func (s *site) cuts(all ...oneWay) {
+	s.t.Helper()
+	for name := range nodes {
+		rules := "flush chain inet fault input\n"
+		for _, c := range all {
+			if c.to == name {
+				rules += "add rule inet fault input ip saddr " + nodes[c.from] + " drop\n"
+			}
+		}
+		cmd := exec.Command("ip", "netns", "exec", name, "nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(rules)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			s.t.Fatalf("nft: %v\n%s", err, out)
+		}
+	}
+}
+
+// between is both ways between each of some nodes and each of others.
+func between(some, others []string) (all []oneWay) {
+	for _, a := range some {
+		for _, b := range others {
+			if a != b {
+				all = append(all, oneWay{a, b}, oneWay{b, a})
+			}
+		}
+	}
+	return all
+}
+
+// etcd is a store. Members reach it through a forwarder at another port, which
+// can delay what passes; etcd reach each other directly.
+type etcd struct {
+	s     *site
+	name  string
+	cmd   *exec.Cmd
+	delay atomic.Int64 // of each direction
+}
+
+const (
+	etcdPort   = "2379"
+	storePort  = "2378" // of the forwarder
+	etcdToEtcd = "2380"
+)
+
+func (s *site) newStore(name string) *etcd {
+	s.t.Helper()
+	e := &etcd{s: s, name: name}
+	e.start()
+	s.t.Cleanup(e.kill)
+	e.forward()
+	return e
+}
+
+func (e *etcd) data() string { return filepath.Join(e.s.dir, "etcd-"+e.name) }
+
+func (e *etcd) start() {
+	e.s.t.Helper()
+	at := func(name, port string) string { return "http://" + nodes[name] + ":" + port }
+	var all []string
+	for _, name := range storeNames {
+		all = append(all, name+"="+at(name, etcdToEtcd))
+	}
+	e.cmd = exec.Command("ip", "netns", "exec", e.name, "etcd", "--name", e.name, "--data-dir", e.data(),
+		"--log-level", "error", "--heartbeat-interval", "100", "--election-timeout", "1000",
+		"--listen-client-urls", at(e.name, etcdPort), "--advertise-client-urls", at(e.name, etcdPort),
+		"--listen-peer-urls", at(e.name, etcdToEtcd), "--initial-advertise-peer-urls", at(e.name, etcdToEtcd),
+		"--initial-cluster", strings.Join(all, ","))
+	e.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := e.cmd.Start(); err != nil {
+		e.s.t.Fatal(err)
+	}
+}
+
+func (e *etcd) signal(sig syscall.Signal) { _ = e.cmd.Process.Signal(sig) }
+
+func (e *etcd) kill() {
+	e.signal(syscall.SIGKILL)
+	_ = e.cmd.Wait()
+}
+
+// leads reports whether it says that it is the leader.
+func (e *etcd) leads() bool {
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Post("http://"+nodes[e.name]+":"+etcdPort+"/v3/maintenance/status", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		return false
+	}
+	defer res.Body.Close()
+	var status struct {
+		Header struct {
+			MemberID string `json:"member_id"`
+		}
+		Leader string
+	}
+	return json.NewDecoder(res.Body).Decode(&status) == nil && status.Leader != "" && status.Leader == status.Header.MemberID
+}
+
+// leader is the store that leads.
+func (s *site) leader() *etcd {
+	s.t.Helper()
+	var leader *etcd
+	proctest.Until(s.t, "an etcd leads", func() bool {
+		for _, name := range storeNames {
+			if leader = s.stores[name]; leader.leads() {
+				return true
+			}
+		}
+		return false
+	})
+	return leader
+}
+
+// forward passes connections on to the etcd, with delay.
+func (e *etcd) forward() {
+	e.s.t.Helper()
+	ln := e.s.listenAt(e.name, storePort)
+	e.s.t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			client, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer client.Close()
+				var server net.Conn
+				err := within(e.name, func() (err error) {
+					server, err = net.DialTimeout("tcp", nodes[e.name]+":"+etcdPort, time.Second)
+					return err
+				})
+				if err != nil {
+					return
+				}
+				defer server.Close()
+				done := make(chan struct{}, 2)
+				go func() { e.pass(server, client); done <- struct{}{} }()
+				go func() { e.pass(client, server); done <- struct{}{} }()
+				<-done // either end closes both
+			}()
+		}
+	}()
+}
+
+// pass copies what arrives, each part when it is old enough.
+func (e *etcd) pass(to, from net.Conn) {
+	type part struct {
+		at   time.Time
+		text []byte
+	}
+	parts := make(chan part, 10_000)
+	go func() {
+		defer close(parts)
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := from.Read(buf)
+			if err != nil {
+				return
+			}
+			parts <- part{time.Now(), bytes.Clone(buf[:n])}
+		}
+	}()
+	failed := false
+	for p := range parts {
+		time.Sleep(time.Until(p.at.Add(time.Duration(e.delay.Load()))))
+		if !failed {
+			_, err := to.Write(p.text)
+			failed = err != nil
+		}
+		if failed {
+			from.Close() // and the rest is read to its end
+		}
+	}
+}
+
+// member is an instance of the program.
+type member struct {
+	*proctest.Understudy
+	s    *site
+	name string
+	args []string
+}
+
+func (s *site) newMember(name, secret string) *member {
+	s.t.Helper()
+	at := func(names []string, port, between string) (all []string) {
+		for _, name := range names {
+			id := ""
+			if between != "" {
+				id = name + between
+			}
+			all = append(all, id+nodes[name]+":"+port)
+		}
+		return all
+	}
+	trigger := filepath.Join(s.dir, "trigger-"+name)
+	writeScript(s.t, trigger, fmt.Sprintf("echo ${EPOCHREALTIME/[.,]/} $UNDERSTUDY_EPOCH ${UNDERSTUDY_NEW%%%%:*} >>%s\n", s.triggers()))
+	m := &member{s: s, name: name, args: []string{
+		"netns", "exec", name, program(s.t),
+		"--bind", nodes[name] + ":" + relayPort, "--hosts", strings.Join(at(hostNames, hostPort, ""), ","),
+		"--on-failover", trigger, "--state-dir", filepath.Join(s.dir, "state-"+name), "--http", nodes[name] + ":" + httpPort,
+		"--control", filepath.Join(s.dir, name+".sock"), "--hold", "2s", "--drain-timeout", "1s",
+		"--cluster", "etcd://" + strings.Join(at(storeNames, storePort, ""), ","), "--cluster-name", "test",
+		"--member", name, "--members", strings.Join(at(memberNames, memberPort, "="), ","),
+		"--cluster-listen", nodes[name] + ":" + memberPort, "--cluster-secret", secret, "--lease", siteLease.String(),
+	}}
+	m.start()
+	return m
+}
+
+// state is the directory of its state.
+func (m *member) state() string { return filepath.Join(m.s.dir, "state-"+m.name) }
+
+// start starts it, for the first time or again.
+func (m *member) start() {
+	m.s.t.Helper()
+	if err := os.MkdirAll(m.state(), 0o700); err != nil {
+		m.s.t.Fatal(err)
+	}
+	m.Understudy = proctest.StartCommand(m.s.t, proctest.BinaryCommand("ip", nil, m.args...))
+}
+
+// kill kills it, and waits for its end.
+func (m *member) kill() {
+	m.s.t.Helper()
+	m.Signal(syscall.SIGKILL)
+	m.Exit()
+}
+
+// verdict is the status of its answer to /ping.
+func (m *member) verdict() int {
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Get("http://" + nodes[m.name] + ":" + httpPort + "/ping")
+	if err != nil {
+		return 0
+	}
+	res.Body.Close()
+	return res.StatusCode
+}
+
+// ask runs a verb of the program against it, and returns what it prints.
+func (m *member) ask(verb string, args ...string) (string, error) {
+	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
+	defer stop()
+	cmd := exec.CommandContext(ctx, program(m.s.t), append([]string{verb, "--control", filepath.Join(m.s.dir, m.name+".sock")}, args...)...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// logger is a host that logs each read: when it arrived, by the kernel's clock,
+// the instance, the connection and the number of bytes. It answers each read
+// with its name.
+type logger struct {
+	s    *site
+	name string
+
+	mu    sync.Mutex // guards everything below
+	ln    net.Listener
+	conns map[net.Conn]bool
+	count int
+	log   *os.File
+}
+
+func (s *site) newHost(name string) *logger {
+	s.t.Helper()
+	log, err := os.Create(filepath.Join(s.dir, name+".log"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	h := &logger{s: s, name: name, log: log, conns: map[net.Conn]bool{}}
+	h.start()
+	s.t.Cleanup(h.kill)
+	return h
+}
+
+// start makes it listen.
+func (h *logger) start() {
+	h.s.t.Helper()
+	ln := h.s.listenAt(h.name, hostPort)
+	h.mu.Lock()
+	h.ln = ln
+	h.mu.Unlock()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			h.mu.Lock()
+			if h.ln != ln {
+				conn.Close()
+			} else {
+				h.count++
+				h.conns[conn] = true
+				go h.serve(conn.(*net.TCPConn), h.count)
+			}
+			h.mu.Unlock()
+		}
+	}()
+}
+
+// kill closes its listener and resets its connections, as the end of a process
+// does.
+func (h *logger) kill() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ln != nil {
+		h.ln.Close()
+		h.ln = nil
+	}
+	for conn := range h.conns {
+		_ = conn.(*net.TCPConn).SetLinger(0)
+		conn.Close()
+	}
+}
+
+func (h *logger) serve(conn *net.TCPConn, number int) {
+	defer func() {
+		conn.Close()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.conns, conn)
+	}()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	instance, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+	buf, control := make([]byte, 4096), make([]byte, 128)
+	for {
+		var n, size int
+		var failed error
+		err := raw.Read(func(fd uintptr) bool {
+			n, size, _, _, failed = unix.Recvmsg(int(fd), buf, control, 0)
+			return failed != unix.EAGAIN
+		})
+		if err != nil || failed != nil || n == 0 {
+			return
+		}
+		h.mu.Lock()
+		fmt.Fprintln(h.log, arrived(control[:size]), instance, number, n)
+		h.mu.Unlock()
+		if _, err := io.WriteString(conn, h.name+"\n"); err != nil {
+			return
+		}
+	}
+}
+
+// arrived is when the last of what was read arrived, or now where the kernel has
+// not noted it.
+func arrived(control []byte) int64 {
+	messages, _ := unix.ParseSocketControlMessage(control)
+	for i := range messages {
+		if m := &messages[i]; m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS && len(m.Data) >= int(unsafe.Sizeof(unix.Timespec{})) {
+			at := (*unix.Timespec)(unsafe.Pointer(&m.Data[0]))
+			return at.Nano()
+		}
+	}
+	return time.Now().UnixNano()
+}
+
+// caller is the client of one instance: it asks and waits for the answer, over
+// one connection for as long as that lives.
+type caller struct {
+	mu       sync.Mutex // guards everything below
+	served   time.Time  // when it last got an answer
+	by       string     // from whom
+	lost     int        // connections that ended
+	answered int
+}
+
+func (s *site) newCaller(member string) *caller {
+	c := &caller{}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			c.call(ctx, nodes[member]+":"+relayPort)
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	s.t.Cleanup(func() { stop(); <-done })
+	return c
+}
+
+// call uses one connection until it ends.
+func (c *caller) call(ctx context.Context, addr string) {
+	conn, err := (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	buf := make([]byte, 100)
+	for counted := false; ; {
+		_ = conn.SetDeadline(time.Now().Add(4 * time.Second))
+		_, err := io.WriteString(conn, "ask\n")
+		n := 0
+		if err == nil {
+			n, err = conn.Read(buf)
+		}
+		c.mu.Lock()
+		if err != nil {
+			if counted {
+				c.lost++
+			}
+			c.mu.Unlock()
+			return
+		}
+		counted = true
+		c.served, c.by = time.Now(), strings.TrimSpace(string(buf[:n]))
+		c.answered++
+		c.mu.Unlock()
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// see returns what the caller of an instance saw last.
+func (s *site) see(member string) (served time.Time, by string, lost int) {
+	c := s.clients[member]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.served, c.by, c.lost
+}
+
+// lost is the number of connections that clients lost.
+func (s *site) lost() (n int) {
+	for _, name := range memberNames {
+		_, _, lost := s.see(name)
+		n += lost
+	}
+	return n
+}
+
+// awaitServed waits until the clients of all instances are served, from now on,
+// by one host, and returns how long that took.
+func (s *site) awaitServed(what string) time.Duration {
+	s.t.Helper()
+	begin := time.Now()
+	proctest.Until(s.t, what+": the clients of all instances are served by one host", func() bool {
+		by := map[string]bool{}
+		for _, name := range memberNames {
+			served, host, _ := s.see(name)
+			if served.Before(begin) {
+				return false
+			}
+			by[host] = true
+		}
+		return len(by) == 1
+	})
+	return time.Since(begin)
+}
+
+func (s *site) triggers() string { return filepath.Join(s.dir, "triggers.log") }
+
+// inOrder checks the logs of the hosts and of the triggers so far, and returns
+// how many reads and epochs they have.
+func (s *site) inOrder() (reads, epochs int) {
+	s.t.Helper()
+	var all []arrival
+	for _, name := range slices.Sorted(maps.Keys(s.hosts)) {
+		h := s.hosts[name]
+		h.mu.Lock()
+		log := lines(h.log.Name())
+		h.mu.Unlock()
+		some, err := readArrivals(nodes[name], log)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		all = append(all, some...)
+	}
+	barriers, err := readBarriers(lines(s.triggers()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	wrong := disorder(all, barriers)
+	for _, text := range wrong[:min(len(wrong), 20)] {
+		s.t.Error(text)
+	}
+	if len(wrong) > 0 {
+		s.t.Errorf("%d faults in the order of %d reads and %d epochs: %v", len(wrong), len(all), len(barriers), barriers)
+	}
+	return len(all), len(barriers)
+}
