@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -10,9 +11,7 @@ func TestCanary(t *testing.T) {
 	t.Parallel()
 	load := func(file string, flags map[string][]string) (Relay, error) {
 		all := map[string][]string{"bind": {"127.0.0.1:5000"}, "hosts": {"a:1"}, "config": {"u.yaml"}}
-		for k, v := range flags {
-			all[k] = v
-		}
+		maps.Copy(all, flags)
 		s, _, err := Load(Given{Flags: all, ReadFile: func(string) ([]byte, error) { return []byte(file), nil }})
 		if err != nil {
 			return Relay{}, err

@@ -387,7 +387,7 @@ func escapedText(text string) (string, error) {
 		if multibyte {
 			out = utf8.AppendRune(out, r)
 		} else {
-			out = append(out, byte(r))
+			out = append(out, byte(r)) //nolint:gosec // below 256; see strconv.UnquoteChar
 		}
 		rest = tail
 	}

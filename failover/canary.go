@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -360,7 +361,7 @@ func served(conn CanaryConn) error {
 	select {
 	case <-conn.Served():
 		_ = conn.SetReadDeadline(time.Unix(1, 0)) // it may have ended
-		<-ended
+		_ = <-ended                               // that of the deadline
 		return conn.SetReadDeadline(time.Time{})
 	case err = <-ended:
 	}
@@ -448,9 +449,7 @@ func (c *Conductor) measureCanary() *CanaryMeasured {
 	r := &c.canary.record
 	now := time.Now()
 	m := &CanaryMeasured{Attempts: map[CanaryOutcome]uint64{}, Outage: r.total + r.current.length(now, r.late(now, cfg.Slow))}
-	for outcome, n := range r.attempts {
-		m.Attempts[outcome] = n
-	}
+	maps.Copy(m.Attempts, r.attempts)
 	m.Took.Add(&r.took)
 	return m
 }

@@ -45,7 +45,7 @@ func TestCanaryRecord(t *testing.T) {
 			ms := func(t time.Time) int { return int(t.Sub(start).Milliseconds()) }
 			var outages []string
 			end := 0
-			for _, a := range strings.Fields(tt.attempts) {
+			for a := range strings.FieldsSeq(tt.attempts) {
 				var from int
 				var what rune
 				if _, err := fmt.Sscanf(a, "%d-%d%c", &from, &end, &what); err != nil {
@@ -91,13 +91,13 @@ func TestCanaryOutageGrows(t *testing.T) {
 		}
 	}
 	for k, a := range []struct {
-		took time.Duration
+		took int // milliseconds
 		err  error
 	}{{1, nil}, {450, nil}, {1, nil}, {300, nil}, {1, syscall.ECONNREFUSED}, {900, nil}, {2, nil}, {1, syscall.ECONNREFUSED}, {1, nil}, {800, syscall.ECONNRESET}, {1, nil}} {
 		began := start.Add(time.Duration(k) * time.Second)
 		look(began)
 		r.running = began
-		end := began.Add(a.took * time.Millisecond)
+		end := began.Add(time.Duration(a.took) * time.Millisecond)
 		look(end)
 		r.ended(began, end, a.err, slow)
 	}
