@@ -361,7 +361,7 @@ func served(conn CanaryConn) error {
 	select {
 	case <-conn.Served():
 		_ = conn.SetReadDeadline(time.Unix(1, 0)) // it may have ended
-		_ = <-ended                               // that of the deadline
+		<-ended                                   //nolint:errcheck // it is that of the deadline
 		return conn.SetReadDeadline(time.Time{})
 	case err = <-ended:
 	}
