@@ -8,7 +8,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +34,11 @@ const (
 	// clusterSlack is how much longer than a lease a silent instance is waited for: more
 	// than a machine usually stands still with its clocks when it is moved to another one.
 	clusterSlack = time.Second
+
+	// mostHelpers is how many others are asked, one after the other, to pass one
+	// transaction on. If all were, a store that is slow for a moment would get as many
+	// requests from each as there are instances, and stay slow.
+	mostHelpers = 2
 
 	// peerConnections limits the connections of other instances.
 	peerConnections = 256
@@ -206,7 +213,10 @@ func (s sharedStore) Transact(ctx context.Context, t cluster.Transaction) (clust
 		}()
 	}
 	ask(s.etcd.Transact)
-	waiting, helped := 1, false
+	waiting := 1
+	helpers := slices.DeleteFunc(slices.Clone(s.cfg.Members), func(m config.ClusterMember) bool { return m.Name == s.cfg.Member })
+	mathrand.Shuffle(len(helpers), func(i, j int) { helpers[i], helpers[j] = helpers[j], helpers[i] })
+	helpers = helpers[:min(len(helpers), mostHelpers)]
 	patience := time.NewTimer(s.cfg.Lease / beats / 3)
 	defer patience.Stop()
 	var errs []error
@@ -220,15 +230,14 @@ func (s sharedStore) Transact(ctx context.Context, t cluster.Transaction) (clust
 			waiting--
 		case <-patience.C:
 		}
-		if !helped {
-			helped = true
-			for _, other := range s.cfg.Members {
-				if c, err := s.client(other.Name, ""); err == nil && other.Name != s.cfg.Member {
-					ask(c.Transact)
-					waiting++
-				}
+		for asked := false; !asked && len(helpers) > 0; helpers = helpers[1:] {
+			if c, err := s.client(helpers[0].Name, ""); err == nil {
+				ask(c.Transact)
+				waiting++
+				asked = true
 			}
 		}
+		patience.Reset(s.cfg.Lease / beats / 3)
 		if waiting == 0 {
 			return cluster.Result{}, errors.Join(errs...)
 		}

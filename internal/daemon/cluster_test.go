@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"understudy/cluster"
+	"understudy/cluster/etcd"
+	"understudy/cluster/peer"
+	"understudy/config"
+	"understudy/internal/proctest"
+)
+
+// helping is a member that counts what it is asked to pass on.
+type helping struct {
+	asked *atomic.Int64
+	fails bool
+}
+
+func (h helping) Grants(context.Context, peer.Question) (bool, error) { return false, nil }
+
+func (h helping) Transact(context.Context, cluster.Transaction) (cluster.Result, error) {
+	h.asked.Add(1)
+	if h.fails {
+		return cluster.Result{}, errors.New("no store either")
+	}
+	return cluster.Result{OK: true}, nil
+}
+
+// An instance that cannot reach the store asks another one to pass its transaction
+// on, then a second one, and never all of them.
+func TestFewHelpers(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		var asked atomic.Int64
+		secret := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(secret, []byte("a secret of the members"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		settings, _, err := config.Load(config.Given{Flags: map[string][]string{
+			"bind": {"127.0.0.1:5432"}, "hosts": {"127.0.0.1:1"}, "cluster": {"etcd://127.0.0.1:1"}, "cluster-name": {"c"}, "member": {"m"},
+			"members": {"m=127.0.0.1:9010"}, "cluster-listen": {"127.0.0.1:9010"}, "cluster-secret": {secret}, "lease": {"30s"},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &membership{cfg: settings.Cluster, clients: map[string]*peer.Client{}}
+		for _, name := range []string{"n", "o", "p", "q", "r"} {
+			with := m.peerConfig()
+			with.Member = name
+			server, err := peer.NewServer(peer.ServerConfig{Config: with, Local: helping{&asked, fails}, Connections: 10})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- server.Serve(ctx, ln) }()
+			t.Cleanup(func() { stop(); <-done })
+			m.cfg.Members = append(m.cfg.Members, config.ClusterMember{Name: name, Address: ln.Addr().String()})
+		}
+		if m.etcd, err = etcd.New(etcd.Config{Endpoints: []string{proctest.FreeAddr(t)}, Timeout: time.Second}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(m.close)
+		ctx, stop := context.WithTimeout(t.Context(), 15*time.Second)
+		res, err := sharedStore{m}.Transact(ctx, cluster.Transaction{Key: "/understudy/c/db/member/m", Prefix: "/understudy/c/db/"})
+		stop()
+		if fails && (err == nil || asked.Load() != 2) || !fails && (err != nil || !res.OK || asked.Load() > mostHelpers) {
+			t.Errorf("helpers that fail: %v: %+v, %v, %d asked", fails, res, err, asked.Load())
+		}
+	}
+}
