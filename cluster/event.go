@@ -73,7 +73,8 @@ type Want struct {
 // Down replaces the list of hosts that this member sees down.
 type Down struct{ Hosts []string }
 
-// SetLocks replaces the operators' locks in the record.
+// SetLocks replaces the operators' locks in the record, unless another member is first:
+// then the record has its locks, and those of both have to be set.
 type SetLocks struct{ Locks string }
 
 // SetRoster requests a change of the roster.

@@ -246,6 +246,9 @@ func (m *Machine) learn(sent time.Duration, r Record, revision int64) bool {
 	}
 	if r.Locks != before.Locks {
 		m.want = Want{} // the locks may forbid it: it has to be requested anew
+		// The locks of this member are in the record, or those of another member are,
+		// which they would overwrite: they have to be set anew.
+		m.relock = false
 	}
 	if m.relock && r.Locks == m.locks {
 		m.relock = false

@@ -414,18 +414,34 @@ func (c *Conductor) tellSelector(ctx context.Context) {
 		close(a.shared)
 		a.shared = nil
 	}
-	if a.sharesL == "" && r.Locks != a.locks {
-		a.locks = r.Locks
-		var held locks
-		if err := json.Unmarshal([]byte(r.Locks), &held); err != nil {
+	if r.Locks != a.locks {
+		held, err := readLocks(r.Locks)
+		if err != nil {
+			a.locks = r.Locks
 			c.log.Error("locks in the record of the cluster cannot be read and are ignored", "error", err)
 			return
 		}
+		if a.sharesL != "" { // set here at the same time
+			before, _ := readLocks(a.locks)
+			wanted, _ := readLocks(a.sharesL) // it was written here
+			held = held.merge(before, wanted)
+			a.share(held)
+		}
+		a.locks = r.Locks
 		c.locks, _ = held.at(time.Now())
 		c.relocked = true
 		c.log.Info("locks set at another instance", "count", len(c.locks))
 		c.save()
 	}
+}
+
+// readLocks reads the locks of a record; none from an empty text.
+func readLocks(text string) (l locks, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	err = json.Unmarshal([]byte(text), &l)
+	return l, err
 }
 
 // reconcile tells the machine of the cluster what the selector says.

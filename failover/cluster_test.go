@@ -211,6 +211,30 @@ func TestClusterSharesOrders(t *testing.T) {
 		proctest.Until(t, name+" is not frozen", func() bool { return !c.Snapshot().Frozen })
 	}
 
+	// Two operators at the same time: no order overwrites the other.
+	var both sync.WaitGroup
+	for name, k := range map[string]Lock{"x": lock, "y": {Kind: Drain, Host: other, Since: time.Now()}} {
+		both.Go(func() {
+			if err := g.all[name].Lock(t.Context(), k); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	for name, c := range g.all {
+		proctest.Until(t, name+" has both locks", func() bool {
+			return c.Status().Lock(Freeze, "") != nil && c.Status().Lock(Drain, other) != nil
+		})
+	}
+	for _, k := range []Lock{lock, {Kind: Drain, Host: other}} {
+		if err := g.all["z"].Unlock(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range g.all {
+		proctest.Until(t, name+" has no lock", func() bool { return len(c.Status().Locks) == 0 })
+	}
+
 	done, err := g.all["y"].Switch(t.Context(), SwitchRequest{Host: other, Drain: new(time.Duration(0))})
 	if err != nil || done.Host != other || done.Epoch != 2 {
 		t.Fatalf("switch: %+v, %v", done, err)

@@ -38,6 +38,22 @@ func (l locks) without(kind LockKind, host string) locks {
 	return slices.DeleteFunc(slices.Clone(l), func(k Lock) bool { return k.Kind == kind && k.Host == host })
 }
 
+// merge returns l with the changes that lead from before to after: what was set or
+// removed by them, while l is what somebody else has made of before.
+func (l locks) merge(before, after locks) locks {
+	for _, k := range before {
+		if after.find(k.Kind, k.Host) == nil {
+			l = l.without(k.Kind, k.Host)
+		}
+	}
+	for _, k := range after {
+		if was := before.find(k.Kind, k.Host); was == nil || *was != k {
+			l = l.with(k)
+		}
+	}
+	return l
+}
+
 // find returns the lock of a kind and host; nil when there is none.
 func (l locks) find(kind LockKind, host string) *Lock {
 	for i := range l {

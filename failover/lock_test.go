@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,3 +111,23 @@ func TestLockOnAWallThatWasSet(t *testing.T) {
 // setWall changes the wall reading of a time and keeps its monotonic one, as
 // setting a clock does. See the fields of time.Time.
 func setWall(t *time.Time, seconds uint64) { *(*uint64)(unsafe.Pointer(t)) += seconds << 30 }
+
+func TestMergeLocks(t *testing.T) {
+	t.Parallel()
+	freeze, drainA, drainB := Lock{Kind: Freeze, By: "x"}, Lock{Kind: Drain, Host: "a"}, Lock{Kind: Drain, Host: "b"}
+	later := Lock{Kind: Freeze, By: "y"}
+	for _, tt := range []struct {
+		name                          string
+		theirs, before, after, merged locks
+	}{
+		{"both set one", locks{freeze}, nil, locks{drainA}, locks{freeze, drainA}},
+		{"one is removed, another set", locks{freeze, drainA}, locks{freeze}, nil, locks{drainA}},
+		{"both remove one", locks{drainA, drainB}, locks{freeze, drainA, drainB}, locks{freeze, drainB}, locks{drainB}},
+		{"both set the same", locks{freeze}, nil, locks{later}, locks{later}},
+		{"what was not changed here stays as it is there", locks{later}, locks{freeze}, locks{freeze, drainA}, locks{later, drainA}},
+	} {
+		if got := tt.theirs.merge(tt.before, tt.after); !slices.Equal(got, tt.merged) {
+			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.merged)
+		}
+	}
+}
