@@ -215,7 +215,7 @@ func (s sharedStore) Transact(ctx context.Context, t cluster.Transaction) (clust
 	ask(s.etcd.Transact)
 	waiting := 1
 	helpers := slices.DeleteFunc(slices.Clone(s.cfg.Members), func(m config.ClusterMember) bool { return m.Name == s.cfg.Member })
-	mathrand.Shuffle(len(helpers), func(i, j int) { helpers[i], helpers[j] = helpers[j], helpers[i] })
+	mathrand.Shuffle(len(helpers), func(i, j int) { helpers[i], helpers[j] = helpers[j], helpers[i] }) //nolint:gosec // G404: the choice is no secret
 	helpers = helpers[:min(len(helpers), mostHelpers)]
 	patience := time.NewTimer(s.cfg.Lease / beats / 3)
 	defer patience.Stop()
