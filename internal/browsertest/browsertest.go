@@ -4,6 +4,7 @@ package browsertest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -153,7 +154,18 @@ func call[P, R any](b *Browser, c cdp.Command[P, R], params P) {
 // Go shows a page and waits until it is loaded.
 func (b *Browser) Go(address string) {
 	b.tb.Helper()
-	do(b, chromedp.Navigate(address))
+	// On a busy machine the browser's event that the page is loaded is lost now and then.
+	var err error
+	for range 3 {
+		ctx, cancel := context.WithTimeout(b.ctx, patience/3)
+		_, err = chromedp.Run(ctx, chromedp.Navigate(address))
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			break
+		}
+		b.tb.Logf("%s was not loaded within %v", address, patience/3)
+	}
+	b.must(err)
 }
 
 // Click clicks the first element that a selector names, as with the mouse.
