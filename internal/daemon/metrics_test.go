@@ -167,7 +167,10 @@ func TestMetricsFollowTheRelays(t *testing.T) {
 		}
 		return body
 	}
-	get("http://" + http1 + "/ping")
+	proctest.Until(t, "all relays serve", func() bool {
+		status, _, err := scrape(t, client, "http://"+http1+"/ping", "")
+		return err == nil && status == http.StatusOK
+	})
 	before := ""
 	proctest.Until(t, "the replica is known to lack nothing", func() bool {
 		before = get("http://" + admin + "/metrics")
