@@ -222,3 +222,22 @@ func (w *watched) wantFollowed(d *database, before int, since time.Time) {
 		w.t.Errorf("%d checks said that %s is primary before clients were connected to it, want 1 to 6", n, d.name)
 	}
 }
+
+// wantPromotedByHand checks what happens when somebody promotes b while the primary a is
+// paused: clients follow, for which served waits; a, which then says primary too, is an alarm and gets no client;
+// and it is not elected when b dies.
+func (w *watched) wantPromotedByHand(a, b *database, promote, served func()) {
+	w.t.Helper()
+	before := w.checks(b, "passed")
+	promote()
+	promoted := time.Now()
+	w.Until(b.name+" is primary", func() bool { return w.now().Primary == b.addr() })
+	w.wantFollowed(b, before, promoted)
+	served()
+	epoch := w.now().Epoch
+	a.resume()
+	w.wantTwoWriters(b, epoch, a)
+	b.kill()
+	w.wantNoPrimary(a)
+	w.awaitWhy(a, "it says primary beside "+b.addr())
+}

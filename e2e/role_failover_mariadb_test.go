@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // MariaDB and a replica: the primary is made read-only and writable again, it is killed,
@@ -93,17 +92,8 @@ func TestMariaDBPrimaryIsLost(t *testing.T) {
 	follower.Until("b is a replica", func() bool { return follower.host(b).Role.Role == "replica" })
 	a.pause()
 	follower.Until("there is no primary", func() bool { return follower.now().Primary == "" })
-	before := follower.checks(b, "passed")
-	output(t, m.root(b, "stop all replicas; reset replica all; set global read_only=0"))
-	promoted := time.Now()
-	follower.Until("b is primary", func() bool { return follower.now().Primary == b.addr() })
-	follower.wantFollowed(b, before, promoted)
-	served(follower, b)
-	epoch := follower.now().Epoch
-	a.resume()
-	follower.wantTwoWriters(b, epoch, a)
-	b.kill()
-	follower.wantNoPrimary(a)
-	follower.awaitWhy(a, "it says primary beside "+b.addr())
+	follower.wantPromotedByHand(a, b, func() {
+		output(t, m.root(b, "stop all replicas; reset replica all; set global read_only=0"))
+	}, func() { served(follower, b) })
 	end(t, follower.Understudy)
 }

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // Redis and a replica: the primary is killed, the next one stops, and a person promotes
@@ -69,17 +68,6 @@ func TestRedisPrimaryIsLost(t *testing.T) {
 	a.pause()
 	follower.WaitLog("no host is usable")
 	follower.Until("the role of b is asked again and again", func() bool { return follower.now().Primary == "" })
-	before := follower.checks(b, "passed")
-	r.do(b, "replicaof", "no", "one")
-	promoted := time.Now()
-	follower.Until("b is primary", func() bool { return follower.now().Primary == b.addr() })
-	follower.wantFollowed(b, before, promoted)
-	served(follower, b)
-	epoch := follower.now().Epoch
-	a.resume()
-	follower.wantTwoWriters(b, epoch, a)
-	b.kill()
-	follower.wantNoPrimary(a)
-	follower.awaitWhy(a, "it says primary beside "+b.addr())
+	follower.wantPromotedByHand(a, b, func() { r.do(b, "replicaof", "no", "one") }, func() { served(follower, b) })
 	end(t, follower.Understudy)
 }

@@ -120,23 +120,30 @@ func TestBusyPortEndsBeforeAnyScriptRuns(t *testing.T) {
 	}
 }
 
-func TestTermLetsConnectionsFinish(t *testing.T) {
-	t.Parallel()
+// greeted starts the program, and a client that its host has greeted.
+func greeted(t *testing.T) (u *proctest.Understudy, addr string, conn net.Conn) {
+	t.Helper()
 	a := (&proctest.Host{Name: "a"}).Start(t)
-	addr := proctest.FreeAddr(t)
-	u := proctest.Start(t, nil, "-b", addr, "-H", a.Addr())
+	addr = proctest.FreeAddr(t)
+	u = proctest.Start(t, nil, "-b", addr, "-H", a.Addr())
 	proctest.AwaitGreeting(t, addr, "a")
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(conn, make([]byte, 2)); err != nil { // "a\n"
 		t.Fatal(err)
 	}
+	return u, addr, conn
+}
+
+func TestTermLetsConnectionsFinish(t *testing.T) {
+	t.Parallel()
+	u, addr, conn := greeted(t)
 	u.Signal(syscall.SIGTERM)
 	proctest.Until(t, "no client is admitted", func() bool {
 		c, err := net.Dial("tcp", addr)
@@ -183,18 +190,7 @@ func TestSecondSignalEndsAtOnceAndLeavesNoScript(t *testing.T) {
 
 func TestSecondSignalCutsConnections(t *testing.T) {
 	t.Parallel()
-	a := (&proctest.Host{Name: "a"}).Start(t)
-	addr := proctest.FreeAddr(t)
-	u := proctest.Start(t, nil, "-b", addr, "-H", a.Addr())
-	proctest.AwaitGreeting(t, addr, "a")
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := io.ReadFull(conn, make([]byte, 2)); err != nil {
-		t.Fatal(err)
-	}
+	u, _, conn := greeted(t)
 	u.Signal(syscall.SIGTERM)
 	u.WaitLog("ending: connections may finish")
 	if code := u.EndAtOnce(syscall.SIGTERM); code != 0 {
