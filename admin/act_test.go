@@ -43,8 +43,7 @@ func switchForm() url.Values {
 	return url.Values{"verb": {"switch"}, "relay": {"orders"}, "host": {"db2.orders:5432"}, "typed": {"db2.orders:5432"}, "by": {"anna"}, "reason": {"new disk"}}
 }
 
-// An order is carried out when the name of its object was typed, by somebody with a
-// name.
+// An order needs the name of the host or relay, typed again, and the name of the operator.
 func TestOrder(t *testing.T) {
 	s := newStage(2, true)
 	base := s.serve(t)
@@ -158,7 +157,7 @@ func FuzzOrder(f *testing.F) {
 	f.Fuzz(func(t *testing.T, query string) {
 		q, err := url.ParseQuery(query)
 		if err != nil {
-			t.Skip()
+			t.Skip("not a query: the server does not pass it on")
 		}
 		o, err := readOrder(q)
 		if err != nil {

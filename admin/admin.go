@@ -17,7 +17,8 @@ const MaxConnections = 64
 type Config struct {
 	// Token is the secret that every request has to show, as "Authorization: Bearer
 	// SECRET" or as the password of Basic authentication, which is how a browser asks
-	// for it. Empty lets everybody read, and nobody act.
+	// for it. If it is empty, everybody can read, and orders
+	// are refused.
 	Token string
 
 	// Metrics answers /metrics, and API what is below /v1. Both are required.

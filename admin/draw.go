@@ -27,7 +27,7 @@ type drawing struct {
 	electionsHTML []byte
 }
 
-// drawn is what was drawn of one part.
+// drawn is the last drawing of one part of the page.
 type drawn struct {
 	view, still any // what it shows; the same without numbers and times
 	html        []byte

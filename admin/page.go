@@ -35,8 +35,8 @@ type PageConfig struct {
 	Text func(control.Status) string
 
 	// Order carries out an order of an operator; what is one of those of the control
-	// socket. Nil leaves the page without buttons. Whoever sets it must let nobody but
-	// operators reach the page.
+	// socket. Nil leaves the page without buttons. The page checks no token itself:
+	// the caller has to serve it to operators only.
 	Order func(ctx context.Context, what string, o control.Order) (any, error)
 }
 
@@ -189,7 +189,7 @@ func (p *Page) buildHTML() (pieces []piece, end piece) {
 	})}
 }
 
-// tickEvent is what the script gets with each batch.
+// tickEvent is the data of the event that ends each batch of the stream.
 type tickEvent struct {
 	Level  level       `json:"level"`
 	Title  string      `json:"title"`

@@ -34,8 +34,7 @@ type piece struct {
 // feed produces server-sent events for any number of watchers. It keeps of each piece
 // only the last version, with the number of the batch in which that changed: so a
 // watcher that was away gets what has changed since, once, and a slow one costs
-// nothing. It is made when a watcher asks, at most once for all of them, and never
-// while nobody watches.
+// nothing. A version is built when a watcher asks, at most once for all watchers.
 type feed struct {
 	// build returns all pieces, and the one that ends each batch.
 	build func() (pieces []piece, end piece)

@@ -294,7 +294,7 @@ func TestSlowWatcher(t *testing.T) {
 	w.batch()
 }
 
-// Nothing is made while nobody watches.
+// Without a watcher no piece of the page is built.
 func TestNobodyWatches(t *testing.T) {
 	t.Parallel()
 	s := newStage(1, false)

@@ -17,7 +17,8 @@ import (
 
 // What the page shows, in words: the templates decide nothing.
 
-// level is how good a state is. The stylesheet has a colour and a sign for each.
+// level grades a state: good, warn, bad or none. The stylesheet has a colour and a sign for
+// each grade.
 type level string
 
 const (
@@ -353,7 +354,7 @@ func newRelayView(r control.RelayStatus, n int, s control.Status, many, acts boo
 	return v
 }
 
-// canaryFacts is what the canary of a relay sees.
+// canaryFacts returns the rows of the page about the canary of a relay.
 func canaryFacts(k control.Canary, now time.Time) []fact {
 	value := cmp.Or(k.Result, "no attempt yet")
 	switch {

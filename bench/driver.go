@@ -216,8 +216,8 @@ func copyProgram(from, to string) error {
 	return os.WriteFile(to, content, 0o755) //nolint:gosec // G306: it runs as another user
 }
 
-// accounts returns the users as which the peers run: root and the user nobody when the
-// benchmark runs as root, and otherwise the current user.
+// accounts returns the users that run the peers: root and nobody if the benchmark runs as
+// root, else the current user.
 func accounts() []account {
 	if os.Getuid() != 0 {
 		name := strconv.Itoa(os.Getuid())

@@ -40,7 +40,7 @@ const (
 	All      Agree = "all"
 )
 
-// OnStoreLoss is what a member does while it cannot reach the store.
+// OnStoreLoss is the policy of a member while it cannot reach the store.
 type OnStoreLoss string
 
 const (
