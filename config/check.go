@@ -346,13 +346,22 @@ var checkKeys = slices.Concat([]key[Check]{
 
 // checks reads a list of checks. The result is not nil even if the list is empty:
 // an empty list is not a missing one.
-func (r *reader) checks(s spot) []Check {
+func (r *reader) checks(s spot, settings map[string]raw) []Check {
 	checks := []Check{}
 	items, _ := r.items(s, maxList)
 	for _, item := range items {
+		if r.role(item, settings) {
+			continue
+		}
 		item = r.preset(item)
 		var a Check
-		if given, ok := decode(r, item, checkKeys, &a, nil); ok {
+		given, ok := decode(r, item, checkKeys, &a, func(key string) string {
+			if near := r.nearest(key, shortChecks()); near != "" {
+				return "unknown key: did you mean " + near + "?"
+			}
+			return ""
+		})
+		if ok {
 			r.oneKind(item, given, false)
 		}
 		checks = append(checks, a)

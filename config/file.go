@@ -469,7 +469,7 @@ func (r *reader) top(root spot) {
 		case "routes":
 			routes = &e
 		case "checks":
-			r.file.checks = r.checks(e)
+			r.file.checks = r.checks(e, r.file.top)
 		default:
 			if !r.setting(e, e.key, r.file.top) {
 				r.unknown(e, append(settingKeys(false), "relays", "probes", "routes", "checks"))
@@ -516,7 +516,7 @@ func (r *reader) relays(s spot) {
 					lines[section.name] = e.line
 				}
 			case "checks":
-				section.checks = r.checks(e)
+				section.checks = r.checks(e, section.settings)
 			default:
 				if setting := settingOf(e.key); setting != nil && !setting.OfRelay() || e.key == "log" {
 					r.problem(e, "is a setting of the whole program: move it to the top of the file")

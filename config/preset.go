@@ -46,8 +46,7 @@ func (r *reader) preset(s spot) spot {
 	}
 	text, known := presets[word.Value]
 	if !known {
-		words := slices.Sorted(maps.Keys(presets))
-		r.unknown(spot{node: word, line: s.line, key: word.Value, path: s.path}, append(words, kindsOf(false)...))
+		r.unknown(spot{node: word, line: s.line, key: word.Value, path: s.path}, append(shortChecks(), kindsOf(false)...))
 		return spot{node: &yaml.Node{Kind: yaml.MappingNode, Line: s.line}, line: s.line, path: s.path}
 	}
 	var document yaml.Node
@@ -76,6 +75,11 @@ func (r *reader) preset(s spot) spot {
 	key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: "http", Line: word.Line}
 	s.node = &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Line: s.line, Content: append([]*yaml.Node{key, http}, others...)}
 	return s
+}
+
+// shortChecks returns the words that stand for a check, or for the role of the relay.
+func shortChecks() []string {
+	return append(slices.Sorted(maps.Keys(presets)), roleProtocols...)
 }
 
 // moveTo gives a node and what is in it a line of the file.

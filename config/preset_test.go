@@ -43,6 +43,7 @@ func TestPresets(t *testing.T) {
 	}
 	for _, tt := range []struct{ text, want string }{
 		{"checks: [patrony]", "did you mean patroni?"},
+		{"checks: [patrony: {}]", "did you mean patroni?"},
 		{"checks: [patroni: 8009]", "is the single value \"8009\": want a map"},
 		{"checks: [patroni: {prot: 8009}]", "did you mean port?"},
 		{"checks: [{patroni: {}, tcp: {}}]", "has several kinds"},

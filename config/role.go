@@ -5,10 +5,16 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
+
+// roleProtocols are the protocols in which hosts are asked for their role.
+var roleProtocols = []string{"postgres", "mysql", "redis"}
 
 // checkRole reports settings of the role of d.relay that contradict each other, as
 // checkRelay does.
@@ -56,6 +62,46 @@ func (d *draft) checkRole(values map[string]raw, at func(flag string) Origin) {
 			d.problem(at(flag), errors.New("needs promote: without it no replica is elected"))
 		}
 	}
+}
+
+// role reads the role of a relay where it is one of its checks, as in "postgres: {user:
+// monitor}" or "redis". It stores what it finds in settings, and reports whether s is one.
+func (r *reader) role(s spot, settings map[string]raw) bool {
+	word := s
+	var own *yaml.Node
+	if isMap(s) {
+		for i := 0; i+1 < len(s.node.Content) && own == nil; i += 2 {
+			if key := s.node.Content[i]; slices.Contains(roleProtocols, key.Value) {
+				word = spot{node: key, line: key.Line, key: key.Value, path: join(s.path, key.Value)}
+				own = s.node.Content[i+1]
+			}
+		}
+	}
+	if !isSingle(word) || !slices.Contains(roleProtocols, word.node.Value) {
+		return false
+	}
+	r.store(word, settingOf("role"), settings)
+	if own == nil {
+		return true
+	}
+	entries, _ := r.entries(s, maxList)
+	for _, e := range entries {
+		if e.node != own {
+			r.problem(e, "is not for %s, which has the interval and the timeout of the relay", word.key)
+		}
+	}
+	if isNull(own) {
+		return true
+	}
+	keys := slices.DeleteFunc(aliasKeys("role"), func(key string) bool { return key == "protocol" })
+	word.node = own
+	entries, _ = r.entries(word, maxList)
+	for _, e := range entries {
+		if !slices.Contains(keys, e.key) || !r.setting(e, "role."+e.key, settings) {
+			r.unknown(e, keys)
+		}
+	}
+	return true
 }
 
 // passwordFile accepts a file with a password. It is read again at each login.

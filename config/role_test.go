@@ -30,6 +30,9 @@ func TestRole(t *testing.T) {
 		"map": func() (Settings, []Value, error) {
 			return loadFile(t, relay+"role: {protocol: postgres, port: 5433, user: understudy, password_file: "+file+", database: app, tls: require, identity: 7577029164138526737, promote: true, max_lag: [1MiB, 5s]}\n", nil, nil)
 		},
+		"check": func() (Settings, []Value, error) {
+			return loadFile(t, relay+"checks: [{postgres: {port: 5433, user: understudy, password_file: "+file+", database: app, tls: require, identity: 7577029164138526737, promote: true, max_lag: [1MiB, 5s]}}]\n", nil, nil)
+		},
 		"keys": func() (Settings, []Value, error) {
 			return loadFile(t, relay+"role: postgres\nrole_port: 5433\nrole_user: understudy\nrole_password_file: "+file+"\nrole_database: app\nrole_tls: require\nrole_identity: 7577029164138526737\npromote: true\nmax_lag: 1MiB,5s\n", nil, nil)
 		},
@@ -41,7 +44,7 @@ func TestRole(t *testing.T) {
 		},
 	} {
 		settings, values, err := load()
-		if err != nil || len(settings.Relays) != 1 || settings.Relays[0].Role != want {
+		if err != nil || len(settings.Relays) != 1 || settings.Relays[0].Role != want || len(settings.Relays[0].Checks) != 0 {
 			t.Errorf("%s: %+v, %v, want %+v", name, settings.Relays, err, want)
 		}
 		for _, v := range values {
@@ -57,6 +60,12 @@ func TestRoleDefaults(t *testing.T) {
 	want := Role{Protocol: "redis", TLS: "auto", MaxLag: Lag{Bytes: 16 << 20, Time: 10 * time.Second}}
 	if err != nil || settings.Relays[0].Role != want {
 		t.Errorf("%+v, %v, want %+v", settings.Relays, err, want)
+	}
+	for _, checks := range []string{"redis", "{redis: }", "redis: {}"} {
+		settings, _, err = loadFile(t, "listen: [\":1\"]\nhosts: [a:1, b:1]\nchecks: ["+checks+", patroni]\n", nil, nil)
+		if err != nil || settings.Relays[0].Role != want || len(settings.Relays[0].Checks) != 1 {
+			t.Errorf("checks: [%s, patroni]: %+v, %v, want %+v", checks, settings.Relays, err, want)
+		}
 	}
 	settings, _, err = loadFile(t, "listen: [\":1\"]\nhosts: [a:1, b:1]\n", nil, nil)
 	if err != nil || settings.Relays[0].Role != (Role{}) {
@@ -84,6 +93,17 @@ func TestRoleProblems(t *testing.T) {
 		{"role: {protocol: redis, password_file: " + lines + "}", "has several lines"},
 		{"role: {protocol: redis, cert_file: /x}", "needs a key"},
 		{"role: {protocol: redis, pasword_file: /x}", "did you mean password_file?"},
+		{"checks: [redis: {database: x}]", "checks[0].redis.database: is not for redis"},
+		{"checks: [redis: {pasword_file: /x}]", "checks[0].redis.pasword_file: unknown key: did you mean password_file?"},
+		{"checks: [redis: {protocol: mysql}]", "checks[0].redis.protocol: unknown key"},
+		{"checks: [redis: lots]", "checks[0].redis: is the single value \"lots\": want a map"},
+		{"checks: [{redis: {}, interval: 1s}]", "checks[0].interval: is not for redis, which has the interval and the timeout of the relay"},
+		{"checks: [{redis: , postgres: {user: x}}]", "checks[0].postgres: is not for redis"},
+		{"checks: [{redis: , redis: }]", "checks[0].redis: is listed twice"},
+		{"checks: [redis, postgres]", "checks[1]: is the same as checks[0]"},
+		{"role: redis\nchecks: [redis]", "checks[0]: is the same as role"},
+		{"checks: [redsi]", "did you mean redis?"},
+		{"checks: [redsi: {}]", "did you mean redis?"},
 	} {
 		_, _, err := loadFile(t, "listen: [\":1\"]\nhosts: [a:1, b:1]\n"+tt.text+"\n", nil, nil)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {

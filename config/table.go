@@ -132,7 +132,7 @@ var table = environmentNames([]Setting{
 
 	{Flag: "role", Group: asking, Value: "PROTOCOL",
 		Help:  "ask each host for its role, in a session that stays: only the primary is usable. postgres, mysql (also MariaDB) or redis (also Valkey)",
-		parse: one(word("postgres", "mysql", "redis"), func(d *draft, v string) { d.relay.Role.Protocol = v })},
+		parse: one(word(roleProtocols...), func(d *draft, v string) { d.relay.Role.Protocol = v })},
 	{Flag: "role-user", Group: asking, Value: "NAME",
 		Help:  "user to log in as; redis: the default user without one",
 		parse: one(text, func(d *draft, v string) { d.relay.Role.User = v })},
