@@ -167,6 +167,9 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 		}
 	case Want:
 		m.want, m.wantSet, m.wantAt = ev, m.record.Epoch, now
+		if ev.Host != "" && !ev.Agreed {
+			m.nextBeat = now // what the others see has to be read first
+		}
 	case Down:
 		m.down = slices.Clone(ev.Hosts)
 	case SetLocks:

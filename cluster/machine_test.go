@@ -252,6 +252,19 @@ func TestAgree(t *testing.T) {
 	}
 }
 
+// Members that see the primary down one after the other wait for no heartbeat: the last
+// that is needed changes it.
+func TestAgreeAtOnce(t *testing.T) {
+	l := newLab(t, 3, labConfig)
+	l.run(300 * time.Millisecond)
+	for i := range 2 {
+		l.do(i, Down{Hosts: []string{"a"}})
+		l.do(i, failover("b"))
+	}
+	l.run(200 * time.Millisecond)
+	l.want("2 b: m2 n2 o2")
+}
+
 // A member that wants another primary goes on wanting it until the others agree.
 func TestAgreeLater(t *testing.T) {
 	l := newLab(t, 2, labConfig)
