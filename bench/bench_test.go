@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"understudy/bench/program"
 )
 
 // TestMain lets the test program be the benchmark's children, which are copies
@@ -163,7 +165,7 @@ func TestInterruptedRunCleansUp(t *testing.T) {
 	s := short(t.TempDir(), "^bulk/8/usual$", "^(direct|iocopy)$")
 	s.length = time.Hour
 	go func() {
-		pause(ctx, 500*time.Millisecond)
+		program.Pause(ctx, 500*time.Millisecond)
 		cancel()
 	}()
 	if err := drive(ctx, s, io.Discard, io.Discard); !errors.Is(err, errInterrupted) {
@@ -405,7 +407,7 @@ func TestOpenLoopSeesWhatAStallCosts(t *testing.T) {
 			running.Lock() // the whole proxy stops, as a single-threaded one would
 			defer running.Unlock()
 			if n := bytes.Add(int64(len(b))); n > 200*64 && n-int64(len(b)) <= 200*64 {
-				pause(t.Context(), stall)
+				program.Pause(t.Context(), stall)
 			}
 			return b
 		})

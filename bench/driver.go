@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"time"
 
+	"understudy/bench/program"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -203,7 +205,7 @@ func (d *driver) buildUnderstudy(ctx context.Context, to string) error {
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", to, "understudy/cmd/understudy") //nolint:gosec // G204: constant arguments
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")                                                    // as it is shipped
 	if out, err := build.CombinedOutput(); err != nil {
-		d.say("understudy does not build (run this inside its module): %v: %s", err, lastBytes(out, 300))
+		d.say("understudy does not build (run this inside its module): %v: %s", err, program.LastBytes(out, 300))
 	}
 	return nil
 }
@@ -320,8 +322,8 @@ func (d *driver) rounds(ctx context.Context) error {
 					if ctx.Err() != nil {
 						return errInterrupted
 					}
-					if b := d.backends[f.shape]; b.hasExited() {
-						return b.failure()
+					if b := d.backends[f.shape]; b.Exited() {
+						return b.Failure()
 					}
 					s.note(values, err)
 					d.results = append(d.results, s)

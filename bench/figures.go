@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"understudy/bench/program"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -322,7 +324,7 @@ func ownCore(ctx context.Context, t *trial) (m measured, err error) {
 			break
 		}
 	}
-	ours := []int{os.Getpid(), t.backend.cmd.Process.Pid}
+	ours := []int{os.Getpid(), t.backend.PID()}
 	defer func() { err = errors.Join(err, confine(ours, &before)) }()
 	if err := confine(ours, &others); err != nil {
 		return nil, err
@@ -492,7 +494,7 @@ func atStart(ctx context.Context, t *trial) (measured, error) {
 	if t.way.proxy == nil {
 		return measured{}, nil
 	}
-	pause(ctx, t.length/2)
+	program.Pause(ctx, t.length/2)
 	u, err := t.way.proxy.usage()
 	return measured{resident: float64(u.resident) / (1 << 20), descriptors: float64(u.descriptors)}, err
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"understudy/bench/netns"
+	"understudy/bench/program"
 )
 
 func idleFigure(n int) figure {
@@ -37,7 +38,7 @@ func idle(ctx context.Context, t *trial, n int) (measured, error) {
 		return nil, err
 	}
 	settle := t.length / 2 // the wait before memory is measured
-	pause(ctx, settle)
+	program.Pause(ctx, settle)
 	before, err := t.holdings()
 	if err != nil {
 		return nil, err
@@ -47,7 +48,7 @@ func idle(ctx context.Context, t *trial, n int) (measured, error) {
 		return nil, err
 	}
 	defer abort(fds)
-	pause(ctx, settle)
+	program.Pause(ctx, settle)
 
 	m := measured{}
 	fresh, err := t.holdings()
@@ -60,7 +61,7 @@ func idle(ctx context.Context, t *trial, n int) (measured, error) {
 	}
 	// Longer than a collector or an allocator takes to return memory that it
 	// returns at all.
-	pause(ctx, 4*settle)
+	program.Pause(ctx, 4*settle)
 	used, err := t.holdings()
 	if err != nil {
 		return nil, err
@@ -215,7 +216,7 @@ func awaitTimeWait(ctx context.Context) error {
 		if err != nil || n < 200 {
 			return err
 		}
-		if pause(ctx, 200*time.Millisecond); ctx.Err() != nil {
+		if program.Pause(ctx, 200*time.Millisecond); ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
@@ -225,7 +226,7 @@ func awaitTimeWait(ctx context.Context) error {
 // openIdle opens n connections and sends nothing on them. The backend's
 // descriptors show that each has reached it.
 func openIdle(ctx context.Context, t *trial, n int) ([]int, error) {
-	backend := t.backend.cmd.Process.Pid
+	backend := t.backend.PID()
 	before, err := leastDescriptors(ctx, backend)
 	if err != nil {
 		return nil, err
@@ -258,7 +259,7 @@ func leastDescriptors(ctx context.Context, pid int) (int, error) {
 			return 0, err
 		}
 		least = min(least, n)
-		pause(ctx, 10*time.Millisecond)
+		program.Pause(ctx, 10*time.Millisecond)
 	}
 	return least, nil
 }
@@ -270,7 +271,7 @@ func awaitDescriptors(ctx context.Context, pid, n int) error {
 		if have, err = countDescriptors(pid); err != nil || have >= n {
 			return err
 		}
-		pause(ctx, 5*time.Millisecond)
+		program.Pause(ctx, 5*time.Millisecond)
 	}
 	return errors.Join(ctx.Err(), fmt.Errorf("the backend has %d descriptors, want %d", have, n))
 }
@@ -323,7 +324,7 @@ func (t *trial) resting(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	pause(ctx, t.length)
+	program.Pause(ctx, t.length)
 	after, err := busy()
 	return float64(after-before) / float64(time.Since(begin)) * 1e3, err
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"understudy/bench/netns"
+	"understudy/bench/program"
 )
 
 // congestionControl is the system's default, as this namespace has it.
@@ -46,7 +47,7 @@ func setCongestion(ctx context.Context, name string) error {
 			argv = append(argv, "congctl", name)
 		}
 		if out, err := exec.CommandContext(ctx, "ip", argv...).CombinedOutput(); err != nil { //nolint:gosec // G204: constant arguments
-			return fmt.Errorf("ip %s: %w: %s", strings.Join(argv, " "), err, lastBytes(out, 200))
+			return fmt.Errorf("ip %s: %w: %s", strings.Join(argv, " "), err, program.LastBytes(out, 200))
 		}
 	}
 	return nil

@@ -10,10 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"time"
+
+	"understudy/bench/program"
 )
 
 // peer is one way to get from the client to the backend.
@@ -169,7 +170,7 @@ defaults
 // checks none.
 func nginxConfig(dir string, connections int, relays []relay) string {
 	var b strings.Builder
-	if module := nginxModule(); module != "" {
+	if module := program.NginxModule(); module != "" {
 		b.WriteString("load_module " + module + ";\n")
 	}
 	if os.Getuid() == 0 {
@@ -198,20 +199,6 @@ stream {
 	}
 	b.WriteString("}\n")
 	return b.String()
-}
-
-// nginxModule is the file of the stream module, or empty when it is built in.
-func nginxModule() string {
-	out, _ := exec.Command("nginx", "-V").CombinedOutput() //nolint:noctx // prints and exits
-	path := "/usr/lib/nginx/modules"
-	if m := regexp.MustCompile(`--modules-path=(\S+)`).FindSubmatch(out); m != nil {
-		path = string(m[1])
-	}
-	file := filepath.Join(path, "ngx_stream_module.so")
-	if _, err := os.Stat(file); err != nil {
-		return ""
-	}
-	return file
 }
 
 // writeConfig writes a file that every user may read.
@@ -302,18 +289,18 @@ func waitReady(ctx context.Context, addr address, process *process) error {
 			abort(fds)
 			return nil
 		}
-		if process.hasExited() {
-			return process.failure()
+		if process.Exited() {
+			return process.Failure()
 		}
-		pause(ctx, 20*time.Millisecond)
+		program.Pause(ctx, 20*time.Millisecond)
 	}
-	return errors.Join(ctx.Err(), fmt.Errorf("%s at %s is not ready: %w", process.name, addr, err))
+	return errors.Join(ctx.Err(), fmt.Errorf("%s at %s is not ready: %w", process, addr, err))
 }
 
 // alive returns an error when the proxy has ended on its own.
 func (w *way) alive() error {
-	if w.proxy != nil && w.proxy.hasExited() {
-		return w.proxy.failure()
+	if w.proxy != nil && w.proxy.Exited() {
+		return w.proxy.Failure()
 	}
 	return nil
 }

@@ -4,98 +4,36 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"understudy/bench/program"
+
 	"golang.org/x/sys/unix"
 )
 
-// process is a child of the benchmark with everything it forks, in a process
-// group of its own.
-type process struct {
-	name   string
-	cmd    *exec.Cmd
-	log    string // the file with its output
-	exited chan struct{}
-	err    error // of Wait, once exited is closed
-}
+// process is a program that is measured, with what it forks.
+type process struct{ *program.Process }
 
 // startProcess runs argv as the user of cred, nil for our own, with its output
 // in a file in dir. The caller must call stop.
 func startProcess(ctx context.Context, name, dir string, cred *syscall.Credential, argv ...string) (*process, error) {
-	log, err := os.CreateTemp(dir, "log-*")
+	p, err := program.Start(ctx, program.Settings{Name: name, Dir: dir, Credential: cred, Leash: syscall.SIGTERM}, argv...)
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()
-	// The context does not end the process: stop does, with all its children.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), argv[0], argv[1:]...) //nolint:gosec // G204: the peers are programs that we choose
-	cmd.Dir = dir
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid:    true,            // so that stop reaches what it forks, and Ctrl-C does not
-		Pdeathsig:  syscall.SIGTERM, // when this process is killed
-		Credential: cred,
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	p := &process{name: name, cmd: cmd, log: log.Name(), exited: make(chan struct{})}
-	go p.wait()
-	return p, nil
-}
-
-func (p *process) wait() {
-	p.err = p.cmd.Wait()
-	close(p.exited)
+	return &process{p}, nil
 }
 
 // stop ends the whole group, with TERM first, and returns when it has ended.
-func (p *process) stop() {
-	group := -p.cmd.Process.Pid
-	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		_ = syscall.Kill(group, signal)
-		for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); {
-			if p.hasExited() && errors.Is(syscall.Kill(group, 0), syscall.ESRCH) {
-				return
-			}
-			<-time.After(5 * time.Millisecond) // bounded: not even Ctrl-C makes us leave it behind
-		}
-	}
-}
-
-// hasExited reports whether the process itself has exited.
-func (p *process) hasExited() bool {
-	select {
-	case <-p.exited:
-		return true
-	default:
-		return false
-	}
-}
-
-// errExited is the cause when a process ends by itself without an error.
-var errExited = errors.New("ended on its own, exit status 0")
-
-// failure describes why p ended, with the end of what it printed.
-func (p *process) failure() error {
-	out, _ := os.ReadFile(p.log)
-	return fmt.Errorf("%s: %w: %s", p.name, cmp.Or(p.err, errExited), lastBytes(out, 400))
-}
-
-func lastBytes(b []byte, n int) string {
-	b = bytes.TrimSpace(b)
-	return strings.ReplaceAll(string(b[max(0, len(b)-n):]), "\n", " / ")
-}
+func (p *process) stop() { p.Stop(syscall.SIGTERM, syscall.SIGKILL) }
 
 // pids lists p and its descendants.
 func (p *process) pids() ([]int, error) {
@@ -122,7 +60,7 @@ func (p *process) pids() ([]int, error) {
 			children[parent] = append(children[parent], pid)
 		}
 	}
-	tree := []int{p.cmd.Process.Pid}
+	tree := []int{p.PID()}
 	for i := 0; i < len(tree); i++ {
 		tree = append(tree, children[tree[i]]...)
 	}
@@ -143,7 +81,7 @@ func (p *process) busy() (func() (time.Duration, error), error) {
 			// The processor clock of another process, to the nanosecond; the
 			// number is made as in clock_getcpuclockid(3).
 			if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil { //nolint:gosec // G115: a pid has 22 bits
-				return 0, fmt.Errorf("processor time of %s: %w", p.name, err)
+				return 0, fmt.Errorf("processor time of %s: %w", p, err)
 			}
 			sum += time.Duration(ts.Nano())
 		}
@@ -233,14 +171,4 @@ func confine(pids []int, processors *unix.CPUSet) error {
 		}
 	}
 	return nil
-}
-
-// pause waits for d or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"understudy/bench/program"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -90,7 +92,7 @@ func (t *trial) settle(ctx context.Context) error {
 	for i, r := range t.way.relays {
 		fds, err := open(r.listen, 1, roleEcho)
 		for retries := 0; err != nil && retries < 250 && ctx.Err() == nil; retries++ {
-			pause(ctx, 20*time.Millisecond)
+			program.Pause(ctx, 20*time.Millisecond)
 			fds, err = open(r.listen, 1, roleEcho)
 		}
 		if err != nil {
@@ -98,7 +100,7 @@ func (t *trial) settle(ctx context.Context) error {
 		}
 		abort(fds)
 	}
-	pause(ctx, 2*t.length)
+	program.Pause(ctx, 2*t.length)
 	return ctx.Err()
 }
 

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"understudy/bench/program"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -30,15 +32,15 @@ type fault struct {
 func faults() []fault {
 	all := []fault{
 		{name: "killed", about: "its process gets SIGKILL; its machine lives and refuses connections",
-			cause: func(_ context.Context, t *trial) error { return t.old.signal(syscall.SIGKILL) }},
+			cause: func(_ context.Context, t *trial) error { return t.old.Signal(syscall.SIGKILL) }},
 		{name: "stopped", about: "its process gets SIGSTOP; its kernel goes on accepting connections, but no process answers",
-			cause: func(_ context.Context, t *trial) error { return t.old.signal(syscall.SIGSTOP) }},
+			cause: func(_ context.Context, t *trial) error { return t.old.Signal(syscall.SIGSTOP) }},
 		{name: "silenced", about: "every packet to and from its address is swallowed, as when its cable is pulled",
 			cause: func(ctx context.Context, _ *trial) error { return silence(ctx, oldIP) }},
 		{name: "replaced", about: "nothing is wrong with it: an operator makes the other host primary", after: plannedTime,
 			cause: func(ctx context.Context, t *trial) error { return t.proxy.replace(ctx, t.site, t.relay) }},
 		{name: "killed, pools", about: "its process gets SIGKILL; its machine lives and refuses connections", load: pools,
-			cause: func(_ context.Context, t *trial) error { return t.old.signal(syscall.SIGKILL) }},
+			cause: func(_ context.Context, t *trial) error { return t.old.Signal(syscall.SIGKILL) }},
 	}
 	for _, f := range all {
 		if f.load == "" {
@@ -60,7 +62,7 @@ type trial struct {
 	proxy      proxy
 	fault      fault
 	site       site
-	old, relay *process
+	old, relay *program.Process
 }
 
 // result is the outcome of a trial.
@@ -206,8 +208,8 @@ func (d *driver) try(ctx context.Context, p proxy, f fault, warm time.Duration) 
 		new:    netip.AddrPortFrom(netip.MustParseAddr(newIP), d.port+1),
 		pings:  d.port + 2,
 	}}
-	start := func(name string, leash syscall.Signal, argv ...string) (*process, error) {
-		return startProcess(ctx, name, dir, leash, argv...)
+	start := func(name string, leash syscall.Signal, argv ...string) (*program.Process, error) {
+		return program.Start(ctx, program.Settings{Name: name, Dir: dir, Leash: leash}, argv...)
 	}
 	var says opening
 	for _, h := range []struct {
@@ -222,7 +224,7 @@ func (d *driver) try(ctx context.Context, p proxy, f fault, warm time.Duration) 
 		if err != nil {
 			return outcome{}, err
 		}
-		defer child.stop()
+		defer child.Stop(syscall.SIGKILL)
 		if err := ready(ctx, h.addr, child, h.name, says); err != nil {
 			return outcome{}, err
 		}
@@ -238,7 +240,7 @@ func (d *driver) try(ctx context.Context, p proxy, f fault, warm time.Duration) 
 	if t.relay, err = start(filepath.Base(p.program), p.leash, argv...); err != nil {
 		return outcome{}, err
 	}
-	defer t.relay.stop()
+	defer t.relay.Stop(syscall.SIGKILL)
 	if err := ready(ctx, t.site.listen, t.relay, oldHost, says); err != nil {
 		return outcome{}, err
 	}
@@ -255,7 +257,7 @@ func (d *driver) strike(ctx context.Context, t *trial, warm time.Duration) (outc
 		start = startOpenings
 	}
 	g := start(ctx, t.site.listen.String())
-	pause(ctx, warm)
+	program.Pause(ctx, warm)
 	by, lost := g.served()
 	var err error
 	if lost > 0 || by[oldHost] == 0 || len(by) > 1 {
@@ -268,18 +270,18 @@ func (d *driver) strike(ctx context.Context, t *trial, warm time.Duration) (outc
 		if after == 0 {
 			after = d.after
 		}
-		pause(ctx, min(after, d.after))
+		program.Pause(ctx, min(after, d.after))
 	}
 	l := g.finish()
 	err = errors.Join(err, endSilence(context.WithoutCancel(ctx)))
-	if err == nil && t.relay.hasExited() {
-		err = t.relay.failure()
+	if err == nil && t.relay.Exited() {
+		err = t.relay.Failure()
 	}
 	return l.evaluate(), err
 }
 
 // ready waits until a client at addr is served by a host, or process ends.
-func ready(ctx context.Context, addr netip.AddrPort, p *process, host string, says opening) error {
+func ready(ctx context.Context, addr netip.AddrPort, p *program.Process, host string, says opening) error {
 	err := errors.New("nobody tried")
 	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; {
 		within, cancel := context.WithTimeout(ctx, time.Second)
@@ -294,12 +296,12 @@ func ready(ctx context.Context, addr netip.AddrPort, p *process, host string, sa
 		if err == nil {
 			return nil
 		}
-		if p.hasExited() {
-			return p.failure()
+		if p.Exited() {
+			return p.Failure()
 		}
-		pause(ctx, 20*time.Millisecond)
+		program.Pause(ctx, 20*time.Millisecond)
 	}
-	return errors.Join(ctx.Err(), fmt.Errorf("%s at %s is not ready: %w", p.name, addr, err))
+	return errors.Join(ctx.Err(), fmt.Errorf("%s at %s is not ready: %w", p, addr, err))
 }
 
 // String is one line about a trial.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"understudy/bench/program"
 )
 
 const (
@@ -47,7 +49,7 @@ func startClients(ctx context.Context, target string, says []opening) *generator
 	g.load.begin = now()
 	for i := range sessions {
 		g.stay.Go(func() {
-			pause(staying, time.Duration(i)*pace/sessions) // not all at once
+			program.Pause(staying, time.Duration(i)*pace/sessions) // not all at once
 			g.session(staying)
 		})
 	}
@@ -62,10 +64,10 @@ func startPools(ctx context.Context, target string) *generator {
 	g.load.begin = now()
 	for i := range pooled {
 		g.all.Go(func() {
-			pause(ctx, time.Duration(i)*poolPace/pooled) // not all at once
+			program.Pause(ctx, time.Duration(i)*poolPace/pooled) // not all at once
 			for !g.stopped(ctx) {
 				if g.member(ctx) == 0 {
-					pause(ctx, poolRetry)
+					program.Pause(ctx, poolRetry)
 				}
 			}
 		})
@@ -102,7 +104,7 @@ func (g *generator) member(ctx context.Context) (answered int) {
 			c.answers = []answer{a}
 			g.count(ctx, c)
 			answered++
-			pause(ctx, poolPace)
+			program.Pause(ctx, poolPace)
 			limit.Reset(answerTimeout)
 			c = client{start: now()}
 		}
@@ -208,7 +210,7 @@ func (g *generator) session(ctx context.Context) {
 				return err
 			}
 			c.answers = append(c.answers, a)
-			pause(ctx, pace)
+			program.Pause(ctx, pace)
 		}
 		return nil
 	})

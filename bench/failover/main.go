@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"understudy/bench/netns"
+	"understudy/bench/program"
 )
 
 // roleHost is the word that makes this program one of its own hosts.
@@ -119,7 +120,7 @@ func build(ctx context.Context, path string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, "understudy/cmd/understudy") //nolint:gosec // G204: a path of our own
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build understudy (or name one with -understudy): %w: %s", err, lastBytes(out, 400))
+		return fmt.Errorf("build understudy (or name one with -understudy): %w: %s", err, program.LastBytes(out, 400))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"understudy/bench/netns"
+	"understudy/bench/program"
 )
 
 // prepareNamespace brings the new namespace up, with an empty packet filter.
@@ -33,7 +34,7 @@ func filter(ctx context.Context, rules string) error {
 	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(rules)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("nft: %w: %s", err, lastBytes(out, 200))
+		return fmt.Errorf("nft: %w: %s", err, program.LastBytes(out, 200))
 	}
 	return nil
 }

@@ -11,10 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"time"
+
+	"understudy/bench/program"
 )
 
 // maxConnections is room for all clients that can be waiting at once, twice:
@@ -50,7 +51,7 @@ type proxy struct {
 	// settings is its setup as the report shows it.
 	settings func(s site) string
 	// replace makes the new host primary in the documented way.
-	replace func(ctx context.Context, s site, p *process) error
+	replace func(ctx context.Context, s site, p *program.Process) error
 	// replaces describes how.
 	replaces string
 }
@@ -65,7 +66,7 @@ func proxies(understudy string) []proxy {
 				return append([]string{understudy}, understudyFlags(s)...), nil
 			},
 			settings: func(s site) string { return subject + " " + strings.Join(understudyFlags(s), " ") + "\n" },
-			replace: func(ctx context.Context, s site, _ *process) error {
+			replace: func(ctx context.Context, s site, _ *program.Process) error {
 				return command(ctx, understudy, "switch", "--control", controlOf(s), s.new.String())
 			},
 			replaces: "`understudy switch HOST`",
@@ -91,11 +92,11 @@ func proxies(understudy string) []proxy {
 				return []string{"nginx", "-p", s.dir, "-e", "stderr", "-c", file}, writeConfig(file, nginxConfig(s, false))
 			},
 			settings: func(s site) string { return nginxConfig(s, false) },
-			replace: func(_ context.Context, s site, p *process) error {
+			replace: func(_ context.Context, s site, p *program.Process) error {
 				if err := writeConfig(filepath.Join(s.dir, "nginx.conf"), nginxConfig(s, true)); err != nil {
 					return err
 				}
-				return p.signal(syscall.SIGHUP) // what nginx -s reload sends
+				return p.Signal(syscall.SIGHUP) // what nginx -s reload sends
 			},
 			replaces: "the configuration without db1, and `nginx -s reload`",
 		},
@@ -123,10 +124,10 @@ func haproxy(name string, config func(site) string, about string, replace []stri
 			return []string{"haproxy", "-db", "-f", file}, writeConfig(file, config(s))
 		},
 		settings: config,
-		replace: func(ctx context.Context, s site, _ *process) error {
+		replace: func(ctx context.Context, s site, _ *program.Process) error {
 			for _, line := range replace {
 				if line == "" {
-					pause(ctx, 250*time.Millisecond)
+					program.Pause(ctx, 250*time.Millisecond)
 				} else if err := runtimeCommand(ctx, filepath.Join(s.dir, "haproxy.sock"), line); err != nil {
 					return err
 				}
@@ -155,7 +156,7 @@ func runtimeCommand(ctx context.Context, path, line string) error {
 		return err
 	}
 	if len(strings.TrimSpace(string(said))) > 0 {
-		return fmt.Errorf("haproxy: %s: %s", line, lastBytes(said, 200))
+		return fmt.Errorf("haproxy: %s: %s", line, program.LastBytes(said, 200))
 	}
 	return nil
 }
@@ -203,7 +204,7 @@ listen hosts
 // it.
 func nginxConfig(s site, replaced bool) string {
 	head := ""
-	if module := nginxModule(); module != "" {
+	if module := program.NginxModule(); module != "" {
 		head = "load_module " + module + ";\n"
 	}
 	if os.Getuid() == 0 {
@@ -234,26 +235,12 @@ stream {
 `, s.dir, 2*maxConnections, servers, s.listen)
 }
 
-// nginxModule is the file of the stream module, or empty when it is built in.
-func nginxModule() string {
-	out, _ := exec.Command("nginx", "-V").CombinedOutput() //nolint:noctx // prints and exits
-	path := "/usr/lib/nginx/modules"
-	if m := regexp.MustCompile(`--modules-path=(\S+)`).FindSubmatch(out); m != nil {
-		path = string(m[1])
-	}
-	file := filepath.Join(path, "ngx_stream_module.so")
-	if _, err := os.Stat(file); err != nil {
-		return ""
-	}
-	return file
-}
-
 func writeConfig(file, content string) error { return os.WriteFile(file, []byte(content), 0o600) }
 
 // command runs a command that must succeed.
 func command(ctx context.Context, argv ...string) error {
 	if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil { //nolint:gosec // G204: the programs that are compared
-		return fmt.Errorf("%s: %w: %s", strings.Join(argv[1:], " "), err, lastBytes(out, 300))
+		return fmt.Errorf("%s: %w: %s", strings.Join(argv[1:], " "), err, program.LastBytes(out, 300))
 	}
 	return nil
 }
