@@ -378,6 +378,7 @@ func (m *Machine) beat() {
 	if !due || m.waits(m.writing) {
 		return
 	}
+	mine.Clock = m.now
 	m.writing, m.wrote = m.now, mine
 	m.do(Write{Sent: m.now, Expect: m.own, Own: mine})
 	m.nextBeat = m.now + m.cfg.Heartbeat

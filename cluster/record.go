@@ -80,13 +80,16 @@ type Member struct {
 	// Down are the hosts that the member sees down.
 	Down []string `json:"down,omitempty"`
 
+	// Clock is what its clock showed when it sent this, in nanoseconds; see [Clocks].
+	Clock time.Duration `json:"clock,omitempty"`
+
 	// Settings, Address and Version are those of its [Config].
 	Settings string `json:"settings"`
 	Address  string `json:"address,omitempty"`
 	Version  string `json:"version,omitempty"`
 }
 
-// equal reports whether a says the same as b.
+// equal reports whether a says the same as b, at another time.
 func (a *Member) equal(b *Member) bool {
 	return a.Boot == b.Boot && a.Fenced == b.Fenced && a.Leaving == b.Leaving && slices.Equal(a.Down, b.Down) &&
 		a.Settings == b.Settings && a.Address == b.Address && a.Version == b.Version

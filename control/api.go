@@ -145,6 +145,7 @@ type Cluster struct {
 	Heard          int        `json:"heard"`                        // of how many that are heard of, this one included
 	Isolated       bool       `json:"isolated,omitempty"`           // this one does, and they are not enough
 	Trouble        string     `json:"trouble,omitempty"`            // why this instance does not take part
+	Clocks         string     `json:"clocks,omitempty"`             // whose clocks run wrong, by more than 1 %
 	Settings       string     `json:"settings"`                     // of this instance, of those that all must have alike
 	AgreedSettings string     `json:"agreed_settings,omitempty"`    // those of the cluster
 	StoreSeconds   float64    `json:"store_seconds"`                // how long the last answer of the store took
@@ -406,7 +407,7 @@ func describe(r Relay, now time.Time) RelayStatus {
 	}
 	out.Rise, out.Fall = r.Conductor.Thresholds()
 	out.Listen = r.listen()
-	if out.Cluster = clusterOf(s); out.Cluster != nil && (out.Cluster.Trouble != "" || out.Cluster.Isolated || out.Cluster.LeaseSeconds <= 0) {
+	if out.Cluster = clusterOf(s); out.Cluster != nil && (out.Cluster.Trouble != "" || out.Cluster.Isolated || out.Cluster.LeaseSeconds <= 0 || out.Cluster.Clocks != "") {
 		out.Warnings = append(out.Warnings, "cluster "+out.Cluster.Name+": "+out.Cluster.Text)
 	}
 	out.Canary = canaryOf(s.Canary)
@@ -443,7 +444,7 @@ func clusterOf(s failover.Status) *Cluster {
 		Name: c.Cluster, Member: c.Member, Text: c.String(),
 		Host: r.Host, Open: r.Open, Epoch: r.Epoch, Driver: r.Driver,
 		LeaseSeconds: max(c.Lease, 0).Seconds(), Fenced: c.Fenced, Down: c.Down, Heard: c.Fresh, Isolated: c.Isolated,
-		Trouble: c.Trouble, Settings: c.Settings, AgreedSettings: r.Settings,
+		Trouble: c.Trouble, Clocks: c.Clocks, Settings: c.Settings, AgreedSettings: r.Settings,
 		StoreSeconds: c.Latency.Seconds(), StoreError: c.Error, StoreFails: c.Failing,
 	}
 	if r.Change.Name != "" {

@@ -61,6 +61,9 @@ type ClusterStatus struct {
 
 	Beat time.Duration // from one heartbeat of a member to the next
 
+	// Clocks says whose clocks run wrong; empty for nobody's.
+	Clocks string
+
 	// Latency is how long the store took for its last answer, and Failing since when it has
 	// given none to any request, because of Error; zero while it answers.
 	Latency time.Duration
@@ -106,8 +109,12 @@ type agreement struct {
 	sharesL string        // to be written into it; empty for none
 	shared  chan struct{} // closed when they are; nil for none
 
+	clocks *cluster.Clocks
+	wrong  string // whose clocks run wrong; empty for nobody's
+
 	trouble  string // that was reported last
 	isolated bool   // likewise
+	reported string // likewise, of wrong
 	left     bool
 }
 
@@ -141,6 +148,7 @@ func newAgreement(cfg *Cluster, relay string, epoch uint64) (*agreement, error) 
 	}
 	return &agreement{
 		cfg: cfg, machine: machine, register: cluster.NewRegister(cfg.Store, cfg.Name, relay, m.Member), inbox: newInbox[cluster.Event](),
+		clocks: cluster.NewClocks(m.Member),
 	}, nil
 }
 
@@ -296,7 +304,10 @@ func (a *agreement) status() *ClusterStatus {
 	if a == nil {
 		return nil
 	}
-	s := &ClusterStatus{Cluster: a.cfg.Name, Snapshot: a.machine.Snapshot(), Settings: a.cfg.Machine.Settings, Beat: a.cfg.Machine.Heartbeat}
+	s := &ClusterStatus{
+		Cluster: a.cfg.Name, Snapshot: a.machine.Snapshot(), Settings: a.cfg.Machine.Settings,
+		Beat: a.cfg.Machine.Heartbeat, Clocks: a.wrong,
+	}
 	a.store.mu.Lock()
 	defer a.store.mu.Unlock()
 	s.Latency, s.Failing, s.Error = a.store.latency, a.store.failing, a.store.err
@@ -386,7 +397,12 @@ func (c *Conductor) keepAgreement(ctx context.Context) {
 // selector what has changed.
 func (c *Conductor) stepCluster(ctx context.Context, ev cluster.Event) {
 	a := c.agree
-	actions := a.machine.Step(boottime.Now(), ev)
+	now := boottime.Now()
+	if w, answer := ev.(cluster.Wrote); answer && len(w.Members) > 0 {
+		a.clocks.Observe(w.Sent, now, w.Members)
+		a.wrong = a.clocks.Wrong()
+	}
+	actions := a.machine.Step(now, ev)
 	a.cfg.Lease.Set(a.machine.Lease())
 	for _, action := range actions {
 		c.actCluster(ctx, action)
@@ -496,8 +512,8 @@ func (c *Conductor) reconcile(ctx context.Context) {
 	c.reportCluster(ctx)
 }
 
-// reportCluster logs what keeps this instance from taking part, and that it is isolated,
-// each when it begins and ends.
+// reportCluster logs what keeps this instance from taking part, that it is isolated, and
+// whose clocks run wrong, each when it begins and ends.
 func (c *Conductor) reportCluster(ctx context.Context) {
 	a := c.agree
 	s := a.machine.Snapshot()
@@ -516,6 +532,15 @@ func (c *Conductor) reportCluster(ctx context.Context) {
 			c.log.Warn("the primary is down for this instance, and not for enough of the others", "host", s.Record.Host, "down", s.Down, "instances", s.Fresh)
 		} else {
 			c.log.Info("this instance is not isolated any more")
+		}
+	}
+	if a.wrong != a.reported {
+		a.reported = a.wrong
+		if a.wrong == "" {
+			c.log.Info("no clock runs wrong any more", "cluster", a.cfg.Name)
+		} else {
+			c.log.Error("a clock runs wrong: leases are counted on it, and two hosts may be primary at the same time", "cluster", a.cfg.Name, "clocks", a.wrong)
+			c.notice(ctx, EventCluster, "", a.wrong)
 		}
 	}
 }
@@ -726,6 +751,9 @@ func (s *ClusterStatus) String() string {
 		case o.Silent > silentAfter*s.Beat:
 			say("%s has been silent for %s", o.Name, ago(o.Silent))
 		}
+	}
+	if s.Clocks != "" {
+		say("%s", s.Clocks)
 	}
 	if !s.Failing.IsZero() {
 		say("the store has not answered for %s (%s)", ago(time.Since(s.Failing)), s.Error)

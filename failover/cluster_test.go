@@ -376,6 +376,43 @@ func TestClusterStoreGoesBack(t *testing.T) {
 	}
 }
 
+// A clock that runs wrong is an alarm, which names the member.
+func TestClusterReportsWrongClock(t *testing.T) {
+	t.Parallel()
+	script := filepath.Join(t.TempDir(), "event")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g := newCircle(t)
+	for _, name := range []string{"x", "y"} {
+		g.stages[name] = newStage()
+		g.all[name], g.leases[name] = g.member(name, []string{"x", "y"}, Config{Notices: Notices{Path: script}, NoticeScripts: g.stages[name]})
+	}
+	g.run("x")
+	g.run("y")
+	g.began()
+	c := g.all["x"]
+	err := c.request(t.Context(), func() selector.Event { // the last quarter of an hour, in which y's clock ran twice as fast
+		now := boottime.Now()
+		c.agree.clocks = cluster.NewClocks("x")
+		entries := []cluster.Entry{{Name: "y", Member: cluster.Member{Boot: g.all["y"].agree.cfg.Machine.Boot}}}
+		for ago := 15 * time.Minute; ago > 0; ago -= time.Second {
+			entries[0].Member.Clock = now - 2*ago
+			c.agree.clocks.Observe(now-ago, now-ago, entries)
+		}
+		return selector.Tick{}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const wrong = "the clock of y runs faster than that of x, by more than 1 %"
+	proctest.Until(t, "it is noticed", func() bool { return c.Status().Cluster.Clocks == wrong })
+	if text := c.Status().Cluster.String(); !strings.Contains(text, wrong) {
+		t.Errorf("the state is %q", text)
+	}
+	proctest.Until(t, "it is reported", func() bool { return g.count("x", "UNDERSTUDY_REASON="+wrong) == 1 })
+}
+
 // What contradicts a cluster is an error.
 func TestClusterContradictions(t *testing.T) {
 	t.Parallel()

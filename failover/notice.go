@@ -21,7 +21,7 @@ const (
 	EventFlapping     hooks.Event = "flapping"       // a host failed repeatedly, and the flap guard holds it back
 	EventScriptFailed hooks.Event = "script-failed"  // a trigger failed, or a check script could not determine the state of a host
 	EventUnverified   hooks.Event = "unverified"     // the host that was elected did not say that it is primary after its triggers
-	EventCluster      hooks.Event = "cluster"        // this instance does not take part in its cluster
+	EventCluster      hooks.Event = "cluster"        // this instance does not take part in its cluster, or a clock in it runs wrong
 	EventOverBound    hooks.Event = "over-predicted" // a failover took longer than predicted
 )
 
