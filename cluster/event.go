@@ -4,7 +4,7 @@ import "time"
 
 // Event is an input of a [Machine]: a [Tick], [Wrote], [Swapped], [Changed],
 // [Granted], [Fenced], [Ran], [Want], [Down], [SetLocks], [SetRoster],
-// [SetSettings], [Force] or [Leave].
+// [SetSettings], [Doubt], [Force] or [Leave].
 type Event interface{ event() }
 
 // Tick reports that time has passed and nothing else happened.
@@ -38,7 +38,10 @@ type Swapped struct {
 
 // Changed reports that the store may have changed: the key of Member or, if that
 // is empty, the record. It only saves time; nothing depends on it.
-type Changed struct{ Member string }
+type Changed struct {
+	Member  string
+	Doubted string // the host that it has begun to suspect; empty for none
+}
 
 // Granted reports that From knows the record of the [Ask] that was made at Sent
 // and no newer one.
@@ -83,6 +86,10 @@ type SetRoster struct{ Change Change }
 // SetSettings replaces Config.Settings.
 type SetSettings struct{ Settings string }
 
+// Doubt tells the other members that this one has begun to suspect a host, so that they
+// check it at once.
+type Doubt struct{ Host string }
+
 // Force declares that every member that has not acknowledged Epoch is dead. It
 // is for an operator who knows that, where OnStoreLoss is Keep.
 type Force struct{ Epoch uint64 }
@@ -102,6 +109,7 @@ func (Down) event()        {}
 func (SetLocks) event()    {}
 func (SetRoster) event()   {}
 func (SetSettings) event() {}
+func (Doubt) event()       {}
 func (Force) event()       {}
 func (Leave) event()       {}
 

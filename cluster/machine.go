@@ -73,6 +73,7 @@ type Machine struct {
 	granted []string
 
 	down    []string
+	doubted string // not written yet
 	leaving bool
 	drain   time.Duration // of Leave
 	left    bool
@@ -172,6 +173,8 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 		}
 	case Down:
 		m.down = slices.Clone(ev.Hosts)
+	case Doubt:
+		m.doubted, m.nextBeat = ev.Host, now
 	case SetLocks:
 		m.locks, m.relock = ev.Locks, true
 	case SetRoster:
@@ -371,7 +374,7 @@ func (m *Machine) beat() {
 		return
 	}
 	mine := Member{
-		Boot: m.cfg.Boot, Fenced: m.acknowledged(), Leaving: m.leaving && !m.live, Down: m.down,
+		Boot: m.cfg.Boot, Fenced: m.acknowledged(), Leaving: m.leaving && !m.live, Down: m.down, Doubted: m.doubted,
 		Settings: m.cfg.Settings, Address: m.cfg.Address, Version: m.cfg.Version,
 	}
 	due := m.now >= m.nextBeat || m.birth.done && !mine.equal(&m.wrote)
@@ -379,7 +382,7 @@ func (m *Machine) beat() {
 		return
 	}
 	mine.Clock = m.now
-	m.writing, m.wrote = m.now, mine
+	m.writing, m.wrote, m.doubted = m.now, mine, ""
 	m.do(Write{Sent: m.now, Expect: m.own, Own: mine})
 	m.nextBeat = m.now + m.cfg.Heartbeat
 	if m.driving() || m.want.Host != "" {

@@ -265,6 +265,25 @@ func TestAgreeAtOnce(t *testing.T) {
 	l.want("2 b: m2 n2 o2")
 }
 
+// What a member has begun to suspect is in one write of its key only.
+func TestDoubt(t *testing.T) {
+	l := newLab(t, 2, labConfig)
+	l.run(300 * time.Millisecond)
+	l.step(0, Doubt{Host: "a"})
+	if n := len(l.net); n != 1 {
+		t.Fatalf("%d requests, want a write at once", n)
+	}
+	if w, ok := l.net[0].request.(Write); !ok || w.Own.Doubted != "a" {
+		t.Errorf("the request is %+v", l.net[0])
+	}
+	l.settle()
+	l.nodes[0].clock += labConfig.Heartbeat
+	l.step(0, Tick{})
+	if w, ok := l.net[0].request.(Write); !ok || w.Own.Doubted != "" {
+		t.Errorf("the next request is %+v", l.net[0])
+	}
+}
+
 // A member that wants another primary goes on wanting it until the others agree.
 func TestAgreeLater(t *testing.T) {
 	l := newLab(t, 2, labConfig)

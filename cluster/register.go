@@ -47,11 +47,12 @@ func (r *Register) Swap(ctx context.Context, s Swap) (Swapped, error) {
 // Watch calls changed when the record or the key of a member may have changed,
 // until ctx ends. It returns an error when it must be called again.
 func (r *Register) Watch(ctx context.Context, changed func(Changed)) error {
-	return r.store.Watch(ctx, r.keys.all, func(key string) {
-		if key == r.keys.record {
+	return r.store.Watch(ctx, r.keys.all, func(kv KeyValue) {
+		if kv.Key == r.keys.record {
 			changed(Changed{})
-		} else if name, ok := strings.CutPrefix(key, r.keys.members); ok {
-			changed(Changed{Member: name})
+		} else if name, ok := strings.CutPrefix(kv.Key, r.keys.members); ok {
+			e, _ := r.keys.decodeMember(kv) // who reads the key reports the error
+			changed(Changed{Member: name, Doubted: e.Member.Doubted})
 		}
 	})
 }

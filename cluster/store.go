@@ -21,9 +21,10 @@ type Store interface {
 	Transact(ctx context.Context, t Transaction) (Result, error)
 
 	// Watch calls changed with each key that begins with prefix when it may have
-	// changed, until ctx ends. It is only a hint: changes may be left out. It
-	// returns nil when ctx has ended, and an error when it must be called again.
-	Watch(ctx context.Context, prefix string, changed func(key string)) error
+	// changed, until ctx ends. It is only a hint: changes may be left out, and values
+	// may be old or empty. It returns nil when ctx has ended, and an error when it must
+	// be called again.
+	Watch(ctx context.Context, prefix string, changed func(KeyValue)) error
 }
 
 // Transaction writes one key and reads others.

@@ -65,6 +65,7 @@ func (c *Conductor) act(ctx context.Context, a selector.Action) {
 		}
 		c.hostChanged(a)
 	case selector.Suspected:
+		c.agree.doubt(a.Host, a.Err)
 		c.recorder.doubted[a.Host] = time.Now()
 		now := time.Now()
 		if c.flapsUntil(a.Host, now).After(now) && a.Host != c.Snapshot().Primary {

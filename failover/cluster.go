@@ -385,12 +385,37 @@ func (c *Conductor) keepAgreement(ctx context.Context) {
 		return
 	}
 	for _, ev := range a.inbox.take() {
+		c.heed(ctx, ev)
 		c.stepCluster(ctx, ev)
 	}
 	if a.wake() <= 0 {
 		c.stepCluster(ctx, cluster.Tick{})
 	}
 	c.reconcile(ctx)
+}
+
+// errDoubted is the cause of a suspicion of another instance.
+var errDoubted = errors.New("suspected by the instance")
+
+// heed has the primary checked at once that another instance has begun to suspect: it may
+// have clients, by which it noticed, where this one has none.
+func (c *Conductor) heed(ctx context.Context, ev cluster.Event) {
+	r, _ := c.agree.machine.Record()
+	changed, ok := ev.(cluster.Changed)
+	if ok && changed.Member != c.agree.cfg.Machine.Member && changed.Doubted != "" && changed.Doubted == r.Host {
+		c.step(ctx, selector.Suspicion{Epoch: r.Epoch, Err: fmt.Errorf("%w %s", errDoubted, changed.Member)})
+	}
+}
+
+// doubt tells other instances that this one has begun to suspect the primary, unless it
+// does so because of them.
+func (a *agreement) doubt(host string, err error) {
+	if a == nil || errors.Is(err, errDoubted) {
+		return
+	}
+	if r, _ := a.machine.Record(); r.Host == host {
+		a.inbox.put(cluster.Doubt{Host: host})
+	}
 }
 
 // stepCluster passes an event to the machine, carries out its actions, and tells the

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"understudy/cluster"
 	"understudy/internal/boottime"
 	"understudy/internal/proctest"
@@ -24,7 +26,8 @@ type shelf struct {
 	revision int64
 	keys     map[string]cluster.KeyValue
 	away     bool
-	watchers []func(string)
+	watchers []func(cluster.KeyValue)
+	doubts   []string // the keys that were written with a suspicion
 }
 
 var errAway = errors.New("the store is away")
@@ -40,9 +43,12 @@ func (s *shelf) Transact(_ context.Context, t cluster.Transaction) (cluster.Resu
 	res := cluster.Result{OK: s.keys[t.Key].Revision == t.Expect}
 	if res.OK {
 		s.revision++
+		if strings.Contains(string(t.Value), `"doubted"`) {
+			s.doubts = append(s.doubts, t.Key)
+		}
 		s.keys[t.Key] = cluster.KeyValue{Key: t.Key, Value: t.Value, Revision: s.revision}
 		for _, changed := range s.watchers {
-			go changed(t.Key)
+			go changed(s.keys[t.Key])
 		}
 	}
 	res.Key = s.keys[t.Key]
@@ -55,11 +61,11 @@ func (s *shelf) Transact(_ context.Context, t cluster.Transaction) (cluster.Resu
 	return res, nil
 }
 
-func (s *shelf) Watch(ctx context.Context, _ string, changed func(string)) error {
+func (s *shelf) Watch(ctx context.Context, _ string, changed func(cluster.KeyValue)) error {
 	s.mu.Lock()
-	s.watchers = append(s.watchers, func(key string) {
+	s.watchers = append(s.watchers, func(kv cluster.KeyValue) {
 		if ctx.Err() == nil {
-			changed(key)
+			changed(kv)
 		}
 	})
 	s.mu.Unlock()
@@ -84,6 +90,7 @@ type circle struct {
 	all    map[string]*Conductor
 	leases map[string]*cluster.Lease
 	stops  map[string]func()
+	logs   map[string]*strictLog
 
 	mu   sync.Mutex
 	deaf bool // nobody grants anything
@@ -94,6 +101,7 @@ func newCircle(tb testing.TB, members ...string) *circle {
 	g := &circle{
 		tb: tb, shelf: &shelf{keys: map[string]cluster.KeyValue{}},
 		stages: map[string]*stage{}, all: map[string]*Conductor{}, leases: map[string]*cluster.Lease{}, stops: map[string]func(){},
+		logs: map[string]*strictLog{},
 	}
 	for _, name := range members {
 		g.stages[name] = newStage()
@@ -113,6 +121,8 @@ func (g *circle) member(name string, roster []string, cfg Config) (*Conductor, *
 	cfg.Name, cfg.Hosts, cfg.Gate, cfg.Scripts = "r", []string{hostA, hostB}, s, s
 	cfg.Checks = []Check{{Name: "tcp", Run: s.connect, Interval: 50 * time.Millisecond, Timeout: 5 * time.Second}}
 	cfg.FastInterval = 20 * time.Millisecond
+	g.logs[name] = &strictLog{t: g.tb}
+	cfg.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: g.logs[name], DisableTime: true})
 	cfg.Cluster = &Cluster{
 		Name: "test", Store: g.shelf, Lease: lease, DrainTimeout: time.Second,
 		Machine: cluster.Config{
@@ -186,6 +196,26 @@ func (g *circle) count(name, text string) (n int) {
 		}
 	}
 	return n
+}
+
+// What the clients of one member have noticed is checked by all at once, and comes back
+// from none.
+func TestClusterSharesSuspicion(t *testing.T) {
+	t.Parallel()
+	g := newCircle(t, "x", "y")
+	first, _ := g.began()
+	g.all["x"].Suspect(g.serve(first), errors.New("no answer"))
+	suspected := func(name string) int { return strings.Count(g.logs[name].String(), "host suspected") }
+	proctest.Until(t, "y suspects it too", func() bool { return suspected("y") > 0 })
+	if log := g.logs["y"].String(); !strings.Contains(log, "suspected by the instance x") {
+		t.Errorf("y does not name x:\n%s", log)
+	}
+	proctest.Until(t, "y suspects it no more", func() bool { return strings.Contains(g.logs["y"].String(), "suspicion cleared") })
+	g.shelf.mu.Lock()
+	defer g.shelf.mu.Unlock()
+	if want := cluster.Prefix("test", "r") + "member/x"; !slices.Equal(g.shelf.doubts, []string{want}) {
+		t.Errorf("suspicions in %q, want one in %s", g.shelf.doubts, want)
+	}
 }
 
 // What one member elects, all serve; what an operator orders at one holds for all.

@@ -245,7 +245,7 @@ func conduct(t *testing.T, s *stage, cfg Config, play func(c *Conductor)) string
 
 // strictLog records a log, and fails the test on a key without a value.
 type strictLog struct {
-	t   *testing.T
+	t   testing.TB
 	mu  sync.Mutex // guards buf
 	buf bytes.Buffer
 }

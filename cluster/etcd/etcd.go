@@ -146,7 +146,7 @@ func (s *Store) Transact(ctx context.Context, t cluster.Transaction) (result clu
 
 // Watch calls changed for every key below prefix that has changed. It returns an
 // error when the endpoint that it watches has no leader any more.
-func (s *Store) Watch(ctx context.Context, prefix string, changed func(string)) error {
+func (s *Store) Watch(ctx context.Context, prefix string, changed func(cluster.KeyValue)) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	client := s.clients[s.current.Load()]
@@ -155,7 +155,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, changed func(string)) 
 			return fmt.Errorf("watch of etcd at %s: %w", client.Endpoints()[0], err)
 		}
 		for _, e := range res.Events {
-			changed(string(e.Kv.Key))
+			changed(keyValue(e.Kv))
 		}
 	}
 	if ctx.Err() != nil {
@@ -166,7 +166,11 @@ func (s *Store) Watch(ctx context.Context, prefix string, changed func(string)) 
 
 func appendKeys(to []cluster.KeyValue, kvs []*mvccpb.KeyValue) []cluster.KeyValue {
 	for _, kv := range kvs {
-		to = append(to, cluster.KeyValue{Key: string(kv.Key), Value: kv.Value, Revision: kv.ModRevision})
+		to = append(to, keyValue(kv))
 	}
 	return to
+}
+
+func keyValue(kv *mvccpb.KeyValue) cluster.KeyValue {
+	return cluster.KeyValue{Key: string(kv.Key), Value: kv.Value, Revision: kv.ModRevision}
 }

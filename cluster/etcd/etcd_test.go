@@ -91,11 +91,11 @@ func TestTransact(t *testing.T) {
 		return res
 	}
 
-	changed := make(chan string, 10)
+	changed := make(chan cluster.KeyValue, 10)
 	watched := make(chan error, 1)
 	watching, end := context.WithCancel(ctx)
 	go func() {
-		watched <- store.Watch(watching, "/c/", func(key string) { changed <- key })
+		watched <- store.Watch(watching, "/c/", func(kv cluster.KeyValue) { changed <- kv })
 	}()
 
 	res := transact(cluster.Transaction{Key: "/c/a", Value: []byte("1"), Prefix: "/c/"})
@@ -124,8 +124,8 @@ func TestTransact(t *testing.T) {
 	seen := func() bool {
 		res = transact(cluster.Transaction{Key: "/c/a", Value: []byte("5"), Expect: res.Key.Revision})
 		select {
-		case key := <-changed:
-			return key == "/c/a"
+		case kv := <-changed:
+			return kv.Key == "/c/a" && string(kv.Value) == "5"
 		case <-time.After(50 * time.Millisecond):
 			return false
 		}

@@ -191,7 +191,7 @@ func (s sharedStore) Read(ctx context.Context, prefix string) ([]cluster.KeyValu
 }
 
 // Watch tells of changes.
-func (s sharedStore) Watch(ctx context.Context, prefix string, changed func(string)) error {
+func (s sharedStore) Watch(ctx context.Context, prefix string, changed func(cluster.KeyValue)) error {
 	return s.etcd.Watch(ctx, prefix, changed)
 }
 
