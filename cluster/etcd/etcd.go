@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"understudy/cluster"
 )
@@ -50,6 +51,8 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Timeout <= 0 {
 		return nil, fmt.Errorf("etcd: timeout: %v is not positive", cfg.Timeout)
 	}
+	// The default goes up to two minutes, for which an etcd that is back would not be used.
+	pauses := backoff.Config{BaseDelay: cfg.Timeout / 4, Multiplier: 1.6, Jitter: 0.2, MaxDelay: cfg.Timeout}
 	s := &Store{}
 	scheme := "http://"
 	if cfg.TLS != nil {
@@ -60,7 +63,7 @@ func New(cfg Config) (*Store, error) {
 			Endpoints: []string{scheme + endpoint}, TLS: cfg.TLS, Username: cfg.User, Password: cfg.Password,
 			DialTimeout: cfg.Timeout, DialKeepAliveTime: 2 * cfg.Timeout, DialKeepAliveTimeout: cfg.Timeout,
 			Logger: zap.NewNop(), MaxUnaryRetries: 1,
-			DialOptions: []grpc.DialOption{grpc.WithDisableRetry()},
+			DialOptions: []grpc.DialOption{grpc.WithDisableRetry(), grpc.WithConnectParams(grpc.ConnectParams{Backoff: pauses, MinConnectTimeout: cfg.Timeout})},
 		})
 		if err != nil {
 			s.Close()

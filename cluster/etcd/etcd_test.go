@@ -9,6 +9,7 @@ import (
 	"net"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -150,6 +151,44 @@ func TestSilentEndpoint(t *testing.T) {
 	defer stop()
 	if _, err := store.Read(ctx, "/"); err != nil {
 		t.Errorf("after the first request: %v", err)
+	}
+}
+
+// An endpoint that is away is tried again and again, so that it is used soon when it is
+// back. (The default of gRPC would have tried it four times in the same time.)
+func TestAwayEndpointIsTried(t *testing.T) {
+	away, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { away.Close() })
+	var tried atomic.Int32
+	go func() {
+		for {
+			conn, err := away.Accept()
+			if err != nil {
+				return
+			}
+			tried.Add(1)
+			conn.Close()
+		}
+	}()
+	s, err := New(Config{Endpoints: []string{away.Addr().String()}, Timeout: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	begin := time.Now()
+	proctest.Until(t, "it is tried ten times", func() bool {
+		ctx, stop := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer stop()
+		if _, err := s.Read(ctx, "/"); err == nil {
+			t.Error("it answers")
+		}
+		return tried.Load() >= 10
+	})
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("it was tried ten times in %v", took)
 	}
 }
 
