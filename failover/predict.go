@@ -19,6 +19,10 @@ const (
 	// connection before they give up.
 	impatient = 30 * time.Second
 
+	// storeElection is how long an etcd elects a leader of its own, with its defaults: its
+	// election timeout is 1s, and each member waits for up to twice that.
+	storeElection = 2 * time.Second
+
 	// retransmission is the time after which TCP repeats a SYN that was not
 	// answered; see RFC 6298, section 2.1.
 	retransmission = time.Second
@@ -43,7 +47,15 @@ type Prediction struct {
 	Waits    []Wait   `json:"waits,omitempty"`    // how soon clients that waited are connected after the opening, beyond these times; absent if all are connected at once
 	Notes    []string `json:"notes,omitempty"`    // the effect of the settings on faults that end by themselves
 
+	Cluster *ClusterWaits `json:"cluster,omitempty"` // what several instances wait for; absent without a cluster
+
 	Loss *Loss `json:"predicted_loss,omitempty"` // what the best candidate lacks now of the data of the primary; absent without a role check
+}
+
+// ClusterWaits is what an election waits for in a cluster.
+type ClusterWaits struct {
+	InstanceSeconds float64 `json:"instance_seconds"` // for an instance that has died together with the primary or is silent; fence_seconds has it
+	StoreSeconds    float64 `json:"store_seconds"`    // for a store that is back, or elects a leader of its own; no other time has it
 }
 
 // Case is one line of a [Prediction].
@@ -115,6 +127,9 @@ func Predict(cfg Config) Prediction {
 	}
 	p.Notes = cfg.passing()
 	p.Waits = cfg.waits(0)
+	if c := cfg.Cluster; c != nil {
+		p.Cluster = &ClusterWaits{InstanceSeconds: c.wait(cfg.Fence.Drain).Seconds(), StoreSeconds: c.storeWait().Seconds()}
+	}
 	return p
 }
 
@@ -152,7 +167,8 @@ func (cfg Config) passing() []string {
 			"with the cluster: while all instances are alive nobody is waited for, and a change takes about four answers of the store longer",
 			fmt.Sprintf("an instance that died together with the primary, or is silent, is waited for until its lease is over: %v (lease %v and 3%%, slack %v)",
 				c.wait(cfg.Fence.Drain)+cfg.Fence.Drain, c.Machine.Lease, c.Machine.Slack),
-			"while the store has no leader of its own, or no majority, nothing is changed: about 1s with the defaults of etcd")
+			fmt.Sprintf("while the store has no leader of its own, or no majority, nothing is changed; when it can have one, it is waited for up to %v longer (%v for its election with the defaults of etcd, 2 × heartbeat %v)",
+				c.storeWait(), storeElection, c.Machine.Heartbeat))
 	}
 	return notes
 }
@@ -163,6 +179,10 @@ func (c *Cluster) wait(drain time.Duration) time.Duration {
 	m.Lease += drain
 	return (m.Wait() - drain).Round(time.Millisecond)
 }
+
+// storeWait is how much longer an election takes where the store has to elect a leader of its
+// own: the request that was not answered, and the next one, are heartbeats.
+func (c *Cluster) storeWait() time.Duration { return storeElection + 2*c.Machine.Heartbeat }
 
 // predict computes one case.
 func (cfg Config) predict(f Failure, traffic bool, triggers int) Case {

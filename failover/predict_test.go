@@ -1,10 +1,13 @@
 package failover
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"understudy/cluster"
 )
 
 // Settings that make a failover impossible, or lose clients in each, are warned
@@ -32,5 +35,25 @@ func TestSettingsThatConflictAreWarnings(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// With a cluster the longest time has the wait for an instance that has died too.
+func TestPredictCluster(t *testing.T) {
+	cfg := complete(Config{Hosts: []string{hostA, hostB}, Checks: []Check{{Name: "tcp"}}})
+	alone := Predict(cfg)
+	if alone.Cluster != nil {
+		t.Errorf("without a cluster: %+v", alone.Cluster)
+	}
+	cfg.Cluster = &Cluster{Machine: cluster.Config{Lease: 5 * time.Second, Heartbeat: time.Second, Slack: time.Second}}
+	with := Predict(cfg)
+	want := ClusterWaits{InstanceSeconds: 6.152, StoreSeconds: 4} // 5s / 33 more, and the slack; 2s and two heartbeats
+	if with.Cluster == nil || *with.Cluster != want {
+		t.Fatalf("waits %+v, want %+v", with.Cluster, want)
+	}
+	for i, k := range with.Cases {
+		if longer := k.TotalSeconds - alone.Cases[i].TotalSeconds; !k.Never && math.Abs(longer-want.InstanceSeconds) > 1e-9 {
+			t.Errorf("%s: %vs longer with a cluster", k.Failure, longer)
+		}
 	}
 }
