@@ -59,8 +59,8 @@ prove: ## explore and simulate the agreement of several instances (hours, 16 GB)
 	$(GO) test ./cluster -run 'Explore|Simulation' -v -timeout 24h -explore 20000000 -simulate 10000
 
 .PHONY: nemesis
-nemesis: ## 50 rounds of random faults against three instances and etcd (10 minutes; root)
-	UNDERSTUDY_RUNS=50 UNDERSTUDY_OUTAGE=1m $(GO) test ./e2e -run '^TestCluster' -v -timeout 1h
+nemesis: ## 50 rounds of random faults against three instances and etcd (15 minutes; root)
+	UNDERSTUDY_RUNS=50 UNDERSTUDY_OUTAGE=1m $(GO) test ./e2e -run '^TestCluster(Nemesis|StoreAway)$$' -v -timeout 1h
 
 .PHONY: lint
 lint: ## golangci-lint, with the rules of .golangci.yml
@@ -92,6 +92,10 @@ bench: ## compare with HAProxy and nginx (about two hours; BENCH=-quick tries it
 .PHONY: bench-failover
 bench-failover: ## break hosts behind all three, write docs/failover.md (45 minutes; root; BENCH=-quick tries it)
 	$(GO) build -o bin/bench-failover ./bench/failover && bin/bench-failover $(or $(BENCH),-out docs/failover.md)
+
+.PHONY: bench-cluster
+bench-cluster: ## compare failovers with and without a cluster, ROUNDS (10) of each kind (4 minutes; root)
+	UNDERSTUDY_RUNS=$(or $(ROUNDS),10) $(GO) test ./e2e -run '^TestClusterCostOfFailover$$' -v -count=1
 
 .PHONY: soak-roles
 soak-roles: ## kill, fail back and switch PostgreSQL under load, in ROUNDS rounds (10)

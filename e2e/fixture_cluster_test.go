@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"understudy/control"
 	"understudy/internal/proctest"
 )
 
@@ -36,6 +37,8 @@ import (
 type site struct {
 	t       *testing.T
 	dir     string
+	secret  string   // of the instances, a file
+	with    []string // settings of the instances
 	stores  map[string]*etcd
 	members map[string]*member
 	hosts   map[string]*logger
@@ -61,7 +64,8 @@ func isolateSite(t *testing.T) bool {
 var nodes = map[string]string{
 	"e1": "10.99.0.1", "e2": "10.99.0.2", "e3": "10.99.0.3",
 	"a": "10.99.0.11", "b": "10.99.0.12", "c": "10.99.0.13",
-	"h1": "10.99.0.21", "h2": "10.99.0.22",
+	"alone": "10.99.0.14", // without a cluster; see newAlone
+	"h1":    "10.99.0.21", "h2": "10.99.0.22",
 }
 
 var (
@@ -83,8 +87,19 @@ const (
 // newSite starts all of it, and waits until each client is served.
 func newSite(t *testing.T) *site {
 	t.Helper()
+	s := newSiteOf(t, "--hold", "2s", "--drain-timeout", "1s", "--lease", siteLease.String())
+	for _, name := range memberNames {
+		s.clients[name] = s.newCaller(name)
+	}
+	s.awaitServed("at the start")
+	return s
+}
+
+// newSiteOf starts all of it but the clients, with these settings of the instances.
+func newSiteOf(t *testing.T, settings ...string) *site {
+	t.Helper()
 	s := &site{
-		t: t, dir: t.TempDir(),
+		t: t, dir: t.TempDir(), with: settings,
 		stores: map[string]*etcd{}, members: map[string]*member{}, hosts: map[string]*logger{}, clients: map[string]*caller{},
 	}
 	s.cable()
@@ -94,15 +109,13 @@ func newSite(t *testing.T) *site {
 	for _, name := range hostNames {
 		s.hosts[name] = s.newHost(name)
 	}
-	secret := filepath.Join(s.dir, "secret")
-	if err := os.WriteFile(secret, []byte("the secret of the test site\n"), 0o600); err != nil {
+	s.secret = filepath.Join(s.dir, "secret")
+	if err := os.WriteFile(s.secret, []byte("the secret of the test site\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range memberNames {
-		s.members[name] = s.newMember(name, secret)
-		s.clients[name] = s.newCaller(name)
+		s.members[name] = s.newMember(name)
 	}
-	s.awaitServed("at the start")
 	return s
 }
 
@@ -371,31 +384,53 @@ type member struct {
 	args []string
 }
 
-func (s *site) newMember(name, secret string) *member {
+func (s *site) newMember(name string) *member {
 	s.t.Helper()
-	at := func(names []string, port, between string) (all []string) {
-		for _, name := range names {
-			id := ""
-			if between != "" {
-				id = name + between
-			}
-			all = append(all, id+nodes[name]+":"+port)
-		}
-		return all
-	}
 	trigger := filepath.Join(s.dir, "trigger-"+name)
 	writeScript(s.t, trigger, fmt.Sprintf("echo ${EPOCHREALTIME/[.,]/} $UNDERSTUDY_EPOCH ${UNDERSTUDY_NEW%%%%:*} >>%s\n", s.triggers()))
-	m := &member{s: s, name: name, args: []string{
+	return s.newInstance(name, trigger,
+		"--cluster", "etcd://"+strings.Join(addresses(storeNames, "", storePort), ","), "--cluster-name", "test",
+		"--member", name, "--members", strings.Join(addresses(memberNames, "=", memberPort), ","),
+		"--cluster-listen", nodes[name]+":"+memberPort, "--cluster-secret", s.secret)
+}
+
+// newAlone starts an instance in front of the same hosts that decides alone, with the same
+// settings otherwise.
+func (s *site) newAlone() *member {
+	s.t.Helper()
+	trigger := filepath.Join(s.dir, "trigger-alone")
+	writeScript(s.t, trigger, "true\n")
+	with := s.with
+	if i := slices.Index(with, "--lease"); i >= 0 {
+		s.with = slices.Delete(slices.Clone(with), i, i+2)
+	}
+	defer func() { s.with = with }()
+	return s.newInstance("alone", trigger)
+}
+
+func (s *site) newInstance(name, trigger string, more ...string) *member {
+	s.t.Helper()
+	m := &member{s: s, name: name, args: slices.Concat([]string{
 		"netns", "exec", name, program(s.t),
-		"--bind", nodes[name] + ":" + relayPort, "--hosts", strings.Join(at(hostNames, hostPort, ""), ","),
+		"--bind", nodes[name] + ":" + relayPort, "--hosts", strings.Join(addresses(hostNames, "", hostPort), ","),
 		"--on-failover", trigger, "--state-dir", filepath.Join(s.dir, "state-"+name), "--http", nodes[name] + ":" + httpPort,
-		"--control", filepath.Join(s.dir, name+".sock"), "--hold", "2s", "--drain-timeout", "1s",
-		"--cluster", "etcd://" + strings.Join(at(storeNames, storePort, ""), ","), "--cluster-name", "test",
-		"--member", name, "--members", strings.Join(at(memberNames, memberPort, "="), ","),
-		"--cluster-listen", nodes[name] + ":" + memberPort, "--cluster-secret", secret, "--lease", siteLease.String(),
-	}}
+		"--control", filepath.Join(s.dir, name+".sock"),
+	}, s.with, more)}
 	m.start()
 	return m
+}
+
+// addresses are those of some nodes, each behind its name if there is something between
+// the two.
+func addresses(names []string, between, port string) (all []string) {
+	for _, name := range names {
+		at := nodes[name] + ":" + port
+		if between != "" {
+			at = name + between + at
+		}
+		all = append(all, at)
+	}
+	return all
 }
 
 // state is the directory of its state.
@@ -415,6 +450,17 @@ func (m *member) kill() {
 	m.s.t.Helper()
 	m.Signal(syscall.SIGKILL)
 	m.Exit()
+}
+
+// relay is the state of its relay; false when it does not answer.
+func (m *member) relay() (r control.RelayStatus, ok bool) {
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	s, err := control.NewClient(filepath.Join(m.s.dir, m.name+".sock")).Status(ctx)
+	if err != nil || len(s.Relays) != 1 {
+		return r, false
+	}
+	return s.Relays[0], true
 }
 
 // verdict is the status of its answer to /ping.
@@ -444,11 +490,12 @@ type logger struct {
 	s    *site
 	name string
 
-	mu    sync.Mutex // guards everything below
-	ln    net.Listener
-	conns map[net.Conn]bool
-	count int
-	log   *os.File
+	mu     sync.Mutex // guards everything below
+	greets bool       // a new connection gets the name at once
+	ln     net.Listener
+	conns  map[net.Conn]bool
+	count  int
+	log    *os.File
 }
 
 func (s *site) newHost(name string) *logger {
@@ -482,6 +529,9 @@ func (h *logger) start() {
 			} else {
 				h.count++
 				h.conns[conn] = true
+				if h.greets {
+					_, _ = io.WriteString(conn, h.name+"\n") // or it ends when it is read
+				}
 				go h.serve(conn.(*net.TCPConn), h.count)
 			}
 			h.mu.Unlock()
