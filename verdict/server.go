@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"understudy/internal/tcp"
 )
 
 // MaxConnections limits the open connections of a [Server] that sets no limit of its
@@ -179,6 +181,11 @@ func (s *Server) Bind() error {
 	ln, err := listenTCP(s.cfg.Listen)
 	if err != nil {
 		return err // already "listen tcp :9001: bind: address already in use"
+	}
+	// A write timeout notices a client that does not read only when the system's buffers are
+	// full, which takes small events half an hour.
+	if raw, err := ln.SyscallConn(); err == nil { // it is open
+		_ = raw.Control(func(fd uintptr) { tcp.SetUserTimeout(int(fd), s.cfg.answerTimeout) })
 	}
 	g := newLimiter(ln, s.cfg.MaxConnections, s.log)
 	g.tls = &s.tls

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -48,4 +49,12 @@ func Reset(fd int) error {
 		return errno
 	}
 	return nil
+}
+
+// SetUserTimeout has the system end a connection when its peer has taken nothing of what was
+// sent for so long, because it is gone or does not read; see TCP_USER_TIMEOUT in tcp(7). The
+// connections of a listener have it from the listener. Elsewhere than on Linux it does
+// nothing.
+func SetUserTimeout(fd int, d time.Duration) {
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
 }
