@@ -82,16 +82,6 @@ func clusterSecret(d *draft, items []string) []error {
 	return nil
 }
 
-// clusterPassword reads the password for the store from a file.
-func clusterPassword(d *draft, items []string) []error {
-	var err error
-	d.settings.Cluster.Password, err = d.readSecret(d.raw["cluster-password-file"].origin, items[len(items)-1])
-	if err != nil {
-		return []error{err}
-	}
-	return nil
-}
-
 // checkCluster reports settings that do not go together with a cluster, or not without
 // one.
 func (d *draft) checkCluster() {
@@ -134,6 +124,9 @@ func (d *draft) checkClusterStore(c *Cluster) {
 		d.problem(d.at("cluster-password-file"), errors.New("needs --cluster-user"))
 	case c.User != "" && !c.TLS:
 		d.warn(d.at("cluster-user"), "the password is sent without TLS: use etcds://")
+	}
+	if info, err := os.Stat(c.PasswordFile); c.PasswordFile != "" && err == nil && info.Mode().Perm()&0o004 != 0 {
+		d.warn(d.at("cluster-password-file"), "%s can be read by everybody: chmod o-r", c.PasswordFile)
 	}
 	if d.given("cluster-cert-file") || d.given("cluster-key-file") {
 		d.checkPair(d.at("cluster-cert-file"), c.PEM.Cert, d.at("cluster-key-file"), c.PEM.Key)

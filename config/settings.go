@@ -289,7 +289,8 @@ type Cluster struct {
 	TLS       bool      // to the endpoints
 	PEM       ClientTLS // files for it; only CA, Cert, Key and Digest are used
 	User      string    // or empty
-	Password  Secret    // of the user
+
+	PasswordFile string // of the user; read at each login
 
 	Name    string
 	Member  string          // name of this instance

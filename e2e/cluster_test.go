@@ -37,17 +37,23 @@ type store struct {
 // startEtcd starts an etcd, or skips the test where none is installed.
 func startEtcd(t *testing.T) *store {
 	t.Helper()
+	return startEtcdWith(t, "http")
+}
+
+// startEtcdWith starts an etcd with more flags, and that scheme for its clients.
+func startEtcdWith(t *testing.T, scheme string, more ...string) *store {
+	t.Helper()
 	path, err := exec.LookPath("etcd")
 	if err != nil {
 		t.Skip("SKIPPED: etcd is not installed (make test-deps)")
 	}
 	s := &store{t: t, addr: freeAddr(t), data: filepath.Join(t.TempDir(), "data")}
 	peers := "http://" + freeAddr(t)
-	s.args = []string{
+	s.args = append([]string{
 		path, "--name", "one", "--data-dir", s.data, "--log-level", "error",
-		"--listen-client-urls", "http://" + s.addr, "--advertise-client-urls", "http://" + s.addr,
+		"--listen-client-urls", scheme + "://" + s.addr, "--advertise-client-urls", scheme + "://" + s.addr,
 		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "one=" + peers,
-	}
+	}, more...)
 	s.start()
 	t.Cleanup(s.kill)
 	return s
@@ -264,11 +270,19 @@ func (s *several) serves(host int, which ...int) {
 // order runs a verb at an instance.
 func (s *several) order(in *instance, words ...string) string {
 	s.t.Helper()
-	u := proctest.StartCommand(s.t, proctest.BinaryCommand(program(s.t), []string{"CONTROL=" + in.socket}, words...))
-	if code := u.Exit(); code != 0 {
-		s.t.Fatalf("%v at %s: exit status %d: %s%s", words, in.name, code, u.Stdout(), u.Log())
+	code, text := s.try(in, words...)
+	if code != 0 {
+		s.t.Fatalf("%v at %s: exit status %d: %s", words, in.name, code, text)
 	}
-	return u.Stdout()
+	return text
+}
+
+// try runs a verb at an instance, which may fail, and returns all that it says.
+func (s *several) try(in *instance, words ...string) (code int, text string) {
+	s.t.Helper()
+	u := proctest.StartCommand(s.t, proctest.BinaryCommand(program(s.t), []string{"CONTROL=" + in.socket}, words...))
+	code = u.Exit()
+	return code, u.Stdout() + u.Log()
 }
 
 // talker sends a byte after the other through an instance, each when the one before was

@@ -269,7 +269,7 @@ func TestHistoryIsLinearizable(t *testing.T) {
 				if err == nil {
 					time.Sleep(5 * time.Millisecond)
 				} else {
-					time.Sleep(200 * time.Millisecond) // each without an answer makes the check longer
+					time.Sleep(600 * time.Millisecond) // each without an answer makes the check longer
 				}
 			}
 		})

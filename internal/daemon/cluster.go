@@ -67,7 +67,7 @@ func (s *service) join(cfg config.Cluster) (*membership, error) {
 		return nil, errors.New("--cluster: this system has no clock that counts while it sleeps: only Linux is supported")
 	}
 	m := &membership{cfg: cfg, log: s.log.Named("cluster"), conducted: s.current, clients: map[string]*peer.Client{}}
-	with := etcd.Config{Endpoints: cfg.Endpoints, User: cfg.User, Password: cfg.Password.Value(), Timeout: cfg.Lease / beats}
+	with := etcd.Config{Endpoints: cfg.Endpoints, User: cfg.User, PasswordFile: cfg.PasswordFile, Timeout: cfg.Lease / beats}
 	if cfg.TLS {
 		with.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 		var err error
