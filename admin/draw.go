@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"sync"
 
 	"understudy/control"
 )
@@ -59,16 +60,18 @@ func (d *drawing) draw(name, template string, view, still any, n int) []byte {
 // htmlOf returns what a template makes of data.
 func htmlOf(template string, data any) []byte {
 	var out bytes.Buffer
-	if err := templates.ExecuteTemplate(&out, template, data); err != nil {
+	if err := templates().ExecuteTemplate(&out, template, data); err != nil {
 		panic(err) // a mistake in the template
 	}
 	return out.Bytes()
 }
 
 // growing matches the durations and numbers in sentences that change all the time.
-var growing = regexp.MustCompile(`\b(?:\d+(?:\.\d+)?(?:h|ms|m|s|µs|ns))+\b|\b\d+ (?:d|h|min|s|bytes|connections)\b`)
+var growing = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\b(?:\d+(?:\.\d+)?(?:h|ms|m|s|µs|ns))+\b|\b\d+ (?:d|h|min|s|bytes|connections)\b`)
+})
 
-func steady(text string) string { return growing.ReplaceAllLiteralString(text, "…") }
+func steady(text string) string { return growing().ReplaceAllLiteralString(text, "…") }
 
 // still returns v without what changes while nothing happens.
 func (v relayView) still() relayView {

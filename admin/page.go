@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"understudy/control"
@@ -58,8 +59,9 @@ type Page struct {
 	sendTimeout time.Duration // shorter in tests
 }
 
-// templates of the page and of the one that asks for confirmation.
-var templates = template.Must(template.ParseFS(files, "*.html"))
+// templates are those of the page and of the one that asks for confirmation. They
+// are parsed when the first one is drawn: most processes never draw one.
+var templates = sync.OnceValue(func() *template.Template { return template.Must(template.ParseFS(files, "*.html")) })
 
 // NewPage returns a Page. It starts nothing.
 func NewPage(cfg PageConfig) *Page {
@@ -144,7 +146,7 @@ func (p *Page) page(w http.ResponseWriter, _ *http.Request) {
 // render answers with a template.
 func (p *Page) render(w http.ResponseWriter, status int, name string, data any) {
 	var out bytes.Buffer
-	if err := templates.ExecuteTemplate(&out, name, data); err != nil {
+	if err := templates().ExecuteTemplate(&out, name, data); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

@@ -552,12 +552,12 @@ func (r *reader) relayName(s spot) (string, bool) {
 	return text, true
 }
 
-var nameWanted = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
+var nameWanted = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*$`)
 
 // name accepts names of relays and probes, which become parts of file names, of
 // URLs and of printed columns.
 func name(text string) (string, error) {
-	if !nameWanted.MatchString(text) {
+	if len(text) > 64 || !nameWanted.MatchString(text) {
 		return "", errors.New("is not a name: want 1 to 64 letters, digits, dots, dashes and underscores, and no dot in front")
 	}
 	return text, nil

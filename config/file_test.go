@@ -255,6 +255,7 @@ func TestBadFiles(t *testing.T) {
 		{text: "relays:\n- a\n", want: "2: relays[0]: is the single value \"a\": want a map of keys and values\n2: relays[0]: needs listen (or port)\n2: relays[0]: needs hosts to relay to"},
 		{text: "relays:\n- {port: 1, hosts: 'h:1'}\n", want: "2: relays[0]: needs a name"},
 		{text: "relays:\n- {name: a b, port: 1, hosts: 'h:1'}\n", want: `2: relays[0].name: "a b" is not a name: want 1 to 64 letters, digits, dots, dashes and underscores, and no dot in front`},
+		{text: "relays:\n- {name: " + strings.Repeat("n", 65) + ", port: 1, hosts: 'h:1'}\n", want: `2: relays[0].name: "` + strings.Repeat("n", 65) + `" is not a name: want 1 to 64 letters, digits, dots, dashes and underscores, and no dot in front`},
 		{text: "relays:\n- {name: a}\n", want: "2: relays[0]: needs listen (or port)\n2: relays[0]: needs hosts to relay to"},
 		{text: "relays:\n- {name: a, port: 1, hosts: []}\n", want: "2: relays[0]: needs hosts to relay to"},
 		{text: "relays:\n- {name: a, port: 1, hosts: 'h:1'}\n- {name: a, port: 2, hosts: 'h:1'}\n", want: `3: relays[1].name: "a" is the name of the relay in line 2 already`},

@@ -6,35 +6,42 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // The YAML parser's errors speak of tokens and indicators. This file replaces the
 // most frequent ones by a description of the mistake and names its line.
 
+// whenUsed returns a regular expression that is compiled when it is first used: most
+// files have no mistake.
+func whenUsed(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
+
 var (
-	syntaxLine = regexp.MustCompile(`^line (\d+): `)
+	syntaxLine = whenUsed(`^line (\d+): `)
 
 	// parserError matches errors of the parser, which counts lines from zero; the
 	// scanner counts from one.
-	parserError = regexp.MustCompile(`^(did not find expected (node content|<document start>|'-' indicator|key|',' or .*)|found (duplicate|incompatible|undefined) .*)$`)
+	parserError = whenUsed(`^(did not find expected (node content|<document start>|'-' indicator|key|',' or .*)|found (duplicate|incompatible|undefined) .*)$`)
 
-	tabIndent    = regexp.MustCompile(`^ *\t\s*[^\s#]`)
-	noSpace      = regexp.MustCompile(`^\s*(?:- )?([A-Za-z_]+):([^\s:/].*)$`)
-	bareColon    = regexp.MustCompile(`[\[{,]\s*(:[0-9]+)`)
-	bareBrackets = regexp.MustCompile(`\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]:[0-9]+`)
-	secondColon  = regexp.MustCompile(`^\s*(?:- )?[A-Za-z_]+:\s+[^"'\s].*:\s`)
-	emptyItem    = regexp.MustCompile(`[\[{,]\s*,`)
-	quoteNeeded  = regexp.MustCompile("[:\\[,-]\\s+([@`%*&])")
+	tabIndent    = whenUsed(`^ *\t\s*[^\s#]`)
+	noSpace      = whenUsed(`^\s*(?:- )?([A-Za-z_]+):([^\s:/].*)$`)
+	bareColon    = whenUsed(`[\[{,]\s*(:[0-9]+)`)
+	bareBrackets = whenUsed(`\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]:[0-9]+`)
+	secondColon  = whenUsed(`^\s*(?:- )?[A-Za-z_]+:\s+[^"'\s].*:\s`)
+	emptyItem    = whenUsed(`[\[{,]\s*,`)
+	quoteNeeded  = whenUsed("[:\\[,-]\\s+([@`%*&])")
 )
 
 // syntax records err, an error of the YAML parser about data. The parser names no
 // line in an error about the first one.
 func (r *reader) syntax(data []byte, err error) {
 	text, line := strings.TrimPrefix(err.Error(), "yaml: "), 1
-	if m := syntaxLine.FindStringSubmatch(text); m != nil {
+	if m := syntaxLine().FindStringSubmatch(text); m != nil {
 		text = text[len(m[0]):]
 		line, _ = strconv.Atoi(m[1])
-		if parserError.MatchString(text) {
+		if parserError().MatchString(text) {
 			line++
 		}
 	}
@@ -51,9 +58,9 @@ func (r *reader) syntax(data []byte, err error) {
 // up, or where the block began. The description is empty for an unknown text.
 func explain(text string, lines []string, line int) (plain string, at int) {
 	// find returns the first line that matches, not before the given one.
-	find := func(from int, pattern *regexp.Regexp) (found []string, at int) {
+	find := func(from int, pattern func() *regexp.Regexp) (found []string, at int) {
 		for i := max(from, 1); i <= len(lines); i++ {
-			if m := pattern.FindStringSubmatch(lines[i-1]); m != nil {
+			if m := pattern().FindStringSubmatch(lines[i-1]); m != nil {
 				return m, i
 			}
 		}
@@ -68,7 +75,7 @@ func explain(text string, lines []string, line int) (plain string, at int) {
 	case strings.Contains(text, "unknown escape character"):
 		return `has a backslash in double quotes, where it is an escape: use single quotes`, line
 	case strings.Contains(text, "cannot start any token"), strings.Contains(text, "alphabetic or numeric character"):
-		if tabIndent.MatchString(lines[line-1]) {
+		if tabIndent().MatchString(lines[line-1]) {
 			return "is indented with a tab: use spaces", line
 		}
 		if m, at := find(line, quoteNeeded); at > 0 {
@@ -95,7 +102,7 @@ func explain(text string, lines []string, line int) (plain string, at int) {
 		if m, at := find(line-1, noSpace); at > 0 && at <= line {
 			return fmt.Sprintf("has no space behind the colon: write %s: %s", m[1], m[2]), at
 		}
-		if secondColon.MatchString(lines[line-1]) {
+		if secondColon().MatchString(lines[line-1]) {
 			return "has a second colon in the value: put the value in quotes", line
 		}
 		if strings.Contains(text, "expected ':'") {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -98,11 +99,14 @@ func text(got any, kind string) string {
 }
 
 // decimal limits the digits, since big.Rat takes as much time and memory as they need.
-var decimal = regexp.MustCompile(`^[+-]?[0-9]{1,100}(\.[0-9]{1,100})?$`)
+// It is compiled when a number is compared, since it is large.
+var decimal = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[+-]?[0-9]{1,100}(\.[0-9]{1,100})?$`)
+})
 
 // sameNumber reports whether two texts are the same decimal number.
 func sameNumber(a, b string) bool {
-	if !decimal.MatchString(a) || !decimal.MatchString(b) {
+	if !decimal().MatchString(a) || !decimal().MatchString(b) {
 		return false
 	}
 	x, ok1 := new(big.Rat).SetString(a)
