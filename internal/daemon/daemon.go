@@ -203,8 +203,9 @@ type service struct {
 
 	relays   atomic.Pointer[[]*conducted]
 	answers  atomic.Pointer[answers]
-	ready    atomic.Bool // the start is over
-	draining atomic.Bool // the program is ending
+	started  chan struct{} // closed when the start is complete
+	ready    atomic.Bool   // the service manager knows that
+	draining atomic.Bool   // the program is ending
 
 	leavingNow chan struct{} // closed when draining is set
 	together   atomic.Int64  // connections of all relays
@@ -244,6 +245,7 @@ func newService(p Config, journal *logs.Log) (*service, error) {
 		roles:    roles.NewPool(log),
 		base:     time.Now(),
 
+		started:      make(chan struct{}),
 		leavingNow:   make(chan struct{}),
 		runner:       hooks.New(hooks.Config{Logger: log.Named("hooks"), Environ: ScriptEnviron(p.Settings), Without: append(p.Settings.SecretVariables(), managersVariables...)}),
 		noticeRunner: hooks.New(hooks.Config{Logger: log.Named("hooks"), Environ: ScriptEnviron(p.Settings), Without: append(p.Settings.SecretVariables(), managersVariables...)}),
@@ -370,6 +372,7 @@ func (s *service) run(signals *Signals) error {
 	if s.control != nil {
 		s.rest.start(last, s.stop, keepServing(s.control, "control", true, s.log))
 	}
+	s.rest.start(last, func() {}, s.awaitStart)
 	if os.Getenv("NOTIFY_SOCKET") != "" {
 		s.rest.start(last, s.stop, s.notify)
 	}

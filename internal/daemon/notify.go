@@ -10,20 +10,45 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
 	"understudy/failover"
+	"understudy/internal/resident"
 	"understudy/selector"
 )
 
-// notifyEvery is the time between two notifications of the service manager about
-// a changed state of the process.
-const notifyEvery = time.Second
+const (
+	// notifyEvery is the time between two notifications of the service manager about
+	// a changed state of the process.
+	notifyEvery = time.Second
+
+	// startedEvery is the time between two looks at whether the start is complete.
+	startedEvery = 50 * time.Millisecond
+)
 
 // managersVariables are for this process only.
 var managersVariables = []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
 
+// awaitStart waits until the start is complete: every relay has either a primary
+// or no host to choose. Then it returns the memory that only the start needed.
+func (s *service) awaitStart(ctx context.Context) error {
+	tick := time.NewTicker(startedEvery)
+	defer tick.Stop()
+	for !s.decided(s.current()) {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+	close(s.started)
+	if err := resident.Trim(); err != nil {
+		s.log.Debug("pages of the program's file stay in memory", "error", err)
+	}
+	return nil
+}
+
 // notify notifies the service manager, if there is one that expects it, see
-// sd_notify(3): that the start is complete once every relay has either a
-// primary or no host to choose, which hosts are primary, and, for its watchdog,
-// that every conductor still processes requests. It returns when ctx ends.
+// sd_notify(3): that the start is complete, which hosts are primary, and, for its
+// watchdog, that every conductor still processes requests. It returns when ctx
+// ends.
 func (s *service) notify(ctx context.Context) error {
 	watchdog, err := sd.SdWatchdogEnabled(false)
 	if err != nil {
@@ -33,20 +58,19 @@ func (s *service) notify(ctx context.Context) error {
 	if watchdog > 0 {
 		every = min(every, watchdog/4)
 	}
-	tick := time.NewTicker(min(every, 50*time.Millisecond)) // until the start is complete
+	tick := time.NewTicker(every)
 	defer tick.Stop()
-	sent := ""
+	sent, started := "", s.started
 	for {
+		var lines []string
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-		}
-		var lines []string
-		if !s.ready.Load() && s.decided(s.current()) {
+		case <-started:
+			started = nil
 			s.ready.Store(true)
 			lines = append(lines, sd.SdNotifyReady)
-			tick.Reset(every)
+		case <-tick.C:
 		}
 		if text := s.oneLine(); text != sent {
 			sent = text

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package resident
+
+func unmapFile() error { return nil }
