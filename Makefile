@@ -59,8 +59,8 @@ prove: ## explore and simulate the agreement of several instances (hours, 16 GB)
 	$(GO) test ./cluster -run 'Explore|Simulation' -v -timeout 24h -explore 20000000 -simulate 10000
 
 .PHONY: nemesis
-nemesis: ## 50 rounds of random faults against three instances and etcd (15 minutes; root)
-	UNDERSTUDY_RUNS=50 UNDERSTUDY_OUTAGE=1m $(GO) test ./e2e -run '^TestCluster(Nemesis|StoreAway)$$' -v -timeout 1h
+nemesis: ## 50 rounds of random faults against three instances and etcd, each cut, a long outage (15 minutes; root)
+	UNDERSTUDY_RUNS=50 UNDERSTUDY_CUTS=all UNDERSTUDY_OUTAGE=1m $(GO) test ./e2e -run '^TestCluster(Nemesis|EveryCut|StoreAway)$$' -v -count=1 -timeout 1h
 
 .PHONY: lint
 lint: ## golangci-lint, with the rules of .golangci.yml

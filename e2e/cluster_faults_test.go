@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"understudy/failover"
 	"understudy/internal/proctest"
 )
 
@@ -55,7 +56,8 @@ func (s *site) silent(members ...string) bool {
 	return true
 }
 
-// The primary dies; then its successor, at the same time as an instance.
+// The primary dies; then its successor, at the same time as an instance. That takes as much
+// longer as leases of the instance can last: 3 % more than a lease, and the slack of 1s.
 func TestClusterPrimaryDies(t *testing.T) {
 	t.Parallel()
 	if !isolateSite(t) {
@@ -63,13 +65,23 @@ func TestClusterPrimaryDies(t *testing.T) {
 	}
 	s := newSite(t)
 	first, second := s.primary()
+	predicted, waits := s.members["a"].predicted(failover.Refused)
+	silent := siteLease + siteLease/33 + time.Second
+	if got := seconds(waits.InstanceSeconds); (got - silent).Abs() > time.Millisecond {
+		t.Errorf("predicts that an instance which has died is waited for for %v, want %v", got, silent)
+	}
+	limit := seconds(predicted.DetectSeconds + predicted.ElectSeconds) // triggers take no time here
 	s.hosts[first].kill()
-	t.Logf("with all instances: %v", s.awaitServedBy(second, memberNames...))
+	took := s.awaitServedBy(second, memberNames...)
+	t.Logf("with all instances: %v", took)
+	wantWithin(t, "a failover with all instances", took, limit)
 	s.hosts[first].start()
-	time.Sleep(3 * time.Second) // until it is up again
+	s.settled([]*member{s.members["a"], s.members["b"], s.members["c"]})
 	s.hosts[second].kill()
 	s.members["c"].kill()
-	t.Logf("with an instance that died at the same time, and a lease of %v: %v", siteLease, s.awaitServedBy(first, "a", "b"))
+	took = s.awaitServedBy(first, "a", "b")
+	t.Logf("with an instance that died at the same time, and a lease of %v: %v", siteLease, took)
+	wantWithin(t, "a failover with an instance that died at the same time", took, limit+silent)
 	s.hosts[second].start()
 	s.members["c"].start()
 	s.awaitServed("after all")

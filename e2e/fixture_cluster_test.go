@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"understudy/control"
+	"understudy/failover"
 	"understudy/internal/proctest"
 )
 
@@ -44,6 +45,9 @@ type site struct {
 	hosts   map[string]*logger
 	clients map[string]*caller
 	orders  sync.WaitGroup // verbs that run
+
+	forwarders map[string]*forwarder // of stores and members, to which members talk through them
+	patience   time.Duration         // of clients for an answer
 }
 
 // oneSite keeps the sites of several tests from running at the same time: on a
@@ -77,7 +81,8 @@ var (
 const (
 	relayPort  = "5000"
 	hostPort   = "6000"
-	memberPort = "7000"
+	memberPort = "7000" // of the forwarder
+	askedPort  = "7001"
 	httpPort   = "9001"
 
 	// siteLease is shorter than the default, for the sake of the test's time.
@@ -87,12 +92,18 @@ const (
 // newSite starts all of it, and waits until each client is served.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := newSiteOf(t, "--hold", "2s", "--drain-timeout", "1s", "--lease", siteLease.String())
+	s := newSiteOf(t, "--hold", "2s", "--drain-timeout", "1s", "--trigger-timeout", "2s", "--lease", siteLease.String())
+	s.call()
+	return s
+}
+
+// call starts the clients, and waits until each is served.
+func (s *site) call() {
+	s.t.Helper()
 	for _, name := range memberNames {
 		s.clients[name] = s.newCaller(name)
 	}
 	s.awaitServed("at the start")
-	return s
 }
 
 // newSiteOf starts all of it but the clients, with these settings of the instances.
@@ -101,8 +112,13 @@ func newSiteOf(t *testing.T, settings ...string) *site {
 	s := &site{
 		t: t, dir: t.TempDir(), with: settings,
 		stores: map[string]*etcd{}, members: map[string]*member{}, hosts: map[string]*logger{}, clients: map[string]*caller{},
+		forwarders: map[string]*forwarder{}, patience: 4 * time.Second,
 	}
-	s.cable()
+	cable(t, "10.99.0.254/24", nodes)
+	for name := range nodes {
+		run(t, "ip netns exec", name, "nft add table inet fault")
+		run(t, "ip netns exec", name, "nft add chain inet fault input { type filter hook input priority 0; }")
+	}
 	for _, name := range storeNames {
 		s.stores[name] = s.newStore(name)
 	}
@@ -119,11 +135,10 @@ func newSiteOf(t *testing.T, settings ...string) *site {
 	return s
 }
 
-// cable makes the namespaces, and one bridge between them, where the test itself
-// is too. The names of namespaces are in a directory, which belongs to the test's
-// own view of the mounts.
-func (s *site) cable() {
-	t := s.t
+// cable makes a namespace for each machine, and one bridge between them, where the
+// test itself is too, at an address of its own. The names of namespaces are in a directory,
+// which belongs to the test's own view of the mounts.
+func cable(t *testing.T, own string, machines map[string]string) {
 	t.Helper()
 	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
 		t.Fatal(err)
@@ -132,24 +147,17 @@ func (s *site) cable() {
 		t.Fatal(err)
 	}
 	run(t, "ip link add hub type bridge")
-	run(t, "ip addr add 10.99.0.254/24 dev hub")
+	run(t, "ip addr add", own, "dev hub")
 	run(t, "ip link set hub up")
-	for name, addr := range nodes {
+	for name, addr := range machines {
 		run(t, "ip netns add", name)
+		at := func(words ...string) { t.Helper(); run(t, append([]string{"ip netns exec", name}, words...)...) }
 		run(t, "ip link add to-"+name, "type veth peer name eth0 netns", name)
 		run(t, "ip link set to-"+name, "master hub up")
-		s.run(name, "ip addr add", addr+"/24 dev eth0")
-		s.run(name, "ip link set lo up")
-		s.run(name, "ip link set eth0 up")
-		s.run(name, "nft add table inet fault")
-		s.run(name, "nft add chain inet fault input { type filter hook input priority 0; }")
+		at("ip addr add", addr+"/24 dev eth0")
+		at("ip link set lo up")
+		at("ip link set eth0 up")
 	}
-}
-
-// run runs a command in the namespace of a node.
-func (s *site) run(node string, words ...string) {
-	s.t.Helper()
-	run(s.t, append([]string{"ip netns exec", node}, words...)...)
 }
 
 // within calls do on a thread that is in the network of a node. Sockets that are
@@ -231,13 +239,11 @@ func between(some, others []string) (all []oneWay) {
 	return all
 }
 
-// etcd is a store. Members reach it through a forwarder at another port, which
-// can delay what passes; etcd reach each other directly.
+// etcd is a store. Members reach it through a forwarder; etcd reach each other directly.
 type etcd struct {
-	s     *site
-	name  string
-	cmd   *exec.Cmd
-	delay atomic.Int64 // of each direction
+	s    *site
+	name string
+	cmd  *exec.Cmd
 }
 
 const (
@@ -251,7 +257,7 @@ func (s *site) newStore(name string) *etcd {
 	e := &etcd{s: s, name: name}
 	e.start()
 	s.t.Cleanup(e.kill)
-	e.forward()
+	s.forward(name, storePort, etcdPort)
 	return e
 }
 
@@ -314,11 +320,21 @@ func (s *site) leader() *etcd {
 	return leader
 }
 
-// forward passes connections on to the etcd, with delay.
-func (e *etcd) forward() {
-	e.s.t.Helper()
-	ln := e.s.listenAt(e.name, storePort)
-	e.s.t.Cleanup(func() { ln.Close() })
+// forwarder passes connections to a port of a node on to another port, with delay. This
+// kernel may have no netem.
+type forwarder struct {
+	node  string
+	to    string       // a port
+	delay atomic.Int64 // of each direction
+}
+
+// forward starts the forwarder of a node.
+func (s *site) forward(node, from, to string) {
+	s.t.Helper()
+	f := &forwarder{node: node, to: to}
+	s.forwarders[node] = f
+	ln := s.listenAt(node, from)
+	s.t.Cleanup(func() { ln.Close() })
 	go func() {
 		for {
 			client, err := ln.Accept()
@@ -328,8 +344,8 @@ func (e *etcd) forward() {
 			go func() {
 				defer client.Close()
 				var server net.Conn
-				err := within(e.name, func() (err error) {
-					server, err = net.DialTimeout("tcp", nodes[e.name]+":"+etcdPort, time.Second)
+				err := within(node, func() (err error) {
+					server, err = net.DialTimeout("tcp", nodes[node]+":"+f.to, time.Second)
 					return err
 				})
 				if err != nil {
@@ -337,8 +353,8 @@ func (e *etcd) forward() {
 				}
 				defer server.Close()
 				done := make(chan struct{}, 2)
-				go func() { e.pass(server, client); done <- struct{}{} }()
-				go func() { e.pass(client, server); done <- struct{}{} }()
+				go func() { f.pass(server, client); done <- struct{}{} }()
+				go func() { f.pass(client, server); done <- struct{}{} }()
 				<-done // either end closes both
 			}()
 		}
@@ -346,7 +362,7 @@ func (e *etcd) forward() {
 }
 
 // pass copies what arrives, each part when it is old enough.
-func (e *etcd) pass(to, from net.Conn) {
+func (f *forwarder) pass(to, from net.Conn) {
 	type part struct {
 		at   time.Time
 		text []byte
@@ -365,7 +381,10 @@ func (e *etcd) pass(to, from net.Conn) {
 	}()
 	failed := false
 	for p := range parts {
-		time.Sleep(time.Until(p.at.Add(time.Duration(e.delay.Load()))))
+		// In small steps, so that the end of the delay is noticed.
+		for time.Since(p.at) < time.Duration(f.delay.Load()) {
+			time.Sleep(10 * time.Millisecond)
+		}
 		if !failed {
 			_, err := to.Write(p.text)
 			failed = err != nil
@@ -386,12 +405,13 @@ type member struct {
 
 func (s *site) newMember(name string) *member {
 	s.t.Helper()
+	s.forward(name, memberPort, askedPort)
 	trigger := filepath.Join(s.dir, "trigger-"+name)
 	writeScript(s.t, trigger, fmt.Sprintf("echo ${EPOCHREALTIME/[.,]/} $UNDERSTUDY_EPOCH ${UNDERSTUDY_NEW%%%%:*} >>%s\n", s.triggers()))
 	return s.newInstance(name, trigger,
 		"--cluster", "etcd://"+strings.Join(addresses(storeNames, "", storePort), ","), "--cluster-name", "test",
 		"--member", name, "--members", strings.Join(addresses(memberNames, "=", memberPort), ","),
-		"--cluster-listen", nodes[name]+":"+memberPort, "--cluster-secret", s.secret)
+		"--cluster-listen", nodes[name]+":"+askedPort, "--cluster-secret", s.secret)
 }
 
 // newAlone starts an instance in front of the same hosts that decides alone, with the same
@@ -462,6 +482,30 @@ func (m *member) relay() (r control.RelayStatus, ok bool) {
 	}
 	return s.Relays[0], true
 }
+
+// predicted is what it predicts of a failure of the primary without clients, which is
+// noticed later than with some, and of a cluster.
+func (m *member) predicted(kind failover.Failure) (failover.Case, failover.ClusterWaits) {
+	m.s.t.Helper()
+	text, err := m.ask("predict", "--json")
+	if err != nil {
+		m.s.t.Fatalf("predict: %v\n%s", err, text)
+	}
+	var p control.PredictAnswer
+	if err := json.Unmarshal([]byte(text), &p); err != nil || p.Cluster == nil {
+		m.s.t.Fatalf("predict says %s: %v", text, err)
+	}
+	for _, k := range p.Cases {
+		if k.Failure == kind && !k.Traffic && !k.Never {
+			return k, *p.Cluster
+		}
+	}
+	m.s.t.Fatalf("predict has no case %s: %s", kind, text)
+	return failover.Case{}, failover.ClusterWaits{}
+}
+
+// seconds is a number of them.
+func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
 
 // verdict is the status of its answer to /ping.
 func (m *member) verdict() int {
@@ -616,7 +660,7 @@ func (s *site) newCaller(member string) *caller {
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			c.call(ctx, nodes[member]+":"+relayPort)
+			c.call(ctx, nodes[member]+":"+relayPort, s.patience)
 			select {
 			case <-time.After(50 * time.Millisecond):
 			case <-ctx.Done():
@@ -628,8 +672,8 @@ func (s *site) newCaller(member string) *caller {
 }
 
 // call uses one connection until it ends.
-func (c *caller) call(ctx context.Context, addr string) {
-	conn, err := (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "tcp", addr)
+func (c *caller) call(ctx context.Context, addr string, patience time.Duration) {
+	conn, err := (&net.Dialer{Timeout: patience / 2}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return
 	}
@@ -637,7 +681,7 @@ func (c *caller) call(ctx context.Context, addr string) {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	buf := make([]byte, 100)
 	for counted := false; ; {
-		_ = conn.SetDeadline(time.Now().Add(4 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		_, err := io.WriteString(conn, "ask\n")
 		n := 0
 		if err == nil {

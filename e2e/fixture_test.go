@@ -9,7 +9,8 @@
 // Figures are printed (go test -v). The bounds that tests fail on are those of
 // a busy machine with two processors, and wider than what is promised.
 // UNDERSTUDY_RUNS=20 sets the number of repetitions of those tests that repeat,
-// and UNDERSTUDY_OUTAGE=1m the length of the long outage. UNDERSTUDY_SEED repeats the
+// UNDERSTUDY_OUTAGE=1m the length of the long outage, and UNDERSTUDY_CUTS=all has every cut
+// tried and not only some. UNDERSTUDY_SEED repeats the
 // random faults of a run that has printed it.
 package e2e
 
