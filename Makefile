@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 
 # What the tests want beside Go, each by the program that shows it is there
 # and the package of Debian that has it.
-TEST_DEPS := haproxy:haproxy nginx:nginx-light busybox:busybox-static ip:iproute2 nft:nftables pgrep:procps curl:curl strace:strace slowhttptest:slowhttptest systemd-analyze:systemd postgres:postgresql redis-server:redis-server mariadbd:mariadb-server lintian:lintian debootstrap:debootstrap mandoc:mandoc zsh:zsh fish:fish openssl:openssl ssh:openssh-client sshd:openssh-server tmux:tmux mosquitto_pub:mosquitto-clients kcat:kcat ldapsearch:ldap-utils etcd:etcd-server chromium:chromium promtool:prometheus jsonnet:jsonnet
+TEST_DEPS := haproxy:haproxy nginx:nginx-light busybox:busybox-static ip:iproute2 nft:nftables pgrep:procps curl:curl strace:strace slowhttptest:slowhttptest systemd-analyze:systemd postgres:postgresql redis-server:redis-server mariadbd:mariadb-server lintian:lintian debootstrap:debootstrap mandoc:mandoc zsh:zsh fish:fish openssl:openssl ssh:openssh-client sshd:openssh-server tmux:tmux mosquitto_pub:mosquitto-clients kcat:kcat ldapsearch:ldap-utils etcd:etcd-server keepalived:keepalived chromium:chromium promtool:prometheus jsonnet:jsonnet
 NGINX_STREAM := /usr/share/nginx/modules-available/mod-stream.conf
 PYMONGO := /usr/lib/python3/dist-packages/pymongo
 

@@ -28,7 +28,7 @@ func isolate(t *testing.T, needs ...string) bool {
 	if os.Getuid() != 0 {
 		t.Skip("SKIP: needs root, for a network namespace")
 	}
-	packages := map[string]string{"ip": "iproute2", "nft": "nftables", "etcd": "etcd-server"}
+	packages := map[string]string{"ip": "iproute2", "nft": "nftables", "etcd": "etcd-server", "keepalived": "keepalived"}
 	for _, name := range append(needs, "ip") {
 		if _, err := exec.LookPath(name); err != nil {
 			t.Skipf("SKIP: needs %s (apt-get install %s)", name, packages[name])
