@@ -121,10 +121,6 @@ func (c Config) wait(drain time.Duration) time.Duration {
 	return lease + lease/rateError + c.Slack
 }
 
-// fresh is the time since the last heartbeat of a member within which its
-// verdicts on hosts count.
-func (c Config) fresh() time.Duration { return 2 * c.Heartbeat }
-
 func (c Config) validate() error {
 	var errs []error
 	if c.Member == "" {

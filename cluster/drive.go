@@ -55,7 +55,7 @@ func (m *Machine) orphaned() bool {
 		}
 		heard = max(heard, p.moved)
 	}
-	return m.now-heard >= m.cfg.Wait()
+	return m.read-heard >= m.cfg.Wait() // it was looked for in vain
 }
 
 // maySwap reports whether the member may change the record now.
@@ -90,7 +90,7 @@ func (m *Machine) drive() {
 		*want = Want{}
 		return
 	case r.Open:
-		if !want.Agreed && (m.confirmed <= m.wantAt || !m.agreed()) {
+		if !want.Agreed && (m.read <= m.wantAt || !m.agreed()) {
 			return
 		}
 	case m.driving():
@@ -137,11 +137,12 @@ func (m *Machine) agreed() bool {
 // verdicts counts the members with a fresh heartbeat, this one included, and
 // those of them that see the primary down.
 func (m *Machine) verdicts() (down, fresh int) {
+	recent := m.cfg.Heartbeat + m.beatSeen()
 	for _, name := range m.record.Roster {
 		hosts := m.down
 		if name != m.cfg.Member {
 			p := m.peer(name)
-			if p == nil || p.Member.Leaving || m.now-p.moved > m.cfg.fresh() {
+			if p == nil || p.Member.Leaving || m.now-p.moved > recent {
 				continue
 			}
 			hosts = p.Member.Down

@@ -4,7 +4,7 @@ import "time"
 
 // Event is an input of a [Machine]: a [Tick], [Wrote], [Swapped], [Changed],
 // [Granted], [Fenced], [Ran], [Want], [Down], [SetLocks], [SetRoster],
-// [SetSettings], [Doubt], [Force] or [Leave].
+// [SetSettings], [Force] or [Leave].
 type Event interface{ event() }
 
 // Tick reports that time has passed and nothing else happened.
@@ -25,7 +25,8 @@ type Wrote struct {
 	Record   Record
 	Revision int64
 
-	// Members are the keys of all members in the same transaction.
+	// Members are the keys of all members in the same transaction; none if they
+	// were not read.
 	Members []Entry
 }
 
@@ -36,12 +37,9 @@ type Swapped struct {
 	Revision int64
 }
 
-// Changed reports that the store may have changed: the key of Member or, if that
-// is empty, the record. It only saves time; nothing depends on it.
-type Changed struct {
-	Member  string
-	Doubted string // the host that it has begun to suspect; empty for none
-}
+// Changed reports that the record may have changed. It only saves time; nothing
+// depends on it.
+type Changed struct{}
 
 // Granted reports that From knows the record of the [Ask] that was made at Sent
 // and no newer one.
@@ -86,10 +84,6 @@ type SetRoster struct{ Change Change }
 // SetSettings replaces Config.Settings.
 type SetSettings struct{ Settings string }
 
-// Doubt tells the other members that this one has begun to suspect a host, so that they
-// check it at once.
-type Doubt struct{ Host string }
-
 // Force declares that every member that has not acknowledged Epoch is dead. It
 // is for an operator who knows that, where OnStoreLoss is Keep.
 type Force struct{ Epoch uint64 }
@@ -109,7 +103,6 @@ func (Down) event()        {}
 func (SetLocks) event()    {}
 func (SetRoster) event()   {}
 func (SetSettings) event() {}
-func (Doubt) event()       {}
 func (Force) event()       {}
 func (Leave) event()       {}
 
@@ -118,12 +111,13 @@ func (Leave) event()       {}
 type Action interface{ action() }
 
 // Write requests a heartbeat: in one transaction the own key is written if it
-// has the revision Expect (zero for none), and the record and the keys of all
-// members are read. [Wrote] is the answer.
+// has the revision Expect (zero for none), and the record is read and, with
+// Members, the keys of all members. [Wrote] is the answer.
 type Write struct {
-	Sent   time.Duration
-	Expect int64
-	Own    Member
+	Sent    time.Duration
+	Expect  int64
+	Own     Member
+	Members bool
 }
 
 // Swap requests that the record becomes Record if it has the revision Expect

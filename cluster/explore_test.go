@@ -36,6 +36,7 @@ type limits struct {
 	grants bool // members ask each other
 	flying int  // requests of one kind and member that are on their way at once
 	from   int  // the first member that wants another primary
+	share  int  // as in world
 }
 
 // state is a state of the exploration.
@@ -390,6 +391,7 @@ func (e *encoder) node(s *state, i int) {
 	follows := !m.record.Open && !m.driving()
 	if follows {
 		e.past(now, m.learned, m.cfg.Wait())
+		e.past(now, m.read, m.cfg.Wait())
 	}
 	for k := range m.peers {
 		p := &m.peers[k]
@@ -415,7 +417,10 @@ func (e *encoder) node(s *state, i int) {
 	e.rev(i, m.own)
 	e.member(&m.wrote)
 	e.past(now, m.writing, m.cfg.Request)
-	e.due(now, m.nextBeat)
+	e.due(now, m.nextBeat())
+	if m.readEvery() > 0 {
+		e.past(now, m.reading, m.readEvery())
+	}
 	e.num(m.epoch, uint64(m.ending), m.fenced, uint64(m.run))
 	if s.left.drain > 0 && m.live {
 		e.past(now, m.lastOpen, m.cfg.Lease+s.left.drain)
@@ -452,6 +457,7 @@ type found struct {
 func settled(members int, fault mutation, left limits) *state {
 	s := &state{left: left}
 	s.world = newWorld(members, fault, func(_ *world, m message) { s.put(m) })
+	s.share = left.share
 	for i := range members {
 		s.bear(i, exploreConfig)
 	}
@@ -525,6 +531,7 @@ func TestExplore(t *testing.T) {
 		left limits
 	}{
 		{"one change", limits{epochs: 2, lives: 1, wants: 1, flying: 1}},
+		{"keys are read seldom", limits{epochs: 2, lives: 1, wants: 1, flying: 1, share: 1}},
 		{"all", limits{epochs: 3, lives: 2, wants: 3, twice: 1, vanish: 1, drain: unit, grants: true, flying: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

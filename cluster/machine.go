@@ -16,6 +16,11 @@ const (
 // waits for others to change the primary reads their keys again.
 const pollShare = 10
 
+// keysABeat is how many keys of others a member reads for each of its heartbeats,
+// on average. If all read all each time, that were a million a second of 1,000
+// members, for nothing while nothing happens.
+const keysABeat = 8
+
 // Machine is one member of a cluster, for one relay. It is not safe for
 // concurrent use.
 type Machine struct {
@@ -40,7 +45,12 @@ type Machine struct {
 	wrote     Member        // what was written into it last
 	writing   time.Duration // Sent of the Write that has no answer; never for none
 	confirmed time.Duration // Sent of the last Write that succeeded
-	nextBeat  time.Duration
+	beaten    time.Duration // Sent of the last Write; never when one is due at once
+
+	// Sent of the last Write that was to read the keys of all, and of the last that
+	// has.
+	reading, read time.Duration
+	share         int // keysABeat
 
 	// What lives here.
 	live     bool   // connections of epoch may live, or the gate is open
@@ -73,7 +83,6 @@ type Machine struct {
 	granted []string
 
 	down    []string
-	doubted string // not written yet
 	leaving bool
 	drain   time.Duration // of Leave
 	left    bool
@@ -128,8 +137,8 @@ func New(cfg Config) (*Machine, error) {
 		return nil, fmt.Errorf("cluster config: %w", err)
 	}
 	return &Machine{
-		cfg: cfg, oldest: cfg.Epoch,
-		learned: never, writing: never, confirmed: never, nextBeat: never,
+		cfg: cfg, oldest: cfg.Epoch, share: keysABeat,
+		learned: never, writing: never, confirmed: never, beaten: never, reading: never, read: never,
 		lease: never, lastOpen: never, since: never, swap: never, wantAt: never, changing: never, ask: never, nextAsk: never,
 		birth: birth{since: never, until: never},
 	}, nil
@@ -150,9 +159,7 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 		}
 		m.learn(ev.Sent, ev.Record, ev.Revision)
 	case Changed:
-		if ev.Member == "" || m.driving() && ev.Member != m.cfg.Member {
-			m.nextBeat = now
-		}
+		m.beaten = never
 	case Granted:
 		m.take(ev)
 	case Fenced:
@@ -169,12 +176,10 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 	case Want:
 		m.want, m.wantSet, m.wantAt = ev, m.record.Epoch, now
 		if ev.Host != "" && !ev.Agreed {
-			m.nextBeat = now // what the others see has to be read first
+			m.beaten = never // what the others see has to be read first
 		}
 	case Down:
 		m.down = slices.Clone(ev.Hosts)
-	case Doubt:
-		m.doubted, m.nextBeat = ev.Host, now
 	case SetLocks:
 		m.locks, m.relock = ev.Locks, true
 	case SetRoster:
@@ -200,7 +205,7 @@ func (m *Machine) do(a Action) { m.actions = append(m.actions, a) }
 
 // Wake returns when Step has to be called at the latest; it may have passed.
 func (m *Machine) Wake() time.Duration {
-	wake := m.nextBeat
+	wake := m.nextBeat()
 	if m.waits(m.writing) {
 		wake = m.writing + m.cfg.Request
 	}
@@ -280,7 +285,10 @@ func (m *Machine) answered(w Wrote) {
 	if w.Sent < m.confirmed {
 		return // late, and a later one has succeeded
 	}
-	m.meet(w.Members)
+	if len(w.Members) > 0 {
+		m.meet(w.Members)
+		m.read = w.Sent
+	}
 	if !w.OK {
 		m.refused(w.Own)
 		return
@@ -335,19 +343,19 @@ func (m *Machine) refused(own Entry) {
 	b := &m.birth
 	switch {
 	case own.Revision == 0: // somebody has deleted it
-		m.own, m.nextBeat = 0, m.now
+		m.own, m.beaten = 0, never
 	case own.Member.Boot == m.cfg.Boot: // an answer was lost
-		m.own, m.nextBeat = own.Revision, m.now
+		m.own, m.beaten = own.Revision, never
 		m.born()
 	case own.Member.Leaving:
-		m.own, m.nextBeat, b.done, b.until = own.Revision, m.now, false, never
+		m.own, m.beaten, b.done, b.until = own.Revision, never, false, never
 	case own.Revision != b.rival:
 		b.twice = b.rival != 0 || b.done
 		b.rival, b.since, b.done = own.Revision, m.now, false
 	case m.now-b.since >= 2*m.cfg.Heartbeat:
 		// The earlier life writes no more. It may still live, cut off from the store:
 		// nothing is acknowledged for it before its lease is over.
-		m.own, m.nextBeat = own.Revision, m.now
+		m.own, m.beaten = own.Revision, never
 		b.until, b.fenced = forever, own.Member.Fenced
 	}
 }
@@ -367,25 +375,62 @@ func (m *Machine) acknowledged() uint64 {
 	return m.fenced
 }
 
+// nextBeat returns when the next heartbeat is due.
+//
+// Who drives reads the keys of the others again and again until all have
+// acknowledged: soon at first, because that usually takes some milliseconds.
+func (m *Machine) nextBeat() time.Duration {
+	every, poll := m.cfg.Heartbeat, m.cfg.Heartbeat/pollShare
+	switch {
+	case m.left:
+		return forever
+	case m.beaten == never:
+		return never
+	case m.driving():
+		every = min(max((m.beaten-m.since)/2, poll/pollShare), poll)
+	case m.want.Host != "":
+		every = min(max(m.readEvery(), poll), every)
+	}
+	return m.beaten + every
+}
+
+// readEvery returns the time from one reading of the keys of all members to the
+// next; zero for each heartbeat. It is shorter while it matters what the others
+// say.
+func (m *Machine) readEvery() time.Duration {
+	n := len(m.record.Roster)
+	if n <= m.share || m.driving() {
+		return 0
+	}
+	every := m.cfg.Heartbeat * time.Duration((n+m.share-1)/m.share)
+	if m.want.Host != "" || !m.record.Open || slices.Contains(m.down, m.record.Host) || m.record.Settings != m.cfg.Settings {
+		every /= pollShare
+	}
+	return every
+}
+
+// beatSeen is how long it takes until a heartbeat of another member is seen, at
+// most.
+func (m *Machine) beatSeen() time.Duration { return max(m.cfg.Heartbeat, m.readEvery()) }
+
 // beat writes the own key when that is due.
 func (m *Machine) beat() {
 	if m.left {
-		m.nextBeat = forever
 		return
 	}
 	mine := Member{
-		Boot: m.cfg.Boot, Fenced: m.acknowledged(), Leaving: m.leaving && !m.live, Down: m.down, Doubted: m.doubted,
+		Boot: m.cfg.Boot, Fenced: m.acknowledged(), Leaving: m.leaving && !m.live, Down: m.down,
 		Settings: m.cfg.Settings, Address: m.cfg.Address, Version: m.cfg.Version,
 	}
-	due := m.now >= m.nextBeat || m.birth.done && !mine.equal(&m.wrote)
+	due := m.now >= m.nextBeat() || m.birth.done && !mine.equal(&m.wrote)
 	if !due || m.waits(m.writing) {
 		return
 	}
 	mine.Clock = m.now
-	m.writing, m.wrote, m.doubted = m.now, mine, ""
-	m.do(Write{Sent: m.now, Expect: m.own, Own: mine})
-	m.nextBeat = m.now + m.cfg.Heartbeat
-	if m.driving() || m.want.Host != "" {
-		m.nextBeat = m.now + m.cfg.Heartbeat/pollShare
+	m.beaten, m.writing, m.wrote = m.now, m.now, mine
+	w := Write{Sent: m.now, Expect: m.own, Own: mine, Members: m.now-m.reading >= m.readEvery()}
+	if w.Members {
+		m.reading = m.now
 	}
+	m.do(w)
 }

@@ -83,17 +83,13 @@ type Member struct {
 	// Clock is what its clock showed when it sent this, in nanoseconds; see [Clocks].
 	Clock time.Duration `json:"clock,omitempty"`
 
-	// Doubted is a host that the member has just begun to suspect, in one write only. It
-	// is a hint for those who watch, and counts for nothing.
-	Doubted string `json:"doubted,omitempty"`
-
 	// Settings, Address and Version are those of its [Config].
 	Settings string `json:"settings"`
 	Address  string `json:"address,omitempty"`
 	Version  string `json:"version,omitempty"`
 }
 
-// equal reports whether a says the same as b, at another time and hints aside.
+// equal reports whether a says the same as b, at another time.
 func (a *Member) equal(b *Member) bool {
 	return a.Boot == b.Boot && a.Fenced == b.Fenced && a.Leaving == b.Leaving && slices.Equal(a.Down, b.Down) &&
 		a.Settings == b.Settings && a.Address == b.Address && a.Version == b.Version

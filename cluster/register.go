@@ -2,7 +2,8 @@ package cluster
 
 import (
 	"context"
-	"strings"
+	"encoding/json"
+	"sync/atomic"
 )
 
 // Register carries out the requests of a [Machine] at a [Store].
@@ -10,6 +11,7 @@ type Register struct {
 	store  Store
 	keys   keys
 	member string
+	doubt  atomic.Int64 // the revision of the key for doubts that is known last
 }
 
 // NewRegister returns a Register of a member of a cluster for one relay.
@@ -44,15 +46,46 @@ func (r *Register) Swap(ctx context.Context, s Swap) (Swapped, error) {
 	return r.keys.swapped(s, res)
 }
 
-// Watch calls changed when the record or the key of a member may have changed,
-// until ctx ends. It returns an error when it must be called again.
+// Watch calls changed when the record may have changed, until ctx ends. It
+// returns an error when it must be called again. Heartbeats are not watched: all
+// would be told of those of all.
 func (r *Register) Watch(ctx context.Context, changed func(Changed)) error {
-	return r.store.Watch(ctx, r.keys.all, func(kv KeyValue) {
-		if kv.Key == r.keys.record {
-			changed(Changed{})
-		} else if name, ok := strings.CutPrefix(kv.Key, r.keys.members); ok {
-			e, _ := r.keys.decodeMember(kv) // who reads the key reports the error
-			changed(Changed{Member: name, Doubted: e.Member.Doubted})
+	return r.store.Watch(ctx, r.keys.record, func(KeyValue) { changed(Changed{}) })
+}
+
+// Doubt is what a member tells the others when it begins to suspect a host, so
+// that they check it at once. It is only a hint, and counts for nothing.
+type Doubt struct {
+	Member string `json:"member"`
+	Host   string `json:"host"`
+}
+
+// Doubt tells the other members that this one has begun to suspect a host.
+func (r *Register) Doubt(ctx context.Context, host string) error {
+	value, err := json.Marshal(Doubt{r.member, host})
+	if err != nil {
+		return err
+	}
+	for range 2 { // the revision may not be known, and others may doubt at the same time
+		res, err := r.store.Transact(ctx, Transaction{Key: r.keys.doubt, Value: value, Expect: r.doubt.Load()})
+		if err != nil {
+			return err
+		}
+		r.doubt.Store(res.Key.Revision)
+		if res.OK {
+			break
+		}
+	}
+	return nil
+}
+
+// WatchDoubts calls doubted with what other members tell, like Watch.
+func (r *Register) WatchDoubts(ctx context.Context, doubted func(Doubt)) error {
+	return r.store.Watch(ctx, r.keys.doubt, func(kv KeyValue) {
+		r.doubt.Store(kv.Revision)
+		var d Doubt
+		if json.Unmarshal(kv.Value, &d) == nil && d.Member != r.member {
+			doubted(d)
 		}
 	})
 }

@@ -24,6 +24,7 @@ var simulationConfig = Config{
 // message takes, follows from the seed.
 type plan struct {
 	Members int
+	Share   int // as in world
 	Seed    uint64
 	Rates   []time.Duration // of the clocks, in 1/1000
 	Faults  []mishap
@@ -163,7 +164,9 @@ func (s *simulation) transmit(m message) {
 			if s.record.Version != version && s.record.Open {
 				s.opened++
 			}
-			s.hint(m, s.record.Version != version)
+			if s.record.Version != version {
+				s.hint()
+			}
 			s.after(s.latency(m.from), m.from, func() {
 				if m.to >= 0 && s.now < s.apart[m.from][m.to] || m.to < 0 && s.now < s.answers[m.from] {
 					return
@@ -179,20 +182,15 @@ func (s *simulation) transmit(m message) {
 	}
 }
 
-// hint reports a write to those who watch.
-func (s *simulation) hint(m message, swapped bool) {
+// hint reports a new record to those who watch.
+func (s *simulation) hint() {
 	for i := range s.nodes {
-		n := &s.nodes[i]
-		if n.dead || m.to >= 0 || !swapped && !n.m.driving() || s.rng.IntN(10) == 0 {
+		if s.nodes[i].dead || s.rng.IntN(10) == 0 {
 			continue
-		}
-		var changed Changed
-		if !swapped {
-			changed.Member = name(m.from)
 		}
 		s.after(s.latency(i), i, func() {
 			if s.now >= s.answers[i] {
-				s.step(i, changed)
+				s.step(i, Changed{})
 				s.arm(i)
 			}
 		})
@@ -376,6 +374,7 @@ func (s *simulation) run(end time.Duration) {
 func simulate(p plan, fault mutation) *simulation {
 	s := &simulation{plan: p, rng: rand.New(rand.NewPCG(p.Seed, 1))}
 	s.world = newWorld(p.Members, fault, func(_ *world, m message) { s.transmit(m) })
+	s.share = p.Share
 	for range p.Members {
 		s.apart = append(s.apart, make([]time.Duration, p.Members))
 	}
@@ -412,14 +411,16 @@ func simulate(p plan, fault mutation) *simulation {
 // The protocol holds whatever happens to the store, the network, the processes
 // and their clocks.
 func TestSimulation(t *testing.T) {
-	for _, members := range []int{2, 3, 5} {
-		t.Run(fmt.Sprintf("members=%d", members), func(t *testing.T) {
+	for _, tt := range []struct{ members, share int }{{2, 0}, {3, 0}, {5, 0}, {5, 1}} {
+		t.Run(fmt.Sprintf("members=%d share=%d", tt.members, tt.share), func(t *testing.T) {
 			if err := flag.Set("rapid.checks", strconv.Itoa(*simulations)); err != nil {
 				t.Fatal(err)
 			}
 			opened, granted := 0, 0
 			rapid.Check(t, func(t *rapid.T) {
-				s := simulate(plans(members).Draw(t, "plan"), unbroken)
+				p := plans(tt.members).Draw(t, "plan")
+				p.Share = tt.share
+				s := simulate(p, unbroken)
 				opened += s.opened
 				granted += s.granted
 				if s.violation != "" {

@@ -36,8 +36,10 @@ type Snapshot struct {
 	Down, Fresh int
 	Isolated    bool
 
-	// Members are the other members of the roster, in its order.
+	// Members are the other members of the roster, in its order. Beat is how long it
+	// usually takes at most until a heartbeat of one is seen.
 	Members []Other
+	Beat    time.Duration
 
 	// Trouble is what keeps the member from taking part, in one line; empty for
 	// nothing.
@@ -68,7 +70,7 @@ func (m *Machine) Snapshot() Snapshot {
 	s := Snapshot{
 		Member: m.cfg.Member, Boot: m.cfg.Boot, Known: m.known, Record: m.record,
 		Lease: m.lease - m.now, Confirmed: -1, Live: m.live, Epoch: m.epoch, Fenced: m.fenced,
-		Driving: m.driving(), Trouble: m.trouble(),
+		Driving: m.driving(), Trouble: m.trouble(), Beat: m.beatSeen(),
 	}
 	s.Record.Roster = slices.Clone(m.record.Roster)
 	if m.confirmed != never {

@@ -57,12 +57,12 @@ type KeyValue struct {
 }
 
 // keys are the names of the keys of one relay.
-type keys struct{ all, record, members string }
+type keys struct{ all, record, doubt, members string }
 
 // keysOf returns the keys of a relay of a cluster.
 func keysOf(cluster, relay string) keys {
 	base := Prefix(cluster, relay)
-	return keys{all: base, record: base + "record", members: base + "member/"}
+	return keys{all: base, record: base + "record", doubt: base + "doubt", members: base + "member/"}
 }
 
 // Prefix returns the beginning of all keys of a relay of a cluster.
@@ -100,7 +100,11 @@ func (k keys) decodeMember(kv KeyValue) (Entry, error) {
 // write returns the transaction of w, of the member of that name.
 func (k keys) write(name string, w Write) (Transaction, error) {
 	value, err := json.Marshal(w.Own)
-	return Transaction{Key: k.members + name, Value: value, Expect: w.Expect, Prefix: k.all}, err
+	t := Transaction{Key: k.members + name, Value: value, Expect: w.Expect, Prefix: k.record}
+	if w.Members {
+		t.Prefix = k.all
+	}
+	return t, err
 }
 
 // wrote returns the event of the result of w.
@@ -118,6 +122,9 @@ func (k keys) wrote(name string, w Write, res Result) (Wrote, error) {
 			if a.Record, err = decodeRecord(kv.Value); err != nil {
 				return Wrote{}, err
 			}
+			continue
+		}
+		if kv.Key == k.doubt {
 			continue
 		}
 		e, err := k.decodeMember(kv)

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"encoding/json"
 	"reflect"
 	"strings"
@@ -30,8 +31,12 @@ func TestStoreCodec(t *testing.T) {
 
 	w := Write{Sent: 6, Expect: 8, Own: own}
 	wt, err := k.write("a", w)
-	if err != nil || wt.Key != "/understudy/prod/db/member/a" || wt.Expect != 8 {
+	if err != nil || wt.Key != "/understudy/prod/db/member/a" || wt.Expect != 8 || wt.Prefix != "/understudy/prod/db/record" {
 		t.Fatalf("write: %+v, %v", wt, err)
+	}
+	w.Members = true
+	if all, err := k.write("a", w); err != nil || all.Prefix != "/understudy/prod/db/" {
+		t.Errorf("write that reads all: %+v, %v", all, err)
 	}
 	mine := KeyValue{Key: wt.Key, Value: wt.Value, Revision: 10}
 	wrote, err := k.wrote("a", w, Result{OK: true, Key: mine, Found: []KeyValue{mine, {Key: st.Key, Value: st.Value, Revision: 9}}})
@@ -83,4 +88,39 @@ func FuzzDecode(f *testing.F) {
 		k := keysOf("c", "r")
 		_, _ = k.decodeMember(KeyValue{Key: k.members + "m", Value: value, Revision: 1})
 	})
+}
+
+// single is a store of one key.
+type single struct {
+	Store
+	kv KeyValue
+}
+
+func (s *single) Transact(_ context.Context, t Transaction) (Result, error) {
+	ok := s.kv.Revision == t.Expect
+	if ok {
+		s.kv = KeyValue{Key: t.Key, Value: t.Value, Revision: s.kv.Revision + 1}
+	}
+	return Result{OK: ok, Key: s.kv}, nil
+}
+
+// Each member can tell what it suspects, although others have written that key meanwhile.
+func TestDoubt(t *testing.T) {
+	s := &single{}
+	for _, member := range []string{"m", "n", "m"} {
+		r := NewRegister(s, "prod", "db", member)
+		for _, host := range []string{"a", "b"} {
+			if err := r.Doubt(t.Context(), host); err != nil {
+				t.Fatal(err)
+			}
+			want := `{"member":"` + member + `","host":"` + host + `"}`
+			if s.kv.Key != "/understudy/prod/db/doubt" || string(s.kv.Value) != want {
+				t.Errorf("%s is %s, want %s", s.kv.Key, s.kv.Value, want)
+			}
+		}
+	}
+	k := keysOf("prod", "db")
+	if wrote, err := k.wrote("a", Write{}, Result{Found: []KeyValue{s.kv}}); err != nil || len(wrote.Members) > 0 {
+		t.Errorf("it is read as %+v, %v", wrote, err)
+	}
 }

@@ -17,6 +17,7 @@ type world struct {
 
 	nodes []node
 	fault mutation // also of the data path and the clocks
+	share int      // that of the machines, to have few members read as seldom as many do; zero for keysABeat
 
 	moved     uint64            // the highest epoch of which a byte was moved
 	hosts     map[uint64]string // by epoch: the host to which bytes were moved; replaced, not changed
@@ -115,6 +116,9 @@ func (w *world) bear(i int, cfg Config) {
 	if w.fault < timerOnly {
 		m.broken = w.fault
 	}
+	if w.share > 0 {
+		m.share = w.share
+	}
 	n.m = m
 	w.step(i, Tick{})
 }
@@ -203,7 +207,7 @@ func (w *world) apply(msg message) Event {
 		}
 		a := Wrote{Sent: r.Sent, OK: ok, Own: *key, Record: w.record, Revision: int64(w.record.Version)}
 		for _, k := range w.keys {
-			if k.Revision != 0 {
+			if k.Revision != 0 && r.Members {
 				a.Members = append(a.Members, k)
 			}
 		}

@@ -59,8 +59,6 @@ type ClusterStatus struct {
 	// Settings are those of this instance that all must have alike.
 	Settings string
 
-	Beat time.Duration // from one heartbeat of a member to the next
-
 	// Clocks says whose clocks run wrong; empty for nobody's.
 	Clocks string
 
@@ -306,7 +304,7 @@ func (a *agreement) status() *ClusterStatus {
 	}
 	s := &ClusterStatus{
 		Cluster: a.cfg.Name, Snapshot: a.machine.Snapshot(), Settings: a.cfg.Machine.Settings,
-		Beat: a.cfg.Machine.Heartbeat, Clocks: a.wrong,
+		Clocks: a.wrong,
 	}
 	a.store.mu.Lock()
 	defer a.store.mu.Unlock()
@@ -315,19 +313,24 @@ func (a *agreement) status() *ClusterStatus {
 }
 
 // start begins to watch the store, until ctx ends, which also ends all requests.
-func (a *agreement) start(ctx context.Context, tasks *sync.WaitGroup) {
+func (a *agreement) start(ctx context.Context, tasks *sync.WaitGroup, doubted func(context.Context, cluster.Doubt)) {
 	a.ctx, a.tasks = ctx, tasks
-	tasks.Go(func() {
-		for ctx.Err() == nil {
-			_ = a.register.Watch(ctx, func(c cluster.Changed) { a.inbox.put(c) }) // it is only a hint
-			pause := time.NewTimer(watchRetry)
-			select {
-			case <-pause.C:
-			case <-ctx.Done():
-				pause.Stop()
+	for _, watch := range []func() error{ // they are only hints
+		func() error { return a.register.Watch(ctx, func(c cluster.Changed) { a.inbox.put(c) }) },
+		func() error { return a.register.WatchDoubts(ctx, func(d cluster.Doubt) { doubted(ctx, d) }) },
+	} {
+		tasks.Go(func() {
+			for ctx.Err() == nil {
+				_ = watch()
+				pause := time.NewTimer(watchRetry)
+				select {
+				case <-pause.C:
+				case <-ctx.Done():
+					pause.Stop()
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 // share has the locks written into the record.
@@ -385,7 +388,6 @@ func (c *Conductor) keepAgreement(ctx context.Context) {
 		return
 	}
 	for _, ev := range a.inbox.take() {
-		c.heed(ctx, ev)
 		c.stepCluster(ctx, ev)
 	}
 	if a.wake() <= 0 {
@@ -399,12 +401,13 @@ var errDoubted = errors.New("suspected by the instance")
 
 // heed has the primary checked at once that another instance has begun to suspect: it may
 // have clients, by which it noticed, where this one has none.
-func (c *Conductor) heed(ctx context.Context, ev cluster.Event) {
-	r, _ := c.agree.machine.Record()
-	changed, ok := ev.(cluster.Changed)
-	if ok && changed.Member != c.agree.cfg.Machine.Member && changed.Doubted != "" && changed.Doubted == r.Host {
-		c.step(ctx, selector.Suspicion{Epoch: r.Epoch, Err: fmt.Errorf("%w %s", errDoubted, changed.Member)})
-	}
+func (c *Conductor) heed(ctx context.Context, d cluster.Doubt) {
+	c.reportRequest(ctx, func() selector.Event {
+		if r, _ := c.agree.machine.Record(); d.Host == r.Host {
+			return selector.Suspicion{Epoch: r.Epoch, Err: fmt.Errorf("%w %s", errDoubted, d.Member)}
+		}
+		return selector.Tick{}
+	})
 }
 
 // doubt tells other instances that this one has begun to suspect the primary, unless it
@@ -413,9 +416,14 @@ func (a *agreement) doubt(host string, err error) {
 	if a == nil || errors.Is(err, errDoubted) {
 		return
 	}
-	if r, _ := a.machine.Record(); r.Host == host {
-		a.inbox.put(cluster.Doubt{Host: host})
+	if r, _ := a.machine.Record(); r.Host != host {
+		return
 	}
+	a.tasks.Go(func() {
+		ctx, stop := context.WithTimeout(a.ctx, a.cfg.Machine.Request)
+		defer stop()
+		_ = a.register.Doubt(ctx, host) // it is only a hint
+	})
 }
 
 // stepCluster passes an event to the machine, carries out its actions, and tells the

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,7 +28,7 @@ type shelf struct {
 	keys     map[string]cluster.KeyValue
 	away     bool
 	watchers []func(cluster.KeyValue)
-	doubts   []string // the keys that were written with a suspicion
+	doubts   []string // that were written
 }
 
 var errAway = errors.New("the store is away")
@@ -43,8 +44,8 @@ func (s *shelf) Transact(_ context.Context, t cluster.Transaction) (cluster.Resu
 	res := cluster.Result{OK: s.keys[t.Key].Revision == t.Expect}
 	if res.OK {
 		s.revision++
-		if strings.Contains(string(t.Value), `"doubted"`) {
-			s.doubts = append(s.doubts, t.Key)
+		if strings.HasSuffix(t.Key, "/doubt") {
+			s.doubts = append(s.doubts, string(t.Value))
 		}
 		s.keys[t.Key] = cluster.KeyValue{Key: t.Key, Value: t.Value, Revision: s.revision}
 		for _, changed := range s.watchers {
@@ -61,10 +62,10 @@ func (s *shelf) Transact(_ context.Context, t cluster.Transaction) (cluster.Resu
 	return res, nil
 }
 
-func (s *shelf) Watch(ctx context.Context, _ string, changed func(cluster.KeyValue)) error {
+func (s *shelf) Watch(ctx context.Context, prefix string, changed func(cluster.KeyValue)) error {
 	s.mu.Lock()
 	s.watchers = append(s.watchers, func(kv cluster.KeyValue) {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && strings.HasPrefix(kv.Key, prefix) {
 			changed(kv)
 		}
 	})
@@ -213,8 +214,8 @@ func TestClusterSharesSuspicion(t *testing.T) {
 	proctest.Until(t, "y suspects it no more", func() bool { return strings.Contains(g.logs["y"].String(), "suspicion cleared") })
 	g.shelf.mu.Lock()
 	defer g.shelf.mu.Unlock()
-	if want := cluster.Prefix("test", "r") + "member/x"; !slices.Equal(g.shelf.doubts, []string{want}) {
-		t.Errorf("suspicions in %q, want one in %s", g.shelf.doubts, want)
+	if want := fmt.Sprintf(`{"member":"x","host":"%s"}`, first); !slices.Equal(g.shelf.doubts, []string{want}) {
+		t.Errorf("suspicions %q, want %s", g.shelf.doubts, want)
 	}
 }
 

@@ -519,7 +519,7 @@ func (c *Conductor) Run(ctx context.Context) error {
 	if c.agree != nil {
 		ask, stop := context.WithCancel(context.WithoutCancel(ctx))
 		defer stop()
-		c.agree.start(ask, &c.tasks)
+		c.agree.start(ask, &c.tasks, c.heed)
 		defer func() { //nolint:contextcheck // Run's context has ended when it leaves
 			over()
 			c.leaveCluster()
