@@ -112,7 +112,7 @@ func (l *loop) attach(x *carried) {
 		l.proxied[i] = *x.proxied
 	}
 	if c.state == relaying {
-		if l.of(c).cfg().UserTimeout > 0 && c.ready[client]&c.ready[host]&writable == 0 {
+		if l.of(c).cfg().hostTimeout > 0 && c.ready[client]&c.ready[host]&writable == 0 {
 			l.zeroWindow = true
 		}
 		if c.ready[host]&keptAlive == 0 {

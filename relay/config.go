@@ -148,6 +148,11 @@ type Config struct {
 	// passed wait.
 	Lease Lease
 
+	// LeaseTime is the length of a lease. UserTimeout is not longer than that towards
+	// hosts, nor left to the system, because the kernel goes on trying to deliver what
+	// was sent while the lease held. Zero limits nothing.
+	LeaseTime time.Duration
+
 	// Engine has the event loops that serve the relay, together with the other
 	// relays of the process. Nil is an engine of its own with one loop.
 	Engine *Engine
@@ -187,7 +192,7 @@ func (cfg Config) validate() error {
 	for _, d := range []struct {
 		name string
 		time.Duration
-	}{{"hold", cfg.Hold}, {"idle-timeout", cfg.IdleTimeout}, {"user-timeout", cfg.UserTimeout}, {"drain-timeout", cfg.DrainTimeout}} {
+	}{{"hold", cfg.Hold}, {"idle-timeout", cfg.IdleTimeout}, {"user-timeout", cfg.UserTimeout}, {"lease", cfg.LeaseTime}, {"drain-timeout", cfg.DrainTimeout}} {
 		if d.Duration < 0 {
 			errs = append(errs, fmt.Errorf("%s: %s is negative", d.name, d))
 		}
@@ -207,6 +212,8 @@ type settings struct {
 	Config
 	limit int64 // on the connections that are open at one time
 	most  int64 // on the connections of all relays together
+
+	hostTimeout time.Duration // UserTimeout towards hosts; zero only if that is, too
 }
 
 func newSettings(cfg Config) *settings {
@@ -215,7 +222,20 @@ func newSettings(cfg Config) *settings {
 	if wanted := int64(cfg.MaxConnections); wanted > 0 {
 		s.limit = min(s.limit, wanted)
 	}
+	s.hostTimeout = cfg.UserTimeout
+	if cfg.LeaseTime > 0 && (s.hostTimeout == 0 || cfg.LeaseTime < s.hostTimeout) {
+		s.hostTimeout = cfg.LeaseTime
+	}
 	return s
+}
+
+// userTimeout returns how long data sent to a side may stay unacknowledged; zero is
+// left to the system.
+func (s *settings) userTimeout(to side) time.Duration {
+	if to == host {
+		return s.hostTimeout
+	}
+	return s.UserTimeout
 }
 
 // successor returns next as the settings that follow cfg: the fields that

@@ -66,7 +66,9 @@ func (l *loop) connect(i int32, c *conn, to *sockaddr) {
 		return
 	}
 	if l.of(c).relay.fixed.Lease != nil {
+		// At once, and not with keep-alive later: the process may be stopped before.
 		tcp.SetResetOnClose(int(fd), true)
+		setUserTimeout(fd, l.of(c).cfg().hostTimeout)
 	}
 	c.fd[host] = fd
 	c.ready[host] = 0

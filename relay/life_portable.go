@@ -439,6 +439,9 @@ func (p *goroutines) dialTo(ctx context.Context, g *gate, network, address strin
 		abort(s.(stream))
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: s.RemoteAddr(), Err: wrap("connect", unix.ECONNREFUSED)}
 	}
+	if conn, ok := s.(*net.TCPConn); ok && p.relay.fixed.Lease != nil {
+		_ = conn.SetLinger(0) // of what is on the way when the process is killed, nothing arrives later
+	}
 	return socketOf(s.(stream))
 }
 
@@ -448,7 +451,7 @@ func (p *goroutines) prepare(network, _ string, raw syscall.RawConn) error {
 		return nil
 	}
 	cfg := p.relay.cfg.Load()
-	return raw.Control(func(fd uintptr) { setOptions(int(fd), cfg.UserTimeout, cfg.Source.IsValid()) })
+	return raw.Control(func(fd uintptr) { setOptions(int(fd), cfg.hostTimeout, cfg.Source.IsValid()) })
 }
 
 // watchClient ends the connection when the client breaks, until end is called.
@@ -698,10 +701,13 @@ func (c *conn) end(why reason) bool {
 	}
 	socks := c.sock
 	c.mu.Unlock()
-	for _, s := range socks {
+	for i, s := range socks {
 		switch {
 		case s == nil:
 		case o == outcomeFinished:
+			if conn, ok := s.stream.(*net.TCPConn); ok && side(i) == host && c.relay.fixed.Lease != nil {
+				_ = conn.SetLinger(-1) // what is still on the way arrives
+			}
 			_ = s.Close()
 		default:
 			abort(s)

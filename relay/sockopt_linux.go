@@ -66,7 +66,7 @@ func (l *loop) setKeepAliveOfAll() {
 		}
 		c.ready[host] |= keptAlive
 		setKeepAlive(c.fd[host])
-		if limit := l.of(c).cfg().UserTimeout; limit > 0 && c.half[host].flags&spared == 0 {
+		if limit := l.of(c).cfg().hostTimeout; limit > 0 && c.half[host].flags&spared == 0 {
 			setUserTimeout(c.fd[host], limit)
 		}
 	})

@@ -90,7 +90,7 @@ func (l *loop) setTicks() {
 			l.leases++
 		}
 		l.idleTick = soonest(l.idleTick, idleTick(cfg.IdleTimeout))
-		l.zeroWindowTick = soonest(l.zeroWindowTick, zeroWindowTick(cfg.UserTimeout))
-		l.keepAliveTick = soonest(l.keepAliveTick, keepAliveTick(cfg.UserTimeout))
+		l.zeroWindowTick = soonest(l.zeroWindowTick, zeroWindowTick(cfg.hostTimeout))
+		l.keepAliveTick = soonest(l.keepAliveTick, keepAliveTick(cfg.hostTimeout))
 	}
 }

@@ -29,18 +29,19 @@ func zeroWindowTick(userTimeout time.Duration) time.Duration {
 // full records that the peer on side o of a connection takes nothing more now.
 func (l *loop) full(c *conn, o side) {
 	c.ready[o] &^= writable
-	l.zeroWindow = l.zeroWindow || l.of(c).cfg().UserTimeout > 0
+	l.zeroWindow = l.zeroWindow || l.of(c).cfg().hostTimeout > 0
 }
 
 // watchZeroWindow checks every peer with a zero window and reports whether
 // there are any.
 func (l *loop) watchZeroWindow() (found bool) {
 	l.each(nil, func(i int32, c *conn) {
-		limit := l.of(c).cfg().UserTimeout
-		if limit == 0 {
-			return // peers without the option are left to the system from now on
-		}
+		cfg := l.of(c).cfg()
 		for s := client; s <= host && c.state == relaying; s++ {
+			limit := cfg.userTimeout(s)
+			if limit == 0 {
+				continue // peers without the option are left to the system from now on
+			}
 			spared := c.half[s].flags&spared != 0
 			if c.ready[s]&writable != 0 {
 				if spared {

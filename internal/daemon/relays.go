@@ -185,6 +185,9 @@ func (s *service) relayConfig(c *conducted, cfg config.Relay, all config.Setting
 		Together:       &s.together,
 		Logger:         s.log,
 	}
+	if len(all.Cluster.Endpoints) > 0 {
+		rc.LeaseTime = all.Cluster.Lease
+	}
 	if cfg.ConnectionLog {
 		rc.Ended = s.connections.of(c.name, func(address string) string { return cmp.Or(c.conductor.HostAt(address), address) })
 	}
