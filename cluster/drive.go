@@ -93,6 +93,10 @@ func (m *Machine) drive() {
 		if !want.Agreed && (m.read <= m.wantAt || !m.agreed()) {
 			return
 		}
+		if !want.Agreed && !m.unfit && slices.Contains(m.Unfit(), want.Host) {
+			*want = Want{} // there may be a better one
+			return
+		}
 	case m.driving():
 		if want.Host == r.Host && m.run != failed && m.run != stopped {
 			return
@@ -121,38 +125,56 @@ func (m *Machine) put(next Record) {
 	m.do(Swap{Sent: m.now, Expect: m.revision, Record: next})
 }
 
-// agreed reports whether enough members see the primary down.
-func (m *Machine) agreed() bool {
-	down, fresh := m.verdicts()
+// enough reports whether so many of so many members are as many as must agree.
+func (m *Machine) enough(n, of int) bool {
 	switch m.cfg.Agree {
 	case Any:
-		return down > 0
+		return n > 0
 	case All:
-		return down == fresh
+		return n == of
 	case Majority:
 	}
-	return 2*down > fresh
+	return 2*n > of
+}
+
+// agreed reports whether enough members see the primary down.
+func (m *Machine) agreed() bool { return m.enough(m.verdicts(m.record.Host)) }
+
+// Unfit returns the hosts that fewer members see up than would have to see the
+// primary down, in order. They become primary only where no other host can.
+func (m *Machine) Unfit() []string {
+	var hosts []string
+	m.eachFresh(func(down []string) { hosts = append(hosts, down...) })
+	slices.Sort(hosts)
+	return slices.DeleteFunc(slices.Compact(hosts), func(host string) bool {
+		down, fresh := m.verdicts(host)
+		return m.enough(fresh-down, fresh)
+	})
 }
 
 // verdicts counts the members with a fresh heartbeat, this one included, and
-// those of them that see the primary down.
-func (m *Machine) verdicts() (down, fresh int) {
-	recent := m.cfg.Heartbeat + m.beatSeen()
-	for _, name := range m.record.Roster {
-		hosts := m.down
-		if name != m.cfg.Member {
-			p := m.peer(name)
-			if p == nil || p.Member.Leaving || m.now-p.moved > recent {
-				continue
-			}
-			hosts = p.Member.Down
-		}
+// those of them that see host down.
+func (m *Machine) verdicts(host string) (down, fresh int) {
+	m.eachFresh(func(hosts []string) {
 		fresh++
-		if slices.Contains(hosts, m.record.Host) {
+		if slices.Contains(hosts, host) {
 			down++
 		}
-	}
+	})
 	return down, fresh
+}
+
+// eachFresh calls visit with the hosts that each member with a fresh heartbeat
+// sees down.
+func (m *Machine) eachFresh(visit func(down []string)) {
+	recent := m.cfg.Heartbeat + m.beatSeen()
+	for _, name := range m.record.Roster {
+		if name == m.cfg.Member {
+			visit(m.down)
+		} else if p := m.peer(name); p != nil && !p.Member.Leaving && m.now-p.moved <= recent {
+			visit(p.Member.Down)
+		}
+	}
 }
 
 // amend makes the changes of an open record that are no change of the primary.

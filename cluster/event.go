@@ -60,7 +60,9 @@ type Ran struct {
 }
 
 // Want requests that Host becomes primary. It is forgotten when another member
-// changes the primary or the locks; see [Machine.Wanted]. With an empty Host an earlier one is withdrawn.
+// changes the primary or the locks, and when Host turns out to be unfit for a
+// failover; see [Machine.Wanted] and [Machine.Unfit]. With an empty Host an earlier
+// one is withdrawn.
 type Want struct {
 	Host          string
 	Event, Reason string

@@ -65,6 +65,7 @@ type Machine struct {
 	want    Want          // Host is empty for none
 	wantSet uint64        // the epoch of the record when it was requested
 	wantAt  time.Duration // when that was
+	unfit   bool          // its host was unfit then
 	since   time.Duration // when the own fence record became known
 	run     run
 	forced  uint64
@@ -174,7 +175,7 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 			}
 		}
 	case Want:
-		m.want, m.wantSet, m.wantAt = ev, m.record.Epoch, now
+		m.want, m.wantSet, m.wantAt, m.unfit = ev, m.record.Epoch, now, slices.Contains(m.Unfit(), ev.Host)
 		if ev.Host != "" && !ev.Agreed {
 			m.beaten = never // what the others see has to be read first
 		}

@@ -301,6 +301,66 @@ func TestAgreeAtOnce(t *testing.T) {
 	l.want("2 b: m2 n2 o2")
 }
 
+// A host that too few members see up is unfit. A member that learns so when it is about to
+// make it primary gives its owner the choice; wanted all the same, it becomes primary.
+func TestUnfit(t *testing.T) {
+	for _, tt := range []struct {
+		agree Agree
+		down  string // members that see b down
+		dead  string
+		unfit bool
+	}{
+		{Majority, "", "", false},
+		{Majority, "n", "", false},
+		{Majority, "no", "", true},
+		{Majority, "no", "n", true},
+		{Majority, "n", "o", true},
+		{Any, "no", "", false},
+		{All, "o", "", true},
+		{All, "o", "o", false},
+	} {
+		t.Run(fmt.Sprintf("%s, down for %q, dead %q", tt.agree, tt.down, tt.dead), func(t *testing.T) {
+			cfg := labConfig
+			cfg.Agree = tt.agree
+			l := newLab(t, 3, cfg)
+			for i := range l.nodes {
+				if strings.Contains(tt.dead, name(i)) {
+					l.kill(i)
+				}
+			}
+			l.run(5 * time.Second)
+			for i := range l.nodes {
+				hosts := []string{"a"}
+				if strings.Contains(tt.down, name(i)) {
+					hosts = []string{"a", "b"}
+				}
+				if !l.nodes[i].dead && i > 0 {
+					l.do(i, Down{Hosts: hosts})
+				}
+			}
+			l.do(0, Down{Hosts: []string{"a"}})
+			m := l.nodes[0].m
+			for i := range m.peers { // it has not read what the others see
+				m.peers[i].Member.Down = nil
+			}
+			l.do(0, failover("b"))
+			if done := l.record.Epoch == 2; done == tt.unfit || slices.Contains(m.Unfit(), "b") != tt.unfit {
+				t.Fatalf("it is primary: %v, unfit %q", done, m.Unfit())
+			}
+			if !tt.unfit {
+				return
+			}
+			if m.Wanted() != "" {
+				t.Errorf("%s is still wanted", m.Wanted())
+			}
+			l.do(0, failover("b"))
+			if l.record.Epoch != 2 || l.record.Host != "b" {
+				t.Errorf("wanted again: %+v", l.record)
+			}
+		})
+	}
+}
+
 // A member that wants another primary goes on wanting it until the others agree.
 func TestAgreeLater(t *testing.T) {
 	l := newLab(t, 2, labConfig)

@@ -94,7 +94,7 @@ func (m *Machine) Snapshot() Snapshot {
 			s.Waiting = append(s.Waiting, w)
 		}
 	}
-	s.Down, s.Fresh = m.verdicts()
+	s.Down, s.Fresh = m.verdicts(m.record.Host)
 	s.Isolated = m.record.Open && slices.Contains(m.down, m.record.Host) && !m.agreed()
 	return s
 }

@@ -97,6 +97,7 @@ type agreement struct {
 	told    *selector.Agreed   // what the selector was told last; nil for nothing
 	passed  selector.Proposal  // what the machine was told last
 	down    []string           // likewise
+	unfit   []string           // what the selector was told last
 	elected selector.Switch    // the last election
 	saved   *saving            // of that
 	fence   context.CancelFunc // ends the fence in progress; nil before the first
@@ -500,6 +501,10 @@ func (c *Conductor) reconcile(ctx context.Context) {
 		if c.relocked { // an election must not be proposed that they forbid
 			c.relocked = false
 			c.step(ctx, c.locks.selection())
+		}
+		if unfit := a.machine.Unfit(); !slices.Equal(unfit, a.unfit) {
+			a.unfit = unfit
+			c.step(ctx, selector.Unfit{Hosts: unfit})
 		}
 		now := c.machine.Snapshot()
 		r, _ := a.machine.Record()

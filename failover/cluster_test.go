@@ -294,6 +294,36 @@ func TestClusterSharesOrders(t *testing.T) {
 	}
 }
 
+// A host that is down for most is not elected by one for which it is up, where there is
+// another one.
+func TestClusterElectsWhatMostSeeUp(t *testing.T) {
+	t.Parallel()
+	g := newCircle(t, "x", "y", "z")
+	g.began()
+	const third = "192.0.2.3:1"
+	for name, c := range g.all {
+		cfg := *c.cfg()
+		cfg.Hosts = []string{hostA, hostB, third}
+		if err := c.Reconfigure(t.Context(), cfg); err != nil {
+			t.Fatal(name, err)
+		}
+	}
+	if _, err := g.all["x"].Switch(t.Context(), SwitchRequest{Host: hostA, Drain: new(time.Duration(0))}); err != nil && !strings.Contains(err.Error(), "primary already") {
+		t.Fatal(err)
+	}
+	g.serve(hostA)
+	for _, name := range []string{"y", "z"} {
+		g.stages[name].set(func() { g.stages[name].refusing[hostB] = true })
+	}
+	proctest.Until(t, "x knows", func() bool {
+		return strings.Contains(g.all["x"].Status().WhyHost(hostB, time.Now()), "down for too many other instances")
+	})
+	for _, name := range []string{"x", "y", "z"} { // x comes first
+		g.stages[name].set(func() { g.stages[name].refusing[hostA] = true })
+	}
+	g.serve(third)
+}
+
 // While the store is away, members that confirm each other go on; one that is alone ends
 // its connections in time, and serves again in the same epoch.
 func TestClusterWithoutItsStore(t *testing.T) {

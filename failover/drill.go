@@ -244,10 +244,10 @@ func (c *Conductor) findCandidate(ctx context.Context, r *DrillReport, now Statu
 			r.Candidates = append(r.Candidates, Candidate{h.Name, answers[i].bad})
 		case r.Candidate != "":
 			r.Candidates = append(r.Candidates, Candidate{h.Name, "passes too, and comes later in order"})
-		case h.Guarded && spare < 0:
+		case (h.Guarded || h.Unfit) && spare < 0:
 			spare = i
-		case h.Guarded:
-			r.Candidates = append(r.Candidates, Candidate{h.Name, "passes, and failed too often lately"})
+		case h.Guarded || h.Unfit:
+			r.Candidates = append(r.Candidates, Candidate{h.Name, heldBack(&h)})
 		default:
 			r.Candidate, r.Steps = h.Name, answers[i].steps
 		}
@@ -256,7 +256,7 @@ func (c *Conductor) findCandidate(ctx context.Context, r *DrillReport, now Statu
 		if r.Candidate == "" {
 			r.Candidate, r.Steps = now.Hosts[spare].Name, answers[spare].steps
 		} else {
-			r.Candidates = append(r.Candidates, Candidate{now.Hosts[spare].Name, "passes, and failed too often lately"})
+			r.Candidates = append(r.Candidates, Candidate{now.Hosts[spare].Name, heldBack(&now.Hosts[spare])})
 		}
 	}
 	elected = r.Candidate
@@ -404,4 +404,12 @@ func (c *Conductor) rehearse(ctx context.Context, r *DrillReport) {
 		}
 		r.Steps = append(r.Steps, s)
 	}
+}
+
+// heldBack says why a host that passes is elected only where no other one is usable.
+func heldBack(h *selector.Host) string {
+	if h.Unfit {
+		return "passes, and is down for too many other instances"
+	}
+	return "passes, and failed too often lately"
 }

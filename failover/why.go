@@ -203,6 +203,8 @@ func (s Status) WhyHost(name string, now time.Time) string {
 		return s.Why(now)
 	case h.Guarded:
 		return fmt.Sprintf("%s failed %d times in ten minutes: before another host it is chosen only after %s without a failure", name, h.Failures, ago(h.Penalty))
+	case h.Unfit:
+		return name + " is down for too many other instances: before another host it is not chosen"
 	case s.Frozen:
 		return name + " is a standby: nothing changes while the relay is frozen" + by(s.Lock(Freeze, ""), "")
 	case h.State == selector.Unknown:

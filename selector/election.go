@@ -108,9 +108,9 @@ func (m *Machine) choose() {
 		if standing == passed && decided {
 			continue
 		}
-		if standing == passed && m.guarded(h) && !m.agreedOn(i) && (i != last || !m.noneWasUsable()) && !m.writer(i) {
-			// It has failed too often to be preferred to another host, but is
-			// better than none, and than one that lacks data which it has.
+		if standing == passed && (m.guarded(h) || h.unfit) && !m.agreedOn(i) && (i != last || !m.noneWasUsable()) && !m.writer(i) {
+			// It has failed too often to be preferred to another host, or is down for
+			// others, but is better than none, and than one that lacks data which it has.
 			if best < 0 {
 				best = i
 			}
@@ -314,7 +314,7 @@ func (m *Machine) nextUp() int {
 		case i == m.elect || h.drained || h.state() == Down:
 		case h.state() == Unknown:
 			fit = 1
-		case m.guarded(h):
+		case m.guarded(h) || h.unfit:
 			fit = 2
 		default:
 			fit = 3
@@ -346,7 +346,7 @@ func (m *Machine) planFailback() {
 func (m *Machine) failbackAt(i int) (time.Time, bool) {
 	h := &m.hosts[i]
 	// A host that says that it is primary beside the primary is a matter for a person.
-	if h.state() != Up || h.suspected() || h.drained || m.frozen || m.writer(i) {
+	if h.state() != Up || h.suspected() || h.drained || h.unfit || m.frozen || m.writer(i) {
 		return time.Time{}, false
 	}
 	return h.upSince.Add(max(m.cfg.Failback, m.penalty(h))), true

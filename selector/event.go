@@ -106,6 +106,10 @@ type Locks struct {
 	Frozen bool
 }
 
+// Unfit replaces the list of hosts that other machines, see [Config.Shared], see down: one
+// of them is elected only where no other host is usable.
+type Unfit struct{ Hosts []string }
+
 // Reconfigure replaces the [Config]. The new one must be valid as for [New]; Epoch,
 // Prefer and Locks are ignored. The state of a host that is in both is kept for
 // every check that stays the same, and so is the primary; a primary that is no
@@ -117,6 +121,7 @@ func (Tick) event()        {}
 func (Reconfigure) event() {}
 func (Move) event()        {}
 func (Locks) event()       {}
+func (Unfit) event()       {}
 func (Result) event()      {}
 func (Ended) event()       {}
 func (Suspicion) event()   {}

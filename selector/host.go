@@ -63,6 +63,7 @@ type host struct {
 	wasUp    bool        // since it was last down
 	failures []time.Time // when it went down, the last few
 	drained  bool        // by the operator
+	unfit    bool        // see Unfit
 
 	rejected    bool   // a trigger failed: not chosen before the next timed round
 	rejection   string // how it failed, one line; of the last rejection

@@ -443,6 +443,10 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 		m.switched(ev)
 	case Locks:
 		m.lock(ev)
+	case Unfit:
+		for i := range m.hosts {
+			m.hosts[i].unfit = slices.Contains(ev.Hosts, m.hosts[i].name)
+		}
 	case Move:
 		m.move(ev)
 	case Relocated:

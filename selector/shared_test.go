@@ -240,3 +240,44 @@ func TestSharedUnknownHost(t *testing.T) {
 	s.step(Agreed{Epoch: 2, Host: "a", Old: "x", Kind: Failover, Served: true})
 	s.did("a known one", "switch 2 a failover", "open 2 a")
 }
+
+// A host that is down for the other instances comes after all that are usable.
+func TestSharedUnfit(t *testing.T) {
+	t.Parallel()
+	s := newSharer(t, "a", "b", "c")
+	s.step(Agreed{Epoch: 1, Host: "a", Kind: Start, Served: true})
+	s.run(3 * time.Second)
+	s.step(Unfit{Hosts: []string{"b"}})
+	if h := s.m.Snapshot().Hosts; !h[1].Unfit || h[2].Unfit {
+		t.Errorf("hosts %+v", h)
+	}
+	s.down["a"] = true
+	s.run(5 * time.Second)
+	s.proposes("down for others", "c", Failover)
+	s.step(Unfit{})
+	s.run(time.Second)
+	s.proposes("down for nobody", "b", Failover)
+	s.step(Unfit{Hosts: []string{"b"}})
+	s.run(time.Second)
+	s.proposes("down for others again", "c", Failover)
+	s.down["c"] = true
+	s.run(10 * time.Second)
+	s.proposes("the only one that is usable", "b", Failover)
+}
+
+// A host that is down for the other instances is not returned to, and not taken where the
+// operator names none.
+func TestSharedUnfitIsNotPlanned(t *testing.T) {
+	t.Parallel()
+	s := newSharer(t, "a", "b", "c")
+	s.step(Reconfigure(complete(Config{Hosts: []string{"a", "b", "c"}, Checks: []Check{{Name: "tcp"}}, Shared: true, Failback: 10 * time.Second})))
+	s.step(Agreed{Epoch: 1, Host: "c", Kind: Start, Served: true})
+	s.step(Unfit{Hosts: []string{"a"}})
+	s.run(15 * time.Second)
+	s.proposes("after the time", "b", Failback)
+
+	s.step(Agreed{Epoch: 2, Host: "b", Old: "c", Kind: Failback, Served: true})
+	s.step(Move{})
+	s.run(time.Second)
+	s.proposes("any other one", "c", Switchover)
+}

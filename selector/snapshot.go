@@ -48,6 +48,7 @@ type Host struct {
 	Failures  int           // in the last ten minutes
 	Penalty   time.Duration // how long it must have been up because of those; usually zero
 	Guarded   bool          // and it has not been up for that long
+	Unfit     bool          // see [Unfit]
 
 	Checks []Record // in the order of Config.Checks
 
@@ -110,7 +111,7 @@ func (m *Machine) Snapshot() Snapshot {
 		}
 		s.Hosts[i] = Host{
 			Name: h.name, Addr: h.addr, State: h.state(), Since: h.changed, Rejected: h.rejected, Rejection: rejection,
-			Drained: h.drained, Failures: m.recentFailures(h), Penalty: m.penalty(h), Guarded: m.guarded(h),
+			Drained: h.drained, Failures: m.recentFailures(h), Penalty: m.penalty(h), Guarded: m.guarded(h), Unfit: h.unfit,
 			Checks: records[:len(h.tracks):len(h.tracks)],
 			Says:   h.role.says, Fact: h.role.fact,
 		}
