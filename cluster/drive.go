@@ -65,8 +65,7 @@ func (m *Machine) maySwap() bool {
 
 // drive does the next step of a change of primary.
 func (m *Machine) drive() {
-	// Who leaves kills them too: the others do not wait for one that has left.
-	if m.run == running && (!m.driving() || !m.leased() || m.leaving) {
+	if m.run == running && (!m.driving() || !m.leased() || m.parts()) {
 		m.run = stopped
 		m.do(Stop{Epoch: m.record.Epoch})
 	}

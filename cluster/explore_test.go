@@ -32,6 +32,7 @@ type limits struct {
 	wants  int    // changes that members request
 	twice  int    // messages that arrive twice
 	vanish int    // keys that are deleted
+	leaves int    // members that end in order
 	drain  time.Duration
 	grants bool // members ask each other
 	flying int  // requests of one kind and member that are on their way at once
@@ -199,6 +200,12 @@ func (s *state) successors(visit func(*state)) {
 			n.net = slices.DeleteFunc(n.net, func(m message) bool { return m.from == i && m.answer != nil })
 			visit(n)
 		}
+		if s.left.leaves > 0 && !o.m.leaving {
+			n := s.next("leaves", i, 0)
+			n.left.leaves--
+			n.step(i, Leave{})
+			visit(n)
+		}
 		if s.left.vanish > 0 && s.keys[i].Revision != 0 {
 			n := s.next("its key vanishes", i, 0)
 			n.left.vanish--
@@ -348,7 +355,7 @@ func (e *encoder) encode(s *state) []byte {
 		e.rev(i, s.keys[i].Revision)
 	}
 	e.record(&s.record)
-	e.num(s.moved, uint64(s.left.wants), uint64(s.left.twice), uint64(s.left.vanish))
+	e.num(s.moved, uint64(s.left.wants), uint64(s.left.twice), uint64(s.left.vanish), uint64(s.left.leaves))
 	e.num(s.ran)
 	for epoch := range s.left.epochs {
 		e.b = append(append(e.b, s.hosts[epoch+1]...), '.')
@@ -532,7 +539,8 @@ func TestExplore(t *testing.T) {
 	}{
 		{"one change", limits{epochs: 2, lives: 1, wants: 1, flying: 1}},
 		{"keys are read seldom", limits{epochs: 2, lives: 1, wants: 1, flying: 1, share: 1}},
-		{"all", limits{epochs: 3, lives: 2, wants: 3, twice: 1, vanish: 1, drain: unit, grants: true, flying: 1}},
+		{"a member leaves", limits{epochs: 3, lives: 2, wants: 1, leaves: 1, flying: 1}},
+		{"all", limits{epochs: 3, lives: 2, wants: 3, twice: 1, vanish: 1, leaves: 1, drain: unit, grants: true, flying: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := explore(2, unbroken, tt.left, *states, false)
@@ -563,6 +571,7 @@ func TestExploreCatchesMutants(t *testing.T) {
 		{"timeronly", limits{}, 100_000},
 		{"extend", limits{}, 100_000},
 		{"receipt", limits{}, 200_000},
+		{"parting", limits{leaves: 1}, 100_000},
 		{"cached", limits{grants: true}, 250_000},
 		{"drainlate", limits{drain: unit}, 250_000},
 	} {

@@ -303,7 +303,7 @@ func (m *Machine) answered(w Wrote) {
 	if trusted {
 		m.extend(w.Sent, &w.Record)
 	}
-	if m.driving() && w.Record.id() == m.record.id() && m.run == notRun && m.leased() && !m.leaving && m.barrier(w.Members) {
+	if m.driving() && w.Record.id() == m.record.id() && m.run == notRun && m.leased() && !m.parts() && m.barrier(w.Members) {
 		m.run = running
 		m.do(Run{Epoch: m.record.Epoch, Host: m.record.Host, Old: m.record.Old, Event: m.record.Event, Reason: m.record.Reason})
 	}
@@ -409,6 +409,10 @@ func (m *Machine) readEvery() time.Duration {
 	}
 	return every
 }
+
+// parts reports whether the member leaves, and so may not run triggers: the others do not
+// wait for one that has left.
+func (m *Machine) parts() bool { return m.leaving && m.broken != parting }
 
 // beatSeen is how long it takes until a heartbeat of another member is seen, at
 // most.

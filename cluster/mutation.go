@@ -25,4 +25,7 @@ const (
 
 	// drainLate counts the time to drain from when the member read of it.
 	drainLate
+
+	// parting begins triggers, or leaves them running, although it leaves.
+	parting
 )

@@ -31,7 +31,7 @@ type world struct {
 // Mutations outside of the machine.
 const (
 	// timerOnly moves bytes without a look at the lease.
-	timerOnly = drainLate + 1 + iota
+	timerOnly = parting + 1 + iota
 
 	// monotonic gives the machines a clock that stands while they sleep.
 	monotonic
@@ -40,7 +40,7 @@ const (
 // mutations are all, by name.
 var mutations = map[string]mutation{
 	"receipt": receipt, "cached": cached, "majority": majority, "timeronly": timerOnly,
-	"monotonic": monotonic, "vanish": vanish, "extend": extend, "drainlate": drainLate,
+	"monotonic": monotonic, "vanish": vanish, "extend": extend, "drainlate": drainLate, "parting": parting,
 }
 
 // node is one member, with its data path.
