@@ -371,6 +371,9 @@ func TestClusterAgrees(t *testing.T) {
 		r, _ := a.status(t)
 		return r.Epoch
 	}
+	if code, text := s.try(a, "cluster", "force"); code == 0 || !strings.Contains(text, "only with --on-store-loss keep") {
+		t.Errorf("force where leases end by themselves: exit status %d: %s", code, text)
+	}
 
 	// A lock that is set at one holds for all.
 	s.order(a, "freeze", "--reason", "work on the network")
