@@ -329,7 +329,7 @@ var orders = map[string]orderFunc{
 		return ClusterAnswer{Answered: at}, err
 	},
 	"drill": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
-		r, err := c.Drill(ctx, failover.DrillRequest{Host: o.Host, Without: o.Without, Triggers: o.Triggers})
+		r, err := c.Drill(ctx, failover.DrillRequest{Host: o.Host, Without: o.Without, Triggers: o.Triggers, By: o.By})
 		return DrillAnswer{at, r}, err
 	},
 }

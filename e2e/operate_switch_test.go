@@ -83,6 +83,9 @@ func TestEveryVerb(t *testing.T) {
 	o.want(0, []string{"drill", "--without", b}, `^good: `+b+` is not primary: nothing would change, `+a+` stays$`, `^  `+a+` +tcp +ok `)
 	o.want(1, []string{"drill", a}, `is primary already`)
 	o.want(0, words("status"), `the last good one was \S+ ago$`)
+	if !regexp.MustCompile(` drill: relay=\S+ host=` + a + ` candidate=` + b + ` good=true by="?[^" ]`).MatchString(o.Log()) {
+		t.Errorf("the log does not say who ordered the drill:\n%s", o.Log())
+	}
 	o.wantPrimary(o.a, 1)
 	o.wantTriggers(o.started())
 	o.more(load)

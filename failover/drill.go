@@ -26,6 +26,9 @@ type DrillRequest struct {
 
 	// Triggers runs the triggers, with UNDERSTUDY_DRY_RUN=1.
 	Triggers bool
+
+	// By says who ordered it, for the log.
+	By string
 }
 
 // DrillReport predicts what would happen if a host failed now.
@@ -149,7 +152,7 @@ func (c *Conductor) Drill(ctx context.Context, q DrillRequest) (DrillReport, err
 			return r, err
 		}
 	}
-	c.log.Info("drill", "host", host, "candidate", r.Candidate, "good", r.OK, "reason", r.Text)
+	c.log.Info("drill", "host", host, "candidate", r.Candidate, "good", r.OK, "by", q.By, "reason", r.Text)
 	if ctx.Err() != nil {
 		return r, context.Cause(ctx)
 	}
