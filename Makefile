@@ -101,6 +101,11 @@ bench-cluster: ## compare failovers with and without a cluster, ROUNDS (10) of e
 soak-roles: ## kill, fail back and switch PostgreSQL under load, in ROUNDS rounds (10)
 	UNDERSTUDY_RUNS=$(or $(ROUNDS),10) $(GO) test ./e2e -run 'PostgresLosesNoWrite' -v -count=1 -timeout 2h
 
+.PHONY: pictures
+pictures: ## draw the pictures of the documentation anew (chromium)
+	$(GO) test ./cmd/understudy -run '^TestTopPicture$$' -count=1 -update
+	dir=$$(mktemp -d) && UNDERSTUDY_PICTURES=$$dir $(GO) test ./admin -run '^TestPictures$$' -count=1 && mv $$dir/failover-1280-light.png docs/page.png && rm -r $$dir
+
 .PHONY: deb
 deb: ## build the Debian packages for amd64 and arm64 into dist/
 	$(GO) run ./packaging/build -out dist -version '$(VERSION)' deb

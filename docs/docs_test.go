@@ -517,3 +517,18 @@ func anchors(t *testing.T, name string) (all []string) {
 	}
 	return all
 }
+
+// The pictures of the README are there at once also where the line is slow.
+func TestPicturesAreSmall(t *testing.T) {
+	sum := 0
+	for _, name := range []string{"page.png", "top.svg"} {
+		picture, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += len(picture)
+	}
+	if sum == 0 || sum >= 200_000 {
+		t.Errorf("the pictures have %d bytes, want less than 200,000", sum)
+	}
+}
