@@ -1,6 +1,7 @@
 // Package admin answers those who operate the program over HTTP, on a listener of its
-// own: metrics, the status in JSON, and a page that shows it, live. It decides who may read and who may act; the connections, with
-// their limits and timeouts, belong to the listener that the routes are given to.
+// own: metrics, the status in JSON, and a page that shows it, live. It decides who may read
+// and who may act; the connections, with their limits and timeouts, belong to the listener
+// that the routes are given to.
 package admin
 
 import (
@@ -17,8 +18,7 @@ const MaxConnections = 64
 type Config struct {
 	// Token is the secret that every request has to show, as "Authorization: Bearer
 	// SECRET" or as the password of Basic authentication, which is how a browser asks
-	// for it. If it is empty, everybody can read, and orders
-	// are refused.
+	// for it. If it is empty, everybody can read, and nobody can give orders.
 	Token string
 
 	// Metrics answers /metrics, and API what is below /v1. Both are required.

@@ -20,7 +20,8 @@ const (
 	// gather is the time for which changes are collected before they are sent.
 	gather = 100 * time.Millisecond
 
-	// sendTimeout is the time after which a watcher that does not read is dropped.
+	// sendTimeout is the time after which a watcher that does not read is dropped when the
+	// system's buffers are full. The listener notices most of them before that.
 	sendTimeout = 5 * time.Second
 )
 
@@ -142,8 +143,9 @@ func (p piece) write(out *bytes.Buffer, id string) {
 	out.WriteByte('\n')
 }
 
-// watch answers with the events of a feed until the client leaves or the page ends. The client's last mark is in the header Last-Event-ID, or in the
-// query, which a browser sends with the first request.
+// watch answers with the events of a feed until the client leaves or the page ends. The
+// client's last mark is in the header Last-Event-ID, or in the query, which a browser sends
+// with the first request.
 func (p *Page) watch(f *feed, w http.ResponseWriter, r *http.Request) {
 	select {
 	case p.watchers <- struct{}{}:

@@ -1,9 +1,9 @@
 // Package metrics shows the state of the process in the formats of Prometheus.
 //
 // One collector reads the counters of the parts when somebody asks, into rows that it keeps
-// for the next time; between two scrapes it does nothing. Every metric is in [Table], from which the documentation
-// is made. The values of labels are names from the settings, so their number is
-// bounded.
+// for the next time; between two scrapes it does nothing. Every metric is in [Table], from
+// which the documentation is made. The values of labels are names from the settings, so their
+// number is bounded.
 package metrics
 
 import (

@@ -22,10 +22,9 @@ import (
 	"understudy/internal/tcp"
 )
 
-// MaxConnections limits the open connections of a [Server] that sets no limit of its
-// own. At the limit, a new
-// connection replaces the one that has been idle, or sending its request, for
-// the longest time. When all of them wait for an answer, the new one waits too.
+// MaxConnections limits the open connections of a [Server] that sets no limit of its own. At
+// the limit, a new connection replaces the one that has been idle, or sending its request,
+// for the longest time. When all of them wait for an answer, the new one waits too.
 const MaxConnections = 512
 
 // The other limits for one client of a [Server].
