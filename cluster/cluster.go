@@ -69,7 +69,7 @@ type Config struct {
 	// a record, its roster counts. It must name Member.
 	Roster []string
 
-	// Settings identifies the settings that all members must have alike. A member
+	// Settings are those that all members must have alike, as words. A member
 	// neither opens nor drives while those of the record are others.
 	Settings string
 

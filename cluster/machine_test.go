@@ -622,7 +622,7 @@ func TestSettings(t *testing.T) {
 	l.do(1, order("b"))
 	l.run(time.Minute)
 	l.want("1 a: m1 n1")
-	if got := l.nodes[1].m.Snapshot().Trouble; !strings.Contains(got, "settings") {
+	if got := l.nodes[1].m.Snapshot().Trouble; got != "the settings differ from those of the cluster: new here, s there" {
 		t.Errorf("the trouble is %q", got)
 	}
 	l.do(0, order("b"))

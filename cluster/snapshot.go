@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -116,7 +117,21 @@ func (m *Machine) trouble() string {
 	case m.known && m.record.Version > 0 && !m.record.has(m.cfg.Member):
 		return fmt.Sprintf("%q is not in the roster of the cluster", m.cfg.Member)
 	case m.known && m.record.Version > 0 && m.record.Settings != m.cfg.Settings:
-		return "the settings differ from those of the cluster"
+		own, agreed := Differences(m.cfg.Settings, m.record.Settings)
+		return fmt.Sprintf("the settings differ from those of the cluster: %s here, %s there", own, agreed)
 	}
 	return ""
+}
+
+// Differences returns the words of two settings, see [Config], that are not in the
+// other ones; "none" where there are no such words.
+func Differences(a, b string) (onlyA, onlyB string) {
+	without := func(text, other string) string {
+		words := slices.DeleteFunc(strings.Fields(text), func(w string) bool { return slices.Contains(strings.Fields(other), w) })
+		if len(words) == 0 {
+			return "none"
+		}
+		return strings.Join(words, " ")
+	}
+	return without(a, b), without(b, a)
 }

@@ -124,3 +124,14 @@ func TestDoubt(t *testing.T) {
 		t.Errorf("it is read as %+v, %v", wrote, err)
 	}
 }
+
+func TestDifferences(t *testing.T) {
+	for _, tt := range [][4]string{
+		{"hosts=a,b lease=5s agree=any", "hosts=a,b lease=6s agree=any", "lease=5s", "lease=6s"},
+		{"lease=5s", "lease=5s role=redis elect=order", "none", "role=redis elect=order"},
+	} {
+		if a, b := Differences(tt[0], tt[1]); a != tt[2] || b != tt[3] {
+			t.Errorf("%q and %q differ by %q and %q", tt[0], tt[1], a, b)
+		}
+	}
+}

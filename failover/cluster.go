@@ -111,10 +111,11 @@ type agreement struct {
 	clocks *cluster.Clocks
 	wrong  string // whose clocks run wrong; empty for nobody's
 
-	trouble  string // that was reported last
-	isolated bool   // likewise
-	reported string // likewise, of wrong
-	left     bool
+	trouble   string // that was reported last
+	isolated  bool   // likewise
+	reported  string // likewise, of wrong
+	storeless bool   // likewise, that the store does not answer
+	left      bool
 }
 
 // storeHealth is how the store answers.
@@ -550,8 +551,8 @@ func (c *Conductor) reconcile(ctx context.Context) {
 	c.reportCluster(ctx)
 }
 
-// reportCluster logs what keeps this instance from taking part, that it is isolated, and
-// whose clocks run wrong, each when it begins and ends.
+// reportCluster logs what keeps this instance from taking part, that it is isolated, that
+// the store does not answer, and whose clocks run wrong, each when it begins and ends.
 func (c *Conductor) reportCluster(ctx context.Context) {
 	a := c.agree
 	s := a.machine.Snapshot()
@@ -570,6 +571,17 @@ func (c *Conductor) reportCluster(ctx context.Context) {
 			c.log.Warn("the primary is down for this instance, and not for enough of the others", "host", s.Record.Host, "down", s.Down, "instances", s.Fresh)
 		} else {
 			c.log.Info("this instance is not isolated any more")
+		}
+	}
+	a.store.mu.Lock()
+	since, storeError := a.store.failing, a.store.err
+	a.store.mu.Unlock()
+	if storeless := !since.IsZero() && time.Since(since) > a.cfg.Machine.Lease/2; storeless != a.storeless {
+		a.storeless = storeless
+		if storeless {
+			c.log.Warn("the store of the cluster does not answer, and no other host can be elected", "cluster", a.cfg.Name, "on-store-loss", string(a.cfg.Machine.OnStoreLoss), "error", storeError)
+		} else {
+			c.log.Info("the store of the cluster answers again", "cluster", a.cfg.Name)
 		}
 	}
 	if a.wrong != a.reported {
@@ -786,6 +798,9 @@ func (s *ClusterStatus) String() string {
 			say("%s has never been heard of", o.Name)
 		case o.Member.Leaving:
 			say("%s has ended", o.Name)
+		case r.Version > 0 && o.Member.Settings != r.Settings:
+			theirs, agreed := cluster.Differences(o.Member.Settings, r.Settings)
+			say("%s has other settings: %s, and the cluster has %s", o.Name, theirs, agreed)
 		case o.Silent > silentAfter*s.Beat:
 			say("%s has been silent for %s", o.Name, ago(o.Silent))
 		}

@@ -332,6 +332,10 @@ func TestClusterWithoutItsStore(t *testing.T) {
 	first, other := g.began()
 	g.shelf.be(true)
 	time.Sleep(2 * time.Second)
+	for name := range g.all {
+		const report = "the store of the cluster does not answer, and no other host can be elected: relay=r cluster=test on-store-loss=failsafe"
+		proctest.Until(t, name+" says so", func() bool { return strings.Contains(g.logs[name].String(), report) })
+	}
 	for name, c := range g.all {
 		if c.Snapshot().Primary != first || !g.leases[name].Holds(boottime.Now()) || g.count(name, "fence <2") != 0 {
 			t.Errorf("%s with grants: %q", name, g.stages[name].events())
@@ -350,6 +354,9 @@ func TestClusterWithoutItsStore(t *testing.T) {
 		})
 	}
 	g.shelf.be(false)
+	for name := range g.all {
+		proctest.Until(t, name+" says that it is back", func() bool { return strings.Contains(g.logs[name].String(), "the store of the cluster answers again") })
+	}
 	if n := g.serve(first); n != 1 {
 		t.Errorf("they serve in epoch %d", n)
 	}
