@@ -104,7 +104,7 @@ func (d *draft) checkCluster() {
 		}
 		for _, host := range r.Hosts {
 			if _, err := netip.ParseAddrPort(host); err != nil && !strings.HasPrefix(host, "unix:") {
-				d.problem(d.at("hosts"), fmt.Errorf("%s is a name, which may lead each instance of a cluster to another machine: use its address", quote(host)))
+				d.problem(d.at("hosts"), fmt.Errorf("%s is a name: each instance of a cluster resolves it by itself, so while DNS changes two of them would pass clients to two machines; use its address", quote(host)))
 			}
 		}
 	}

@@ -159,7 +159,7 @@ func (cfg Config) validateCluster() (errs []error) {
 	}
 	for _, h := range cfg.Hosts {
 		if !isAddress(h) {
-			errs = append(errs, fmt.Errorf("hosts: %q is a name, which may lead each instance of a cluster to another machine: use an address", h))
+			errs = append(errs, fmt.Errorf("hosts: %q is a name: each instance of a cluster resolves it by itself, so while DNS changes two of them would pass clients to two machines; use its address", h))
 		}
 	}
 	if c := cfg.Cluster; c.Store == nil || c.Lease == nil || c.Ask == nil {
