@@ -181,7 +181,7 @@ func TestRightClock(t *testing.T) {
 		"keys are read seldom": func(l *clockLab) { l.every = 15 },
 		"heartbeats are far apart": func(l *clockLab) {
 			l.beat = 4 * time.Second
-			l.phase = func(now time.Duration) time.Duration { return min(now/(100*time.Second)*time.Second, 4*time.Second) }
+			l.phase = func(now time.Duration) time.Duration { return min(now.Truncate(100*time.Second)/100, 4*time.Second) }
 		},
 	} {
 		t.Run(strings.ReplaceAll(what, " ", "-"), func(t *testing.T) {

@@ -65,7 +65,7 @@ func (c *Conductor) act(ctx context.Context, a selector.Action) {
 		}
 		c.hostChanged(a)
 	case selector.Suspected:
-		c.agree.doubt(a.Host, a.Err)
+		c.agree.doubt(a.Host, a.Err) //nolint:contextcheck // it outlives Run's context: the member leaves after that has ended
 		c.recorder.doubted[a.Host] = time.Now()
 		now := time.Now()
 		if c.flapsUntil(a.Host, now).After(now) && a.Host != c.Snapshot().Primary {
