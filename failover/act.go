@@ -123,7 +123,7 @@ const silenceQuiet = time.Minute
 // warnOfSilence warns that clients get no byte from a primary that passes its
 // checks. Each check must have passed since the number of such clients became
 // suspicious: a primary that has just died is not reported this way.
-func (c *Conductor) warnOfSilence() {
+func (c *Conductor) warnOfSilence(now selector.Snapshot) {
 	if !c.silence.IsZero() && time.Since(c.silence) < silenceQuiet || c.cfg().Silence == nil {
 		return
 	}
@@ -131,7 +131,6 @@ func (c *Conductor) warnOfSilence() {
 	if !silence.Remarkable() {
 		return
 	}
-	now := c.machine.Snapshot()
 	primary := slices.IndexFunc(now.Hosts, func(h selector.Host) bool { return h.Name == now.Primary })
 	if primary < 0 || now.Epoch != silence.Epoch {
 		return
@@ -268,15 +267,15 @@ func (c *Conductor) hostChanged(a selector.HostChanged) {
 	}
 }
 
-// sumUpFlaps logs the sums of the periods that have ended by now, and returns
+// sumUpFlaps logs the sums of the periods that have ended by then, and returns
 // when the next one ends; zero for none.
-func (c *Conductor) sumUpFlaps(now time.Time) (next time.Time) {
-	for _, h := range c.machine.Snapshot().Hosts {
+func (c *Conductor) sumUpFlaps(at time.Time, now selector.Snapshot) (next time.Time) {
+	for _, h := range now.Hosts {
 		f := c.flaps[h.Name]
 		if f == nil {
 			continue
 		}
-		if changes := f.sumUp(now); changes > 0 {
+		if changes := f.sumUp(at); changes > 0 {
 			c.log.Info("host changes state often", "host", h.Name, "changes", changes, "now", h.State.String())
 		}
 		if end := f.end(); !end.IsZero() && (next.IsZero() || end.Before(next)) {

@@ -572,12 +572,12 @@ func (c *Conductor) Run(ctx context.Context) error {
 		if at := c.recorder.closeAt; !at.IsZero() && !time.Now().Before(at) {
 			c.finish(Open, "")
 		}
-		c.warnOfSilence()
-		c.warnOfHang()
 		nextSwitch := c.runScheduled(ctx, time.Now())
 		now := c.machine.Snapshot()
+		c.warnOfSilence(now)
+		c.warnOfHang(now)
 		nextRejoin := c.watchRejoin(ctx, time.Now(), now)
-		nextSum := c.sumUpFlaps(time.Now())
+		nextSum := c.sumUpFlaps(time.Now(), now)
 		nextLook := c.watchStandby(ctx, time.Now(), now)
 		c.watchFlapping(ctx, now)
 		c.publishState(now)

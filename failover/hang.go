@@ -75,11 +75,10 @@ func (c *Conductor) failsByHang(host string) (relay.Hang, bool) {
 const hangQuiet = time.Minute
 
 // warnOfHang warns that the primary answers no client although it passes its checks.
-func (c *Conductor) warnOfHang() {
+func (c *Conductor) warnOfHang(now selector.Snapshot) {
 	if !c.hangWarned.IsZero() && time.Since(c.hangWarned) < hangQuiet {
 		return
 	}
-	now := c.machine.Snapshot()
 	h := c.hang(now, now.Primary)
 	if !h.Hangs() {
 		return

@@ -25,6 +25,10 @@ func (b *inbox[T]) put(ev T) {
 
 // take removes the events and returns them, in their order.
 func (b *inbox[T]) take() []T {
+	select {
+	case <-b.ready: // what it announces is taken now
+	default:
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	events := b.events
