@@ -74,7 +74,7 @@ func TestChecksOfManyRelaysAreSpread(t *testing.T) {
 		})
 	}
 	f.run(5 * time.Second)
-	const part = 50 * time.Millisecond
+	const part = slot
 	starts := map[time.Duration]int{}
 	f.started = func(_ int, at time.Time, _ StartCheck) { starts[at.Sub(begin)/part]++ }
 	f.run(10 * time.Second)
@@ -113,7 +113,7 @@ func TestSameCheckRunsAtTheSameTime(t *testing.T) {
 		}
 	}
 	due := at[0].Since
-	for _, late := range []time.Duration{time.Millisecond, slot - 1, slot, 5 * slot} {
+	for _, late := range []time.Duration{time.Millisecond, tardy - 1, tardy, 5 * tardy} {
 		due = due.Add(time.Second)
 		f.run(due.Add(-1).Sub(f.now))
 		f.now = due.Add(late)
@@ -121,7 +121,7 @@ func TestSameCheckRunsAtTheSameTime(t *testing.T) {
 			f.step(i, Tick{})
 		}
 		want := due
-		if late >= slot {
+		if late >= tardy {
 			want = f.now
 		}
 		if got := at[0].Since; !got.Equal(want) {

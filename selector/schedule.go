@@ -96,7 +96,7 @@ func (m *Machine) start(i, k int) {
 // earliestStart returns the Since of a check that is started now.
 func (m *Machine) earliestStart(t *track) time.Time {
 	late := m.now.Sub(t.due)
-	if t.wanted || t.suspect != 0 || m.phase == Selecting || late < 0 || late >= slot {
+	if t.wanted || t.suspect != 0 || m.phase == Selecting || late < 0 || late >= tardy {
 		return m.real
 	}
 	return m.real.Add(-late)

@@ -187,7 +187,10 @@ const (
 	// slot divides the phases: checks that begin at about the same time are
 	// begun together, because each time that a process wakes costs more than
 	// another check does.
-	slot = 50 * time.Millisecond
+	slot = 200 * time.Millisecond
+
+	// tardy is from how late a check takes no result of a run that began when it was due.
+	tardy = 50 * time.Millisecond
 
 	// quiet is the time for which a suspicion of the same check is not reported again.
 	quiet = 10 * time.Second
