@@ -208,6 +208,15 @@ type canary struct {
 	record canaryRecord
 }
 
+// attempted is an attempt that has ended and has to be reported.
+type attempted struct {
+	outcome CanaryOutcome
+	first   bool    // there was no outage
+	over    *outage // nil if it ended none
+	at      time.Time
+	err     error
+}
+
 // applyCanary starts, stops or changes the canary by the settings.
 func (c *Conductor) applyCanary(ctx context.Context) {
 	k := &c.canary
@@ -244,28 +253,45 @@ func (c *Conductor) runCanary(ctx context.Context, changed <-chan struct{}) {
 	if base.IsZero() {
 		base = time.Now()
 	}
+	t := time.NewTimer(0)
+	defer t.Stop()
+	ended := make(chan attempted, 1) // one attempt is made at a time
 	for {
 		every := cmp.Or(c.cfg().Canary.Every, time.Hour) // switched off: ctx ends in a moment
-		t := time.NewTimer(untilTurn(time.Now(), base, every, selector.NumberOf(c.cfg().Name)))
+		t.Reset(untilTurn(time.Now(), base, every, c.turnOf()))
 		select {
 		case <-ctx.Done():
-			t.Stop()
 			return
 		case <-changed:
-			t.Stop()
+			continue
+		case a := <-ended:
+			c.noteAttempt(ctx, a)
 			continue
 		case <-t.C:
 		}
-		if c.cfg().Canary.Every > 0 {
-			c.attempt(ctx, c.cfg().Canary)
+		if k := c.cfg().Canary; k.Every > 0 && c.beginAttempt() {
+			c.noteEnded(ctx, ended) // makes room
+			if !c.try(ctx, k, ended) {
+				c.attempt(ctx, k, ended)
+			}
 		}
 	}
+}
+
+// turnOf returns the number of the relay for [untilTurn]. It has its turn with the checks of
+// its first host.
+func (c *Conductor) turnOf() uint64 {
+	cfg := c.cfg()
+	if cfg.Phases == nil {
+		return selector.NumberOf(cfg.Hosts[0])
+	}
+	return cfg.Phases[0]
 }
 
 // untilTurn returns the time until the next attempt. Those of several relays are spread over
 // the interval, by number.
 func untilTurn(now, base time.Time, every time.Duration, number uint64) time.Duration {
-	phase := time.Duration(number % uint64(every)) //nolint:gosec // every is positive
+	phase := selector.PhaseOf(number, every)
 	since := (now.Sub(base) - phase) % every
 	if since < 0 {
 		since += every
@@ -273,45 +299,80 @@ func untilTurn(now, base time.Time, every time.Duration, number uint64) time.Dur
 	return every - since
 }
 
-// attempt makes and records one attempt.
-func (c *Conductor) attempt(ctx context.Context, k Canary) {
+// beginAttempt records that an attempt begins, and returns false while one is under way.
+func (c *Conductor) beginAttempt() bool {
 	w := &c.canary
-	began := time.Now()
 	w.mu.Lock()
-	w.record.running = began
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	if !w.record.running.IsZero() {
+		return false
+	}
+	w.record.running = time.Now()
+	return true
+}
+
+// try begins an attempt that no goroutine waits for, which is recorded when it ends. It
+// returns false where that is not possible.
+func (c *Conductor) try(ctx context.Context, k Canary, ended chan<- attempted) bool {
+	if k.Talk != nil || c.cfg().TryCanary == nil {
+		return false
+	}
+	return c.cfg().TryCanary(ctx, func(err error) { c.endAttempt(ctx, k, err, ended) })
+}
+
+// attempt makes and records one attempt.
+func (c *Conductor) attempt(ctx context.Context, k Canary, ended chan attempted) {
 	conn, err := c.cfg().DialCanary(ctx)
 	if err == nil {
 		err = k.talk(ctx, conn)
 	}
-	now := time.Now()
-	if ctx.Err() == nil {
-		w.mu.Lock()
-		first := w.record.current == nil
-		outcome, over := w.record.ended(began, now, err, k.Slow)
-		w.mu.Unlock()
-		c.noteAttempt(ctx, outcome, first, over, now, err)
-	}
+	c.endAttempt(ctx, k, err, ended)
+	c.noteEnded(ctx, ended)
 	if conn != nil {
 		k.leave(conn)
 	}
 }
 
-// noteAttempt reports an attempt to the log and to the record of the election.
-func (c *Conductor) noteAttempt(ctx context.Context, outcome CanaryOutcome, first bool, over *outage, now time.Time, err error) {
-	if outcome == CanaryFailed && first && c.Snapshot().Primary != "" {
-		c.log.Warn("the canary is not served", "primary", c.Snapshot().Primary, "error", err)
+// endAttempt records the end of an attempt, and sends it to ended if something has to be
+// said of it. It does not block.
+func (c *Conductor) endAttempt(ctx context.Context, k Canary, err error, ended chan<- attempted) {
+	w := &c.canary
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if ctx.Err() != nil {
+		return
 	}
-	if over != nil {
-		fields := []any{"for", over.until.Sub(over.began).Round(time.Millisecond), "attempts", over.attempts}
-		if over.err != nil {
-			fields = append(fields, "error", over.err)
+	a := attempted{first: w.record.current == nil, at: time.Now(), err: err}
+	a.outcome, a.over = w.record.ended(w.record.running, a.at, err, k.Slow)
+	if a.outcome == CanaryFailed && a.first || a.over != nil || a.outcome == CanaryGood && w.wanted.Load() {
+		ended <- a // there is room before the next attempt begins
+	}
+}
+
+// noteEnded reports the last attempt if that was not done.
+func (c *Conductor) noteEnded(ctx context.Context, ended <-chan attempted) {
+	select {
+	case a := <-ended:
+		c.noteAttempt(ctx, a)
+	default:
+	}
+}
+
+// noteAttempt reports an attempt to the log and to the record of the election.
+func (c *Conductor) noteAttempt(ctx context.Context, a attempted) {
+	if a.outcome == CanaryFailed && a.first && c.Snapshot().Primary != "" {
+		c.log.Warn("the canary is not served", "primary", c.Snapshot().Primary, "error", a.err)
+	}
+	if a.over != nil {
+		fields := []any{"for", a.over.until.Sub(a.over.began).Round(time.Millisecond), "attempts", a.over.attempts}
+		if a.over.err != nil {
+			fields = append(fields, "error", a.over.err)
 		}
 		c.log.Warn("the canary was not served, or slowly, and is served again", fields...)
 	}
-	if outcome == CanaryGood && (over != nil || c.canary.wanted.Load()) {
+	if a.outcome == CanaryGood && (a.over != nil || c.canary.wanted.Load()) {
 		c.reportRequest(ctx, func() selector.Event {
-			c.noteCanary(over, now)
+			c.noteCanary(a.over, a.at)
 			return selector.Tick{}
 		})
 	}

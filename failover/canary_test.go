@@ -139,6 +139,8 @@ type line struct {
 	open   int // connections that the host has
 	most   int
 	host   func(net.Conn)
+
+	tries bool // it makes attempts that no goroutine waits for
 }
 
 type lineConn struct {
@@ -189,6 +191,41 @@ func (l *line) set(f func()) {
 	f()
 }
 
+// try is [Config.TryCanary]. The first attempt is not made.
+func (l *line) try(ctx context.Context, done func(error)) bool {
+	l.mu.Lock()
+	first := l.most == 0
+	l.mu.Unlock()
+	if first {
+		return false
+	}
+	c, err := l.dial(ctx)
+	if err != nil {
+		done(err)
+		return true
+	}
+	go func() {
+		defer c.Close()
+		select {
+		case <-c.Served():
+			done(nil)
+		case <-ctx.Done():
+		}
+	}()
+	return true
+}
+
+// inBothWays runs a test with a canary whose attempts a goroutine waits for, and with one
+// where none does.
+func inBothWays(t *testing.T, test func(t *testing.T, l *line)) {
+	t.Helper()
+	for _, tries := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tries=%t", tries), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, &line{tries: tries}) })
+		})
+	}
+}
+
 // hold shuts the gate, serve opens it.
 func (l *line) hold() { l.set(func() { l.shut = true }) }
 
@@ -204,16 +241,19 @@ func (l *line) serve() {
 
 // withCanary is a configuration with a canary of l.
 func withCanary(l *line, talk func(context.Context, net.Conn) error) Config {
-	return Config{
+	cfg := Config{
 		Hosts: []string{"a", "b"}, DialCanary: l.dial,
 		Canary: Canary{Every: time.Second, Slow: 200 * time.Millisecond, Timeout: time.Second, Talk: talk},
 	}
+	if l.tries {
+		cfg.TryCanary = l.try
+	}
+	return cfg
 }
 
 func TestCanaryMeasures(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		l := &line{}
+	inBothWays(t, func(t *testing.T, l *line) {
 		log := conduct(t, newStage(), withCanary(l, nil), func(c *Conductor) {
 			time.Sleep(5 * time.Second)
 			if m := c.Measure().Canary; m.Attempts[CanaryGood] < 4 || m.Outage != 0 || m.Took.Count() != m.Attempts[CanaryGood] {
@@ -310,8 +350,8 @@ func TestCanaryTalks(t *testing.T) {
 // it.
 func TestCanaryInIncident(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s, l := newStage(), &line{}
+	inBothWays(t, func(t *testing.T, l *line) {
+		s := newStage()
 		conduct(t, s, withCanary(l, nil), func(c *Conductor) {
 			time.Sleep(3 * time.Second)
 			c.FirstByte(1)
@@ -351,8 +391,8 @@ func TestCanaryInIncident(t *testing.T) {
 // New settings take effect, and without a canary there is none.
 func TestCanaryReconfigured(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s, l := newStage(), &line{}
+	inBothWays(t, func(t *testing.T, l *line) {
+		s := newStage()
 		dials := func() uint64 {
 			l.mu.Lock()
 			defer l.mu.Unlock()

@@ -167,6 +167,10 @@ type Config struct {
 	// [relay.Relay.DialCanary]. Required if there is a Canary.
 	DialCanary func(ctx context.Context) (CanaryConn, error)
 
+	// TryCanary makes an attempt of a canary without Talk at less cost, where it can;
+	// see [relay.Relay.TryCanary]. May be nil.
+	TryCanary func(ctx context.Context, done func(error)) bool
+
 	// Logger gets the conductor's log. Nil discards it.
 	Logger hclog.Logger
 }

@@ -33,8 +33,9 @@ func (c *Conductor) cfg() *Config { return &c.settings.Load().Config }
 // of a host are kept for every check that stays the same, and so are locks and
 // incidents. Reconfigure waits for a switch in progress; when ctx ends before,
 // the settings are applied all the same. Name, Gate, Scripts, Checker, Base, Names,
-// StateFile, Changed, Stats, Usual, Silence, Hang, DialCanary and Logger are not replaced, whatever cfg says,
-// and of Cluster only the settings that all instances must have alike are.
+// StateFile, Changed, Stats, Usual, Silence, Hang, DialCanary, TryCanary and Logger are
+// not replaced, whatever cfg says, and of Cluster only the settings that all instances
+// must have alike are.
 //
 // An error that is neither [ErrOver] nor that of ctx names every invalid field
 // of cfg, and nothing has changed.
@@ -73,7 +74,7 @@ func (c *Conductor) Accepts(cfg Config) error {
 func (c *Conductor) successor(cfg Config) (*settings, error) {
 	was := c.cfg()
 	cfg.Name, cfg.Gate, cfg.Scripts, cfg.StateFile = was.Name, was.Gate, was.Scripts, was.StateFile
-	cfg.Checker, cfg.Base, cfg.DialCanary = was.Checker, was.Base, was.DialCanary
+	cfg.Checker, cfg.Base, cfg.DialCanary, cfg.TryCanary = was.Checker, was.Base, was.DialCanary, was.TryCanary
 	cfg.Cluster = was.Cluster.successor(cfg.Cluster)
 	cfg.NoticeScripts, cfg.Deliver = was.NoticeScripts, was.Deliver
 	cfg.Names, cfg.Changed, cfg.Stats, cfg.Usual, cfg.Silence, cfg.Hang, cfg.Logger = was.Names, was.Changed, was.Stats, was.Usual, was.Silence, was.Hang, was.Logger

@@ -62,6 +62,7 @@ type canaries struct {
 	twin     atomic.Pointer[Relay]  // nil until there is one; stored under gating
 	expected atomic.Pointer[string] // the address of one that is not accepted yet; nil for none
 	current  atomic.Pointer[Canary] // the last one
+	tries    tries
 }
 
 // DialCanary connects to the relay through its first address, as a client does, and
@@ -191,7 +192,9 @@ func (r *Relay) makeTwin() (*Relay, error) {
 		if c := r.canaries.current.Load(); c != nil {
 			c.wasServed()
 		}
+		r.canaries.tries.served()
 	}
+	t.dropped = r.canaries.tries.dropped
 	if err := t.plane.start(); err != nil {
 		return nil, fmt.Errorf("relay %s: %w", r.fixed.Name, err)
 	}
@@ -301,4 +304,5 @@ func (c *canaries) end() {
 		}
 		t.plane.stop()
 	})
+	c.tries.end()
 }

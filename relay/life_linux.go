@@ -459,6 +459,7 @@ func (l *loop) drop(i int32, c *conn, reset bool) {
 	l.release(i, c)
 	l.live.Add(-1)
 	l.of(c).relay.leave()
+	l.of(c).relay.wasDropped()
 	l.roomAgain()
 }
 

@@ -298,7 +298,10 @@ func (l *loop) handle(ev *unix.EpollEvent) {
 		return
 	case ev.Fd <= slotListener:
 		// It may have left earlier in this batch, and be closed since.
-		if t := l.tenants[slotListener-ev.Fd]; t != nil && t.taking && int(ev.Pad) < len(t.relay.listeners) {
+		t := l.tenants[slotListener-ev.Fd]
+		if t != nil && ev.Pad == genTry {
+			t.relay.canaries.tries.look(false)
+		} else if t != nil && t.taking && int(ev.Pad) < len(t.relay.listeners) {
 			l.acceptFrom(t, t.relay.listeners[ev.Pad], max(l.room, 1)) // one each, so that a burst at one relay does not keep others waiting
 		}
 		return
@@ -614,6 +617,7 @@ func (l *loop) assign(t *tenant, fd int32) {
 		closeFd(fd)
 		t.relay.leave()
 		t.count(func(s *Stats) { s.Denied++ })
+		t.relay.wasDropped()
 		return
 	}
 	var held uint32

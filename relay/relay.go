@@ -86,6 +86,7 @@ type Relay struct {
 
 	canaries  canaries
 	connected func() // called when a host has accepted a client; nil for all but a twin, see canary.go
+	dropped   func() // called when a client's connection was closed; nil for all but a twin, and Linux only
 
 	usual  arrivals
 	pacing atomic.Pointer[Pacing] // the last; nil for none

@@ -119,18 +119,22 @@ func (m *Machine) nextDue(t *track, interval time.Duration) time.Time {
 	return m.now.Add(interval - passed)
 }
 
-// phaseOf returns the phase of the checks of host i with an interval, a multiple of
-// slot.
+// phaseOf returns the phase of the checks of host i with an interval.
 func (c Config) phaseOf(i int, interval time.Duration) time.Duration {
+	if c.Phases != nil {
+		return PhaseOf(c.Phases[i], interval)
+	}
+	return PhaseOf(NumberOf(c.Hosts[i]), interval)
+}
+
+// PhaseOf returns the phase of what is done once in an interval, by one of
+// [Config.Phases].
+func PhaseOf(number uint64, interval time.Duration) time.Duration {
 	slots := uint64(interval / slot) //nolint:gosec // G115: an interval is positive
 	if slots == 0 {
 		return 0
 	}
-	n := NumberOf(c.Hosts[i])
-	if c.Phases != nil {
-		n = c.Phases[i]
-	}
-	return time.Duration(n%slots) * slot //nolint:gosec // G115: less than an interval
+	return time.Duration(number%slots) * slot //nolint:gosec // G115: less than an interval
 }
 
 // NumberOf returns a number for [Config.Phases], as if there were none.

@@ -95,6 +95,7 @@ func (s *service) conduct(cfg config.Relay, all config.Settings, sockets []int) 
 		}
 		return conn, nil
 	}
+	conductorConfig.TryCanary = c.relay.TryCanary
 	conductorConfig.Names, conductorConfig.StateFile, conductorConfig.Changed, conductorConfig.Logger = s.resolver, c.stateFile, s.changed, s.log
 	c.conductor, err = failover.New(conductorConfig)
 	if err != nil {
