@@ -66,12 +66,15 @@ var layout = func() (l struct {
 // from many goroutines. Most histograms of a relay stay empty or have a few buckets that
 // lie side by side, so the counts are allocated in parts when something is in them.
 type Histogram struct {
-	parts [(edges + part) / part]atomic.Pointer[[part]atomic.Uint64]
+	parts [parts]atomic.Pointer[[part]atomic.Uint64]
 	sum   atomic.Int64 // nanoseconds
 }
 
-// part is the number of buckets that are allocated together.
-const part = 16
+// part is the number of buckets that are allocated together, and parts that of their parts.
+const (
+	part  = 16
+	parts = (edges + part) / part
+)
 
 // Observe counts a duration. A negative one counts as zero.
 func (h *Histogram) Observe(d time.Duration) {
@@ -87,10 +90,11 @@ func (h *Histogram) Observe(d time.Duration) {
 }
 
 // Snapshot is what one or several histograms have counted at a moment. The zero Snapshot
-// is empty.
+// is empty. Most are, or nearly, and many are made for a scrape, so it has only the parts in
+// which something was counted. A copy shares them: only one of the two may be added to.
 type Snapshot struct {
-	counts [edges + 1]uint64
-	sum    time.Duration
+	parts [parts]*[part]uint64
+	sum   time.Duration
 }
 
 // Add adds what h has counted.
@@ -100,10 +104,9 @@ func (s *Snapshot) Add(h *Histogram) {
 		if p == nil {
 			continue
 		}
+		to := s.part(i)
 		for k := range p {
-			if n := p[k].Load(); n > 0 {
-				s.counts[i*part+k] += n
-			}
+			to[k] += p[k].Load()
 		}
 	}
 	s.sum += time.Duration(h.sum.Load())
@@ -111,17 +114,43 @@ func (s *Snapshot) Add(h *Histogram) {
 
 // Merge adds what another snapshot has counted.
 func (s *Snapshot) Merge(n *Snapshot) {
-	for k := range n.counts {
-		s.counts[k] += n.counts[k]
+	for i, p := range n.parts {
+		if p == nil {
+			continue
+		}
+		to := s.part(i)
+		for k, c := range p {
+			to[k] += c
+		}
 	}
 	s.sum += n.sum
 }
 
+// part returns a part, which it makes if there is none.
+func (s *Snapshot) part(i int) *[part]uint64 {
+	if s.parts[i] == nil {
+		s.parts[i] = new([part]uint64)
+	}
+	return s.parts[i]
+}
+
+// each calls f for each bucket that is not empty.
+func (s *Snapshot) each(f func(bucket int, n uint64)) {
+	for i, p := range s.parts {
+		if p == nil {
+			continue
+		}
+		for k, n := range p {
+			if n > 0 {
+				f(i*part+k, n)
+			}
+		}
+	}
+}
+
 // Count returns the number of durations.
 func (s *Snapshot) Count() (n uint64) {
-	for _, c := range s.counts {
-		n += c
-	}
+	s.each(func(_ int, c uint64) { n += c })
 	return n
 }
 
@@ -130,11 +159,11 @@ func (s *Snapshot) Sum() time.Duration { return s.sum }
 
 // Classic returns for each of [Bounds] the number of durations that are not longer.
 func (s *Snapshot) Classic() (all [classics]uint64) {
-	for k, n := range s.counts {
+	s.each(func(k int, n uint64) {
 		if c := layout.classic[k]; c < classics {
 			all[c] += n
 		}
-	}
+	})
 	for k := range all[1:] {
 		all[k+1] += all[k]
 	}
@@ -152,9 +181,7 @@ type Native struct {
 // Native returns the same durations in exponential buckets, which it appends to buckets.
 func (s *Snapshot) Native(buckets []uint64) Native {
 	var all [natives]uint64
-	for k, n := range s.counts {
-		all[layout.native[k]] += n
-	}
+	s.each(func(k int, n uint64) { all[layout.native[k]] += n })
 	out := Native{ZeroThreshold: math.Exp2(lowest), Zero: all[0]}
 	first := slices.IndexFunc(all[1:], func(n uint64) bool { return n > 0 }) + 1
 	if first == 0 {
