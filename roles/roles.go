@@ -23,7 +23,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"understudy/internal/noblock"
+	"understudy/internal/password"
 	"understudy/internal/role"
 )
 
@@ -266,22 +266,13 @@ func (a *Asker) open(ctx context.Context, host, password string) (client, error)
 // gone, and keeps firewalls from forgetting it.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}
 
-// maxPassword limits the bytes of a password file.
-const maxPassword = 4 << 10
-
 // password returns the password, as it is now.
 func (c Config) password() (string, error) {
-	if c.PasswordFile == "" {
-		return "", nil
+	word, err := password.Read(c.PasswordFile)
+	if err != nil {
+		return "", refused(err)
 	}
-	text, err := noblock.Read(c.PasswordFile, maxPassword+1)
-	switch {
-	case err != nil:
-		return "", refused(fmt.Errorf("password file: %w", err))
-	case len(text) > maxPassword:
-		return "", refused(fmt.Errorf("password file: %s is longer than %d bytes", c.PasswordFile, maxPassword))
-	}
-	return strings.TrimRight(string(text), "\r\n"), nil
+	return word, nil
 }
 
 // startingError is the answer of a host that will answer later.

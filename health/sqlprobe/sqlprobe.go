@@ -19,15 +19,12 @@ import (
 
 	"understudy/health"
 	"understudy/internal/address"
-	"understudy/internal/noblock"
+	"understudy/internal/password"
 )
 
 const (
 	// maxRows limits the rows of a result that are read.
 	maxRows = 10_000
-
-	// maxPassword limits the bytes of a password.
-	maxPassword = 4 << 10
 
 	// sessionLife is the time after which a session is replaced by a new one, so that
 	// a login that has become impossible is noticed.
@@ -245,16 +242,9 @@ type connector struct {
 // Connect opens a session by the end of ctx.
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	c.logins.Add(1)
-	password := ""
-	if c.cfg.PasswordFile != "" {
-		text, err := noblock.Read(c.cfg.PasswordFile, maxPassword+1)
-		if err == nil && len(text) > maxPassword {
-			err = fmt.Errorf("%s: longer than %d bytes", c.cfg.PasswordFile, maxPassword)
-		}
-		if err != nil {
-			return nil, &loginError{health.Login, "no password", err}
-		}
-		password = strings.TrimSpace(string(text))
+	text, err := password.Read(c.cfg.PasswordFile)
+	if err != nil {
+		return nil, &loginError{health.Login, "", err}
 	}
 	// The first connect is made here: the drivers hide its error in texts of theirs.
 	first, err := c.dial(ctx)
@@ -263,7 +253,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	at := &attempt{connector: c, ctx: ctx, first: first}
 	defer at.end()
-	conn, err := c.open(ctx, login{cfg: c.cfg, host: c.host, password: password, dial: at.dial})
+	conn, err := c.open(ctx, login{cfg: c.cfg, host: c.host, password: strings.TrimSpace(text), dial: at.dial})
 	if err != nil {
 		return nil, c.failed(ctx, err)
 	}

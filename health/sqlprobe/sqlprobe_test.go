@@ -275,7 +275,7 @@ func TestMistakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	want(t, p, long, health.Login, "no password: open /nowhere")
+	want(t, p, long, health.Login, "password file: open /nowhere")
 }
 
 func TestValueMatches(t *testing.T) {
