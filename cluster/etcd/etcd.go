@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,9 +18,11 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"understudy/cluster"
-	"understudy/internal/noblock"
+	"understudy/internal/password"
 )
 
 // Config is how to reach an etcd.
@@ -31,40 +32,19 @@ type Config struct {
 	Endpoints []string
 	TLS       *tls.Config
 
-	// User, and the file with the password, if etcd wants them. The file is read at
-	// each login, so that the password can be changed.
+	// User and PasswordFile, if etcd wants them. The file is read at each login.
 	User, PasswordFile string
 
 	// Timeout is the longest time for a connect. Required.
 	Timeout time.Duration
 }
 
-const (
-	// maxPassword limits the bytes of a password.
-	maxPassword = 4 << 10
-
-	// refusedFor is for how many times Config.Timeout a login that was refused is not
-	// tried again with the same password: it costs etcd much.
-	refusedFor = 5
-)
-
 // Store is an etcd. It implements [cluster.Store].
 type Store struct {
-	cfg       Config
-	endpoints []*endpoint
-	current   atomic.Int64 // index of the one that is used
-}
-
-// endpoint is a member of the etcd.
-type endpoint struct {
-	address string
-
-	mu      sync.Mutex       // guards everything below; held while it logs in
-	client  *clientv3.Client // nil before the first use, and after a login that was refused
-	closed  bool
-	refused error     // the login that was refused last; nil for none
-	word    string    // the password of that
-	again   time.Time // when it is tried again
+	cfg     Config
+	clients []*clientv3.Client // one for each endpoint
+	current atomic.Int64       // index of the one that is used
+	login   login
 }
 
 // New returns a Store. It connects when it is used first. The caller closes it.
@@ -79,101 +59,134 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Timeout <= 0 {
 		return nil, fmt.Errorf("etcd: timeout: %v is not positive", cfg.Timeout)
 	}
+	// The default goes up to two minutes, for which an etcd that is back would not be used.
+	pauses := backoff.Config{BaseDelay: cfg.Timeout / 4, Multiplier: 1.6, Jitter: 0.2, MaxDelay: cfg.Timeout}
 	s := &Store{cfg: cfg}
-	for _, address := range cfg.Endpoints {
-		s.endpoints = append(s.endpoints, &endpoint{address: address})
+	scheme := "http://"
+	if cfg.TLS != nil {
+		scheme = "https://"
+	}
+	for _, endpoint := range cfg.Endpoints {
+		client, err := clientv3.New(clientv3.Config{
+			Endpoints: []string{scheme + endpoint}, TLS: cfg.TLS,
+			DialTimeout: cfg.Timeout, DialKeepAliveTime: 2 * cfg.Timeout, DialKeepAliveTimeout: cfg.Timeout,
+			Logger: zap.NewNop(), MaxUnaryRetries: 1,
+			DialOptions: []grpc.DialOption{
+				grpc.WithDisableRetry(),
+				grpc.WithConnectParams(grpc.ConnectParams{Backoff: pauses, MinConnectTimeout: cfg.Timeout}),
+				grpc.WithChainUnaryInterceptor(failSoon),
+				grpc.WithPerRPCCredentials(&s.login),
+			},
+		})
+		if err != nil {
+			s.Close()
+			return nil, fmt.Errorf("etcd at %s: %w", endpoint, err)
+		}
+		s.clients = append(s.clients, client)
 	}
 	return s, nil
 }
 
 // Close closes the connections.
 func (s *Store) Close() {
-	for _, e := range s.endpoints {
-		e.mu.Lock()
-		e.closed = true
-		e.mu.Unlock()
-		e.drop(nil)
+	for _, c := range s.clients {
+		_ = c.Close() // nothing is on its way that anybody waits for
 	}
 }
 
-// connect returns the client of an endpoint. With a user a new one logs in, and an error
-// may be that of the login.
-func (s *Store) connect(e *endpoint) (*clientv3.Client, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	switch {
-	case e.closed:
-		return nil, errors.New("closed")
-	case e.client != nil:
-		return e.client, nil
+// failSoon lets a request to an endpoint that refuses connections fail at once, with the
+// reason, where the client would wait for it until the request is over: the next endpoint
+// has its turn within the same request.
+func failSoon(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(ctx, method, req, reply, conn, append(opts, grpc.WaitForReady(false))...)
+}
+
+// login is that of a user, and what etcd gave for it.
+type login struct {
+	token atomic.Pointer[string] // sent with each request; nil for none
+
+	mu      sync.Mutex // guards the following; held while it logs in
+	refused error      // the login that was refused last; nil for none
+	word    string     // the password of that
+	again   time.Time  // when it is tried again with the same
+}
+
+// refusedFor is for how many times Config.Timeout a login that was refused is not tried
+// again with the same password: it costs etcd much.
+const refusedFor = 5
+
+// GetRequestMetadata returns the header with the token; see rpctypes.
+func (l *login) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	if token := l.token.Load(); token != nil {
+		return map[string]string{rpctypes.TokenFieldNameGRPC: *token}, nil
 	}
-	word := ""
-	if s.cfg.User != "" {
-		text, err := noblock.Read(s.cfg.PasswordFile, maxPassword)
-		if err != nil {
-			return nil, fmt.Errorf("password of %s: %w", s.cfg.User, err)
-		}
-		if word = strings.TrimSpace(string(text)); word == "" {
-			return nil, fmt.Errorf("password of %s: %s is empty", s.cfg.User, s.cfg.PasswordFile)
-		}
+	return nil, nil //nolint:nilnil // no header
+}
+
+// RequireTransportSecurity returns false: where there is no TLS the settings have warned.
+func (l *login) RequireTransportSecurity() bool { return false }
+
+// loggedIn calls do, and once more after a login if etcd wants one. The client could log
+// in by itself, but not start while an endpoint is away, nor with a new password.
+func (s *Store) loggedIn(ctx context.Context, c *clientv3.Client, do func(*clientv3.Client) error) error {
+	with := s.login.token.Load()
+	err := do(c)
+	if s.cfg.User == "" || !wantsLogin(err, with != nil) {
+		return err
 	}
-	if e.refused != nil && word == e.word && time.Now().Before(e.again) {
-		return nil, e.refused
+	if err := s.logIn(ctx, c, with); err != nil {
+		return fmt.Errorf("login as %s: %w", s.cfg.User, err)
 	}
-	scheme := "http://"
-	if s.cfg.TLS != nil {
-		scheme = "https://"
+	return do(c)
+}
+
+// wantsLogin reports whether err is the answer to a request without a login, or whose token
+// is not good any more. With a certificate and without a token etcd takes the request for
+// one of a user without rights.
+func wantsLogin(err error, token bool) bool {
+	return errors.Is(err, rpctypes.ErrUserEmpty) || errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrAuthOldRevision) ||
+		!token && errors.Is(err, rpctypes.ErrPermissionDenied)
+}
+
+// logIn replaces the token, unless another request has done that already.
+func (s *Store) logIn(ctx context.Context, c *clientv3.Client, old *string) error {
+	l := &s.login
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.token.Load() != old {
+		return nil
 	}
-	// The default goes up to two minutes, for which an etcd that is back would not be used.
-	pauses := backoff.Config{BaseDelay: s.cfg.Timeout / 4, Multiplier: 1.6, Jitter: 0.2, MaxDelay: s.cfg.Timeout}
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{scheme + e.address}, TLS: s.cfg.TLS, Username: s.cfg.User, Password: word,
-		DialTimeout: s.cfg.Timeout, DialKeepAliveTime: 2 * s.cfg.Timeout, DialKeepAliveTimeout: s.cfg.Timeout,
-		Logger: zap.NewNop(), MaxUnaryRetries: 1,
-		DialOptions: []grpc.DialOption{
-			grpc.WithDisableRetry(), grpc.WithChainUnaryInterceptor(waitForNothing),
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: pauses, MinConnectTimeout: s.cfg.Timeout}),
-		},
-	})
-	e.refused = nil
+	word, err := password.Read(s.cfg.PasswordFile)
 	if err != nil {
-		if s.cfg.User != "" {
-			err = fmt.Errorf("login as %s: %w", s.cfg.User, err)
-		}
-		if refusesLogin(err) {
-			e.refused, e.word, e.again = err, word, time.Now().Add(refusedFor*s.cfg.Timeout)
-		}
-		return nil, err
+		return err
 	}
-	e.client = client
-	return client, nil
+	if l.refused != nil && word == l.word && time.Now().Before(l.again) {
+		return l.refused
+	}
+	l.token.Store(nil) // an old one would be refused even in a login
+	res, err := c.Authenticate(ctx, s.cfg.User, word)
+	if errors.Is(err, rpctypes.ErrAuthFailed) {
+		l.refused, l.word, l.again = err, word, time.Now().Add(refusedFor*s.cfg.Timeout)
+	}
+	if err != nil {
+		return err
+	}
+	l.token.Store(&res.Token)
+	l.refused, l.word = nil, ""
+	return nil
 }
 
-// waitForNothing has a request fail with the reason where the connect or the handshake has
-// failed: by its own choice the client waits for the next one, and then says that it is late.
-func waitForNothing(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return invoke(ctx, method, req, reply, conn, append(slices.Clip(opts), grpc.WaitForReady(false))...)
-}
-
-// drop closes the client of an endpoint if it is c, or any if c is nil.
-func (e *endpoint) drop(c *clientv3.Client) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.client != nil && (c == nil || e.client == c) {
-		_ = e.client.Close() // nothing is on its way that anybody waits for
-		e.client = nil
+// plain returns an error without what gRPC wraps around the cause.
+func plain(err error) error {
+	s, ok := status.FromError(err)
+	if !ok || s.Code() != codes.Unavailable {
+		return err
 	}
-}
-
-// refusesLogin reports whether etcd does not accept the user, the password, or what it had
-// given for them.
-func refusesLogin(err error) bool {
-	for _, refusal := range []error{rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision, rpctypes.ErrUserEmpty} {
-		if errors.Is(err, refusal) {
-			return true
-		}
+	text := strings.TrimPrefix(s.Message(), `connection error: desc = "transport: `)
+	if text == s.Message() {
+		return err
 	}
-	return false
+	return errors.New(strings.TrimPrefix(strings.TrimSuffix(text, `"`), "Error while dialing: "))
 }
 
 // try calls do with the client of the endpoint that answered last and, if that
@@ -181,21 +194,14 @@ func refusesLogin(err error) bool {
 // ctx ends is tried last the next time.
 func (s *Store) try(ctx context.Context, do func(*clientv3.Client) error) error {
 	var errs []error
-	for range s.endpoints {
-		i := int(s.current.Load()) % len(s.endpoints)
-		e := s.endpoints[i]
-		client, err := s.connect(e)
-		if err == nil {
-			err = do(client)
-			if refusesLogin(err) {
-				e.drop(client) // the next one logs in anew
-			}
-		}
+	for range s.clients {
+		i := int(s.current.Load()) % len(s.clients)
+		err := s.loggedIn(ctx, s.clients[i], do)
 		if err == nil {
 			return nil
 		}
-		s.current.CompareAndSwap(int64(i), int64((i+1)%len(s.endpoints)))
-		errs = append(errs, fmt.Errorf("etcd at %s: %w", e.address, err))
+		s.current.CompareAndSwap(int64(i), int64((i+1)%len(s.clients)))
+		errs = append(errs, fmt.Errorf("etcd at %s: %w", s.cfg.Endpoints[i], plain(err)))
 		if ctx.Err() != nil {
 			break
 		}
@@ -254,14 +260,11 @@ func (s *Store) Transact(ctx context.Context, t cluster.Transaction) (result clu
 func (s *Store) Watch(ctx context.Context, prefix string, changed func(cluster.KeyValue)) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	e := s.endpoints[s.current.Load()]
-	client, err := s.connect(e)
-	if err != nil {
-		return fmt.Errorf("watch of etcd at %s: %w", e.address, err)
-	}
+	i := s.current.Load()
+	client := s.clients[i]
 	for res := range client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix()) {
 		if err := res.Err(); err != nil {
-			return fmt.Errorf("watch of etcd at %s: %w", e.address, err)
+			return fmt.Errorf("watch of etcd at %s: %w", s.cfg.Endpoints[i], err)
 		}
 		for _, e := range res.Events {
 			changed(keyValue(e.Kv))
@@ -270,7 +273,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, changed func(cluster.K
 	if ctx.Err() != nil {
 		return nil
 	}
-	return fmt.Errorf("watch of etcd at %s ended", e.address)
+	return fmt.Errorf("watch of etcd at %s ended", s.cfg.Endpoints[i])
 }
 
 func appendKeys(to []cluster.KeyValue, kvs []*mvccpb.KeyValue) []cluster.KeyValue {

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -15,6 +18,7 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"understudy/cluster"
 	"understudy/internal/proctest"
@@ -294,4 +298,122 @@ func TestHistoryIsLinearizable(t *testing.T) {
 		t.Errorf("the history of %d exchanges is %s", len(history), got)
 	}
 	t.Logf("%d exchanges, %d answered", len(history), count())
+}
+
+// An endpoint that refuses connections costs no time, and the error says so.
+func TestRefusedEndpoint(t *testing.T) {
+	away := proctest.FreeAddr(t)
+	store, err := New(Config{Endpoints: []string{away}, Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	_, err = store.Read(ctx, "/")
+	if err == nil || ctx.Err() != nil || err.Error() != "etcd at "+away+": dial tcp "+away+": connect: connection refused" {
+		t.Errorf("read: %v, want connection refused, named, at once", err)
+	}
+}
+
+// A login is made when etcd wants one, with the password as it is in the file then.
+func TestLogin(t *testing.T) {
+	server := startServer(t)
+	admin := newStore(t, server.addr)
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := admin.clients[0]
+	must(c.RoleAdd(ctx, "understudy"))
+	must(c.RoleGrantPermission(ctx, "understudy", "/understudy/", clientv3.GetPrefixRangeEnd("/understudy/"), clientv3.PermissionType(clientv3.PermReadWrite)))
+	must(c.UserAdd(ctx, "root", "of root"))
+	must(c.UserGrantRole(ctx, "root", "root"))
+	must(c.UserAdd(ctx, "proxy", "first"))
+	must(c.UserGrantRole(ctx, "proxy", "understudy"))
+
+	file := filepath.Join(t.TempDir(), "password")
+	say := func(word string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(word+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say("first")
+	// The first endpoint is away: that keeps nobody from starting.
+	store, err := New(Config{Endpoints: []string{proctest.FreeAddr(t), server.addr}, User: "proxy", PasswordFile: file, Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	revision := int64(0)
+	write := func() error {
+		ctx, stop := context.WithTimeout(ctx, 5*time.Second)
+		defer stop()
+		res, err := store.Transact(ctx, cluster.Transaction{Key: "/understudy/a", Value: []byte("1"), Expect: revision, Prefix: "/understudy/"})
+		if err == nil && !res.OK {
+			t.Fatalf("expected %d: %+v", revision, res)
+		}
+		if err == nil {
+			revision = res.Key.Revision
+		}
+		return err
+	}
+	if err := write(); err != nil {
+		t.Fatalf("before etcd wants a login: %v", err)
+	}
+	must(c.AuthEnable(ctx))
+	if err := write(); err != nil {
+		t.Errorf("when etcd wants a login: %v", err)
+	}
+	seen := make(chan string, 1)
+	watching, end := context.WithCancel(ctx)
+	watched := make(chan error, 1)
+	go func() {
+		watched <- store.Watch(watching, "/understudy/", func(kv cluster.KeyValue) {
+			select {
+			case seen <- kv.Key:
+			default:
+			}
+		})
+	}()
+	proctest.Until(t, "the watch reports a write", func() bool {
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+		return len(seen) > 0
+	})
+	end()
+	if err := <-watched; err != nil {
+		t.Errorf("the watch ends with %v", err)
+	}
+	if _, err := store.Read(ctx, "/other/"); err == nil || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("what the user may not read: %v", err)
+	}
+
+	// etcd forgets its tokens when it starts again, and the password has changed.
+	root, err := clientv3.New(clientv3.Config{Endpoints: []string{server.addr}, Username: "root", Password: "of root", DialTimeout: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	must(root.UserChangePassword(ctx, "proxy", "second"))
+	server.kill()
+	server.start()
+	proctest.Until(t, "the old password is refused, and said", func() bool {
+		err := write()
+		return err != nil && strings.Contains(err.Error(), "login as proxy") && strings.Contains(err.Error(), "authentication failed, invalid user ID or password")
+	})
+	say("second")
+	proctest.Until(t, "the new password is accepted", func() bool { return write() == nil })
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(); err != nil {
+		t.Errorf("logged in, without the file: %v", err)
+	}
 }

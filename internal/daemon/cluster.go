@@ -67,7 +67,23 @@ func (s *service) join(cfg config.Cluster) (*membership, error) {
 		return nil, errors.New("--cluster: this system has no clock that counts while it sleeps: only Linux is supported")
 	}
 	m := &membership{cfg: cfg, log: s.log.Named("cluster"), conducted: s.current, clients: map[string]*peer.Client{}}
-	with := etcd.Config{Endpoints: cfg.Endpoints, User: cfg.User, PasswordFile: cfg.PasswordFile, Timeout: cfg.Lease / beats}
+	var err error
+	if m.etcd, err = newStore(cfg, cfg.Endpoints...); err != nil {
+		return nil, err
+	}
+	if cfg.Listen != "" {
+		m.server, err = peer.NewServer(peer.ServerConfig{Config: peerConfig(m.cfg), Local: local{m}, Connections: peerConnections, Logger: m.log})
+		if err != nil {
+			m.close()
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// newStore returns the store of a cluster, at some of its endpoints. The caller closes it.
+func newStore(cfg config.Cluster, endpoints ...string) (*etcd.Store, error) {
+	with := etcd.Config{Endpoints: endpoints, User: cfg.User, PasswordFile: cfg.PasswordFile, Timeout: cfg.Lease / beats}
 	if cfg.TLS {
 		with.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 		var err error
@@ -84,23 +100,16 @@ func (s *service) join(cfg config.Cluster) (*membership, error) {
 			with.TLS.Certificates = []tls.Certificate{pair}
 		}
 	}
-	var err error
-	if m.etcd, err = etcd.New(with); err != nil {
+	store, err := etcd.New(with)
+	if err != nil {
 		return nil, fmt.Errorf("--cluster: %w", err)
 	}
-	if cfg.Listen != "" {
-		m.server, err = peer.NewServer(peer.ServerConfig{Config: m.peerConfig(), Local: local{m}, Connections: peerConnections, Logger: m.log})
-		if err != nil {
-			m.close()
-			return nil, err
-		}
-	}
-	return m, nil
+	return store, nil
 }
 
 // peerConfig is what the server and the clients have alike.
-func (m *membership) peerConfig() peer.Config {
-	return peer.Config{Cluster: m.cfg.Name, Member: m.cfg.Member, Secret: []byte(m.cfg.Secret.Value()), Timeout: m.cfg.Lease / beats}
+func peerConfig(cfg config.Cluster) peer.Config {
+	return peer.Config{Cluster: cfg.Name, Member: cfg.Member, Secret: []byte(cfg.Secret.Value()), Timeout: cfg.Lease / beats}
 }
 
 // close closes what it holds. A nil membership holds nothing.
@@ -157,7 +166,7 @@ func (m *membership) client(member, address string) (*peer.Client, error) {
 	if c := m.clients[key]; c != nil {
 		return c, nil
 	}
-	c, err := peer.NewClient(peer.ClientConfig{Config: m.peerConfig(), To: member, Address: address})
+	c, err := peer.NewClient(peer.ClientConfig{Config: peerConfig(m.cfg), To: member, Address: address})
 	if err == nil {
 		m.clients[key] = c
 	}

@@ -51,7 +51,7 @@ func TestFewHelpers(t *testing.T) {
 		}
 		m := &membership{cfg: settings.Cluster, clients: map[string]*peer.Client{}}
 		for _, name := range []string{"n", "o", "p", "q", "r"} {
-			with := m.peerConfig()
+			with := peerConfig(m.cfg)
 			with.Member = name
 			server, err := peer.NewServer(peer.ServerConfig{Config: with, Local: helping{&asked, fails}, Connections: 10})
 			if err != nil {
