@@ -46,6 +46,21 @@ func (r *Register) Swap(ctx context.Context, s Swap) (Swapped, error) {
 	return r.keys.swapped(s, res)
 }
 
+// Record returns the record; false where there is none yet. It changes nothing.
+func (r *Register) Record(ctx context.Context) (Record, bool, error) {
+	found, err := r.store.Read(ctx, r.keys.record)
+	if err != nil {
+		return Record{}, false, err
+	}
+	for _, kv := range found {
+		if kv.Key == r.keys.record {
+			record, err := decodeRecord(kv.Value)
+			return record, err == nil, err
+		}
+	}
+	return Record{}, false, nil
+}
+
 // Watch calls changed when the record may have changed, until ctx ends. It
 // returns an error when it must be called again. Heartbeats are not watched: all
 // would be told of those of all.

@@ -7,7 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"strings"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -176,17 +176,19 @@ func (s *Store) logIn(ctx context.Context, c *clientv3.Client, old *string) erro
 	return nil
 }
 
-// plain returns an error without what gRPC wraps around the cause.
+// wrapped matches what gRPC wraps around the cause of a connect that failed.
+var wrapped = regexp.MustCompile(`^connection error: desc = "(?:transport: )?(?:Error while dialing: )?(.*)"$`)
+
+// plain returns an error without that.
 func plain(err error) error {
 	s, ok := status.FromError(err)
 	if !ok || s.Code() != codes.Unavailable {
 		return err
 	}
-	text := strings.TrimPrefix(s.Message(), `connection error: desc = "transport: `)
-	if text == s.Message() {
-		return err
+	if cause := wrapped.FindStringSubmatch(s.Message()); cause != nil {
+		return errors.New(cause[1])
 	}
-	return errors.New(strings.TrimPrefix(strings.TrimSuffix(text, `"`), "Error while dialing: "))
+	return err
 }
 
 // try calls do with the client of the endpoint that answered last and, if that

@@ -67,6 +67,7 @@ func checkAll(ctx context.Context, l line, stdout, stderr io.Writer) int {
 		c.relay(ctx, r)
 	}
 	c.prefix = ""
+	c.cluster(ctx, settings)
 	c.answers(ctx, settings)
 	if ctx.Err() != nil { // the results were caused by the interrupt
 		fmt.Fprintln(stderr, "understudy: check: interrupted")
@@ -247,6 +248,31 @@ func (c *checkup) process(settings config.Settings) {
 	if settings.StateDir != "" {
 		detail, err := checkStateDir(settings.StateDir)
 		c.result("state directory "+settings.StateDir, detail, err)
+	}
+}
+
+// cluster checks the store and the other instances. If one endpoint of the store
+// answers, the others are a warning.
+func (c *checkup) cluster(ctx context.Context, settings config.Settings) {
+	if settings.Cluster.Listen != "" {
+		c.address(ctx, "cluster", "http", settings.Cluster.Listen)
+	}
+	found := daemon.CheckCluster(ctx, settings)
+	answered := slices.ContainsFunc(found, func(f daemon.ClusterCheck) bool { return f.Endpoint && f.Err == nil })
+	for _, f := range found {
+		result, detail := "ok", f.Detail
+		switch {
+		case f.Err == nil:
+		case f.Warning || f.Endpoint && answered:
+			result, detail = "warning", f.Err.Error()
+		default:
+			result, detail = "failed", f.Err.Error()
+		}
+		took := ""
+		if f.Took > 0 {
+			took = short(f.Took)
+		}
+		c.row(f.What, result, took, detail)
 	}
 }
 
