@@ -3,15 +3,19 @@
 package e2e
 
 import (
-	"context"
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
+	"fmt"
+	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,8 +23,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"understudy/control"
 	"understudy/internal/proctest"
@@ -87,43 +89,59 @@ func TestClusterLogsIn(t *testing.T) {
 	pool := x509.NewCertPool()
 	text, _ := os.ReadFile(p.ca)
 	pool.AppendCertsFromPEM(text)
-	config := clientv3.Config{
-		Endpoints: []string{"https://" + store.addr}, DialTimeout: 30 * time.Second,
-		TLS: &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool},
+	admin := &http.Client{
+		Timeout:   30 * time.Second,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool}},
 	}
-	admin, err := clientv3.New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { admin.Close() })
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer stop()
-	must := func(_ any, err error) {
-		t.Helper()
+	token := ""
+	ask := func(path string, body any) (answer struct{ Token string }, err error) {
+		text, err := json.Marshal(body)
 		if err != nil {
-			t.Fatal(err)
+			return answer, err
 		}
+		req, err := http.NewRequest(http.MethodPost, "https://"+store.addr+"/v3/"+path, bytes.NewReader(text))
+		if err != nil {
+			return answer, err
+		}
+		if token != "" {
+			req.Header.Set("Authorization", token)
+		}
+		res, err := admin.Do(req)
+		if err != nil {
+			return answer, err
+		}
+		defer res.Body.Close()
+		text, err = io.ReadAll(res.Body)
+		if err == nil && res.StatusCode != http.StatusOK {
+			err = fmt.Errorf("%s: %s", res.Status, text)
+		}
+		if err == nil {
+			err = json.Unmarshal(text, &answer)
+		}
+		return answer, err
 	}
+	must := func(path string, body any) string {
+		t.Helper()
+		answer, err := ask(path, body)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		return answer.Token
+	}
+	type words map[string]any
 	proctest.Until(t, "etcd answers", func() bool {
-		soon, stop := context.WithTimeout(ctx, time.Second)
-		defer stop()
-		_, err := admin.Get(soon, "/")
+		_, err := ask("kv/range", words{"key": []byte("/")})
 		return err == nil
 	})
-	must(admin.UserAdd(ctx, "root", "of all"))
-	must(admin.RoleAdd(ctx, "root"))
-	must(admin.UserGrantRole(ctx, "root", "root"))
-	must(admin.RoleAdd(ctx, "instances"))
-	must(admin.RoleGrantPermission(ctx, "instances", "/understudy/", clientv3.GetPrefixRangeEnd("/understudy/"), clientv3.PermissionType(clientv3.PermReadWrite)))
-	must(admin.UserAdd(ctx, "proxy", "the first password"))
-	must(admin.UserGrantRole(ctx, "proxy", "instances"))
-	must(admin.AuthEnable(ctx))
-	config.Username, config.Password = "root", "of all"
-	root, err := clientv3.New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { root.Close() })
+	must("auth/user/add", words{"name": "root", "password": "of all"})
+	must("auth/role/add", words{"name": "root"})
+	must("auth/user/grant", words{"user": "root", "role": "root"})
+	must("auth/role/add", words{"name": "instances"})
+	must("auth/role/grant", words{"name": "instances", "perm": words{"permType": "READWRITE", "key": []byte("/understudy/"), "range_end": []byte("/understudy0")}})
+	must("auth/user/add", words{"name": "proxy", "password": "the first password"})
+	must("auth/user/grant", words{"user": "proxy", "role": "instances"})
+	must("auth/enable", words{})
+	token = must("auth/authenticate", words{"name": "root", "password": "of all"})
 
 	order := new(atomic.Int64)
 	hosts := startWitnessed(t, 'A', order).addr + "," + startWitnessed(t, 'B', order).addr
@@ -164,7 +182,7 @@ func TestClusterLogsIn(t *testing.T) {
 	a.Until("a client is answered", func() bool { return k.said.Load() > 5 })
 
 	// The other half of a change of the password.
-	must(root.UserChangePassword(ctx, "proxy", "the second password"))
+	must("auth/user/changepw", words{"name": "proxy", "password": "the second password"})
 	fails(a, "authentication failed, invalid user ID or password")
 	time.Sleep(3 * time.Second) // longer than its lease
 	write("the second password")
