@@ -325,8 +325,8 @@ func TestClusterNemesis(t *testing.T) {
 	})
 }
 
-// Each cut between two nodes, one way and both ways, for longer than a lease. UNDERSTUDY_CUTS=all
-// tries all 63; without it two are, at random.
+// Each cut between two nodes, one way and both ways, for longer than a lease, and an order
+// to switch meanwhile. UNDERSTUDY_CUTS=all tries all 63; without it two are, at random.
 func TestClusterEveryCut(t *testing.T) {
 	t.Parallel()
 	if !isolateSite(t) {
@@ -347,7 +347,9 @@ func TestClusterEveryCut(t *testing.T) {
 	s.rounds(func(yield func([]mishap) bool) {
 		for _, m := range all[:n] {
 			m.length = siteLease + 500*time.Millisecond
-			if !yield([]mishap{m}) {
+			order := s.order(rng)
+			order.after = time.Second
+			if !yield([]mishap{m, order}) {
 				return
 			}
 		}
