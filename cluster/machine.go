@@ -249,6 +249,9 @@ func (m *Machine) learn(sent time.Duration, r Record, revision int64) bool {
 		m.changing = m.now
 	}
 	if r.Epoch > before.Epoch {
+		if m.run == running { // somebody has taken over, who waits for them
+			m.do(Stop{Epoch: before.Epoch})
+		}
 		m.since, m.run = never, notRun
 		if m.driving() {
 			m.since = m.now

@@ -470,6 +470,23 @@ func TestTriggersEndWithLease(t *testing.T) {
 	l.want("3 b: m3 n3")
 }
 
+// Triggers are killed when another member has taken over.
+func TestTriggersEndWhenTakenOver(t *testing.T) {
+	l := newLab(t, 2, labConfig)
+	l.noRun[0] = true
+	l.do(0, order("b"))
+	if l.nodes[0].running != 2 {
+		t.Fatal("the triggers do not run")
+	}
+	l.record.Version++
+	l.record.Epoch++
+	l.record.Driver, l.record.Boot, l.record.DriverBoot = "n", l.nodes[1].m.cfg.Boot, l.nodes[1].m.cfg.Boot
+	l.do(0, Changed{})
+	if l.nodes[0].running != 0 {
+		t.Error("the triggers of the old driver go on")
+	}
+}
+
 // A host whose triggers fail is not opened, and another one gets the next epoch.
 func TestTriggersFail(t *testing.T) {
 	l := newLab(t, 2, labConfig)

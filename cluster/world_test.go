@@ -171,6 +171,11 @@ func (w *world) act(i int, a Action) {
 		if n.dead {
 			w.breaks("E5: %s runs the triggers of epoch %d after it has left", name(i), a.Epoch)
 		}
+		for j := range w.nodes { // one that does not run, or whose lease is over, has them killed when it wakes
+			if o := &w.nodes[j]; o.running != 0 && !o.stop && o.clock < o.lease {
+				w.breaks("E5: the triggers of epoch %d run at %s while %s runs those of epoch %d", a.Epoch, name(i), name(j), o.running)
+			}
+		}
 		w.ran = a.Epoch
 		w.barred(a.Epoch)
 		n.running, n.armedRun = a.Epoch, false
