@@ -60,7 +60,9 @@ func (c *Conductor) Prediction() Prediction {
 	p := c.settings.Load().prediction
 	p.Warnings = slices.Clone(p.Warnings)
 	if usual := c.cfg().Usual; usual != nil {
-		p.Waits = c.cfg().waits(usual())
+		if n := usual(); n > 0 { // it is computed for 0
+			p.Waits = c.cfg().waits(n)
+		}
 	}
 	p.Loss = c.Status().PredictedLoss()
 	for _, k := range c.cfg().Checks {

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -67,8 +66,11 @@ func NewHandler(cfg Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// In small pieces, as it is encoded, it would take hundreds of system calls, and a
 		// client that reads slowly would keep the sheet.
-		whole, _ := buffers.Get().(*buffered)
-		defer buffers.Put(whole)
+		whole := g.buffer.Swap(nil)
+		if whole == nil { // another scrape has it
+			whole = new(buffered)
+		}
+		defer g.buffer.Store(whole)
 		whole.ResponseWriter, whole.status = w, http.StatusOK
 		whole.content.Reset()
 		g.answer(whole, r)
@@ -86,8 +88,6 @@ type buffered struct {
 	content bytes.Buffer
 }
 
-var buffers = sync.Pool{New: func() any { return new(buffered) }}
-
 func (b *buffered) WriteHeader(status int)      { b.status = status }
 func (b *buffered) Write(p []byte) (int, error) { return b.content.Write(p) }
 
@@ -95,7 +95,8 @@ func (b *buffered) Write(p []byte) (int, error) { return b.content.Write(p) }
 type gatherer struct {
 	own    collector
 	others *prometheus.Registry
-	free   atomic.Pointer[sheet] // of the last scrape; nil while a scrape has it
+	free   atomic.Pointer[sheet]    // of the last scrape; nil while a scrape has it
+	buffer atomic.Pointer[buffered] // the same, for its answer
 
 	libraries, all http.Handler // for the metrics of the libraries alone, and for all
 }
