@@ -253,7 +253,7 @@ func withCanary(l *line, talk func(context.Context, net.Conn) error) Config {
 
 func TestCanaryMeasures(t *testing.T) {
 	t.Parallel()
-	inBothWays(t, func(t *testing.T, l *line) {
+	inBothWays(t, func(t *testing.T, l *line) { //nolint:thelper // it is the test
 		log := conduct(t, newStage(), withCanary(l, nil), func(c *Conductor) {
 			time.Sleep(5 * time.Second)
 			if m := c.Measure().Canary; m.Attempts[CanaryGood] < 4 || m.Outage != 0 || m.Took.Count() != m.Attempts[CanaryGood] {
@@ -350,7 +350,7 @@ func TestCanaryTalks(t *testing.T) {
 // it.
 func TestCanaryInIncident(t *testing.T) {
 	t.Parallel()
-	inBothWays(t, func(t *testing.T, l *line) {
+	inBothWays(t, func(t *testing.T, l *line) { //nolint:thelper // it is the test
 		s := newStage()
 		conduct(t, s, withCanary(l, nil), func(c *Conductor) {
 			time.Sleep(3 * time.Second)
@@ -391,7 +391,7 @@ func TestCanaryInIncident(t *testing.T) {
 // New settings take effect, and without a canary there is none.
 func TestCanaryReconfigured(t *testing.T) {
 	t.Parallel()
-	inBothWays(t, func(t *testing.T, l *line) {
+	inBothWays(t, func(t *testing.T, l *line) { //nolint:thelper // it is the test
 		s := newStage()
 		dials := func() uint64 {
 			l.mu.Lock()
