@@ -321,3 +321,33 @@ func (p *postgres) await(d *database, query string) {
 	p.t.Helper()
 	proctest.Until(p.t, query, func() bool { return strings.TrimSpace(p.admin(d, query)) == "t" })
 }
+
+// crash kills the process of a session, so that the server ends all sessions and recovers.
+// One of them is stopped and ends late: until then, 5 s at most, the server refuses logins
+// because it is in recovery. End ends it at once.
+func (p *postgres) crash(d *database) (end func()) {
+	p.t.Helper()
+	var clients []*exec.Cmd
+	for range 2 {
+		cmd := p.client(d.addr(), "psql", "-XAtqc", "select pg_sleep(600)")
+		if err := cmd.Start(); err != nil {
+			p.t.Fatal(err)
+		}
+		clients = append(clients, cmd)
+	}
+	var sessions []string
+	proctest.Until(p.t, "two clients are connected", func() bool {
+		sessions = strings.Fields(p.admin(d, "select pid from pg_stat_activity where query = 'select pg_sleep(600)'"))
+		return len(sessions) == 2
+	})
+	stopped, killed := atoi(p.t, sessions[0]), atoi(p.t, sessions[1])
+	if err := errors.Join(syscall.Kill(stopped, syscall.SIGSTOP), syscall.Kill(killed, syscall.SIGKILL)); err != nil {
+		p.t.Fatal(err)
+	}
+	return func() {
+		_ = syscall.Kill(stopped, syscall.SIGCONT) // it may have ended
+		for _, cmd := range clients {
+			_ = cmd.Wait() // the server has ended the connection
+		}
+	}
+}

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"understudy/internal/role"
+	"understudy/roles"
 )
 
 // promoting are the settings, and the environment, of the program that promotes with the
@@ -291,5 +294,46 @@ func TestPostgresIsSilenced(t *testing.T) {
 	w.wantLoss(b, 0, 100_000)
 	run(t, "nft flush chain inet test output")
 	w.wantTwoWriters(b, epoch+1, a)
+	end(t, w.Understudy)
+}
+
+// One process of the primary crashes, and the server recovers: it is starting, which is
+// no failure. Its clients wait, and it is primary again at once, however often that
+// happens. When its machine fails it has failed.
+func TestPostgresCrashes(t *testing.T) {
+	t.Parallel()
+	p := newPostgres(t)
+	a := p.primary("")
+	p.admin(a, roleUser)
+	q := newQuestioner(t, roles.Config{Protocol: roles.Postgres, User: "monitor"})
+	q.must(a)
+	w := watch(t, "postgres", []*database{a}, nil)
+	w.awaitPrimary(a, 1)
+
+	const crashes = 3
+	for n := range crashes {
+		end := p.crash(a)
+		starting := q.until(a, "is starting", func(f role.Fact) bool { return f.Role == role.Starting })
+		if !strings.Contains(starting.Detail, "in recovery mode (57P03)") {
+			t.Errorf("after a crash the server is %+v", starting)
+		}
+		w.Until("it is down because it starts", func() bool {
+			return strings.Count(w.Log(), `to=down check=postgres error="the database system is in recovery mode (57P03)"`) == n+1
+		})
+		end()
+		for back := false; !back; { // in between there is no failure
+			back = q.must(a).Role == role.Primary
+		}
+		p.awaitServed(w.addr, a)
+		w.wantPrimary(a, uint64(n+2))
+	}
+	if h := w.host(a); h.Failures != 0 || h.PenaltySeconds != 0 {
+		t.Errorf("%d crashes are %d failures with a penalty of %vs, want none", crashes, h.Failures, h.PenaltySeconds)
+	}
+	a.kill()
+	w.Until("it has failed", func() bool { return w.host(a).Failures == 1 })
+	a.start()
+	p.awaitServed(w.addr, a)
+	w.wantPrimary(a, crashes+2)
 	end(t, w.Understudy)
 }
