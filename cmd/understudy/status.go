@@ -243,7 +243,7 @@ func (t *terminal) status(s control.Status) error {
 	if len(s.Relays) == 0 {
 		t.say("", "no relay: this process only answers over HTTP")
 	}
-	if err := t.probes(s); err != nil {
+	if err := errors.Join(t.verdicts(s), t.probes(s)); err != nil {
 		return err
 	}
 	if r := s.Reload; r != nil && !r.OK {
@@ -275,6 +275,30 @@ func canaryText(k control.Canary, now time.Time) string {
 		text += fmt.Sprintf("; its last outage took %s, and was over %s ago", millis(k.Last), span(now.Sub(k.Over)))
 	}
 	return text
+}
+
+// verdicts writes a table of what the HTTP listener answers, if it answers verdicts.
+func (t *terminal) verdicts(s control.Status) error {
+	if len(s.Verdicts) == 0 {
+		return nil
+	}
+	rows := [][]string{{"VERDICT", "STATE", "FOR", "ASKED", "REQUESTS", "NOTE"}}
+	for _, v := range s.Verdicts {
+		row := []string{v.Route, "not asked yet", "-", "-", "-", ""}
+		if v.Status != 0 {
+			state := "bad"
+			if v.Good() {
+				state = "good"
+			}
+			row = []string{
+				v.Route, fmt.Sprintf("%s (%d)", state, v.Status), span(s.Now.Sub(v.Since)), span(s.Now.Sub(v.At)) + " ago",
+				fmt.Sprintf("%d, %d bad", v.Requests, v.Bad), v.Why,
+			}
+		}
+		rows = append(rows, row)
+	}
+	fmt.Fprintln(t.w)
+	return t.table(rows, false)
 }
 
 // probes writes a table of the probes, if there are any.

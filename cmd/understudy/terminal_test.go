@@ -55,6 +55,11 @@ func renderings() map[string]func(t *terminal) error {
 // answering is a process that only answers, and whose file has become invalid.
 func answering() control.Status {
 	return control.Status{Now: moment,
+		Verdicts: []control.Verdict{
+			{Route: "/ping", Status: 503, At: before(2 * time.Second), Since: before(11 * time.Minute), Why: "probe search is down", Requests: 39_000, Bad: 412},
+			{Route: "/heartbeat", Status: 200, At: before(10 * time.Minute), Since: before(75 * time.Hour), Requests: 4000},
+			{Route: "/new"},
+		},
 		Probes: []control.Probe{
 			{Name: "elastic", State: "up", Since: before(75 * time.Hour)},
 			{Name: "search", State: "down", Since: before(11 * time.Minute), Why: "down: criteria: body \"yellow\" does not match \"^green\""},

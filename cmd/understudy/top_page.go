@@ -410,6 +410,9 @@ func (d *topDetails) relay(r control.RelayStatus, last topElection, then, now ti
 	if s := r.Scheduled; s != nil {
 		d.add("switch", joined("to "+s.Host+" at "+s.At.Format(scheduleFormat), s.Reason))
 	}
+	if k := r.Canary; k != nil {
+		d.add("canary", canaryText(*k, then))
+	}
 	if last.ID != 0 {
 		what, took := electionText(last.Incident)
 		d.add("election", what)
