@@ -5,7 +5,10 @@
 package admin
 
 import (
+	"net"
 	"net/http"
+	"net/netip"
+	"strings"
 
 	"understudy/internal/token"
 )
@@ -20,6 +23,10 @@ type Config struct {
 	// SECRET" or as the password of Basic authentication, which is how a browser asks
 	// for it. If it is empty, everybody can read, and nobody can give orders.
 	Token string
+
+	// Loopback says that only this machine reaches the listener. Without a Token, requests
+	// by a name that is not that of loopback are refused then.
+	Loopback bool
 
 	// Metrics answers /metrics, and API what is below /v1. Both are required.
 	Metrics, API http.Handler
@@ -37,13 +44,35 @@ func Routes(cfg Config) map[string]http.Handler {
 		"/v1/stream": reading(cfg.Page),
 		"/":          cfg.Page,
 	}
-	if cfg.Token != "" {
-		secret := token.New(cfg.Token)
-		for path, next := range routes {
+	secret := token.New(cfg.Token)
+	for path, next := range routes {
+		switch {
+		case cfg.Token != "":
 			routes[path] = guarded(secret, next)
+		case cfg.Loopback:
+			routes[path] = local(next)
 		}
 	}
 	return routes
+}
+
+// local lets only requests pass whose host is an address or localhost, or that name none, as
+// no browser does. Otherwise the page of a stranger could read everything through a browser
+// on this machine, under a name of its own that leads to loopback.
+func local(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+		host = strings.ToLower(strings.TrimSuffix(host, "."))
+		if err != nil && host != "" && host != "localhost" && !strings.HasSuffix(host, ".localhost") {
+			http.Error(w, "without a token this is answered for localhost or an address only, such as http://127.0.0.1", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // reading lets only GET and HEAD pass.

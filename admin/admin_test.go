@@ -46,3 +46,33 @@ func TestRoutesAskForTheToken(t *testing.T) {
 		})
 	}
 }
+
+// Without a token, a name that leads to loopback reads nothing: a page in a browser of this
+// machine could have such a name. With a token, or on another address, every name is good.
+func TestRoutesRefuseNamesOfLoopback(t *testing.T) {
+	answer := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	for _, tt := range []struct {
+		host string
+		want int
+	}{
+		{"127.0.0.1:9002", 200}, {"127.0.0.1", 200}, {"[::1]:9002", 200}, {"[::1]", 200}, {"localhost:9002", 200}, {"LocalHost.", 200}, {"a.localhost:1", 200}, {"192.0.2.7:9002", 200}, {"", 200},
+		{"evil.example:9002", 421}, {"evil.example", 421}, {"localhost.evil.example", 421}, {"notlocalhost", 421}, {"127.0.0.1.evil.example", 421},
+	} {
+		for path := range Routes(Config{Metrics: answer, API: answer, Page: NewPage(PageConfig{})}) {
+			ask := func(cfg Config) int {
+				cfg.Metrics, cfg.API, cfg.Page = answer, answer, NewPage(PageConfig{})
+				r, w := httptest.NewRequest(http.MethodGet, "/page.css", nil), httptest.NewRecorder()
+				r.Host = tt.host
+				r.SetBasicAuth("anna", "secret")
+				Routes(cfg)[path].ServeHTTP(w, r)
+				return w.Code
+			}
+			if got := ask(Config{Loopback: true}); got != tt.want {
+				t.Errorf("%s for %q: status %d, want %d", path, tt.host, got, tt.want)
+			}
+			if a, b := ask(Config{}), ask(Config{Loopback: true, Token: "secret"}); a != 200 || b != 200 {
+				t.Errorf("%s for %q: status %d on another address, %d with the token", path, tt.host, a, b)
+			}
+		}
+	}
+}

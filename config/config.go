@@ -594,7 +594,7 @@ func (d *draft) checkProgram(file *file) {
 	}
 	if addr := d.settings.Admin.Listen; addr != "" {
 		d.reserve(d.at("admin"), addr)
-		if !d.settings.Admin.Token.IsSet() && !onLoopback(addr) {
+		if !d.settings.Admin.Token.IsSet() && !d.settings.Admin.OnLoopback() {
 			d.warn(d.at("admin"), "%s can be reached from other machines, and there is no --admin-token-file: everybody who reaches it can read the names and states of hosts", addr)
 		}
 	}
@@ -607,8 +607,8 @@ func (d *draft) checkProgram(file *file) {
 	d.checkCluster()
 }
 
-// onLoopback reports whether only this machine can reach addr, an address to listen on.
-func onLoopback(addr string) bool {
-	at, err := address.ParseListen(addr)
+// OnLoopback reports whether only this machine can reach the address.
+func (a Admin) OnLoopback() bool {
+	at, err := address.ParseListen(a.Listen)
 	return err == nil && at.IP.IsLoopback()
 }

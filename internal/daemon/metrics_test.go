@@ -121,6 +121,15 @@ func TestAdminListenerFollowsTheSettings(t *testing.T) {
 	want("at the start", "", 0)
 	o.reload(t, "admin: "+addr+"\n"+relays)
 	want("with a listener", "", http.StatusOK)
+	named := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		},
+	}}
+	if got, _, err := scrape(t, named, "http://elsewhere.example/metrics", ""); err != nil || got != http.StatusMisdirectedRequest {
+		t.Errorf("by another name: status %d, %v, want 421", got, err)
+	}
 	o.reload(t, "admin: "+addr+"\nadmin_token_file: "+secret+"\n"+relays)
 	want("with a token", "", http.StatusUnauthorized)
 	want("with a token that is shown", "word", http.StatusOK)

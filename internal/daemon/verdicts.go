@@ -181,7 +181,7 @@ func (s *service) answer(all config.Settings, relays []*conducted, old *answers)
 			a.page = s.newPage(all.Admin.Token.IsSet())
 		}
 		a.adminRoutes = admin.Routes(admin.Config{
-			Token: all.Admin.Token.Value(), Metrics: s.metrics, API: s.api.Reading(), Page: a.page,
+			Token: all.Admin.Token.Value(), Loopback: all.Admin.OnLoopback(), Metrics: s.metrics, API: s.api.Reading(), Page: a.page,
 		})
 		server, err := verdict.NewServer(verdict.ServerConfig{
 			Name: "admin", Listen: listen, Routes: a.adminRoutes, MaxConnections: admin.MaxConnections, Logger: s.log,
