@@ -194,6 +194,8 @@ func (m *Machine) amend() {
 		}
 	case m.relock:
 		next.Locks = m.locks
+	case r.newer(m.fact):
+		next.Fact = m.fact
 	case change == (Change{}) && m.change != (Change{}):
 		next.Change = m.change
 	case r.Settings != m.cfg.Settings && m.unanimous():

@@ -3,7 +3,7 @@ package cluster
 import "time"
 
 // Event is an input of a [Machine]: a [Tick], [Wrote], [Swapped], [Changed],
-// [Granted], [Fenced], [Ran], [Want], [Down], [SetLocks], [SetRoster],
+// [Granted], [Fenced], [Ran], [Want], [Down], [SetLocks], [SetFact], [SetRoster],
 // [SetSettings], [Force] or [Leave].
 type Event interface{ event() }
 
@@ -80,6 +80,9 @@ type Down struct{ Hosts []string }
 // then the record has its locks, and those of both have to be set.
 type SetLocks struct{ Locks string }
 
+// SetFact reports what this member has found out of the host that is open.
+type SetFact struct{ Fact Fact }
+
 // SetRoster requests a change of the roster.
 type SetRoster struct{ Change Change }
 
@@ -103,6 +106,7 @@ func (Ran) event()         {}
 func (Want) event()        {}
 func (Down) event()        {}
 func (SetLocks) event()    {}
+func (SetFact) event()     {}
 func (SetRoster) event()   {}
 func (SetSettings) event() {}
 func (Force) event()       {}

@@ -74,6 +74,7 @@ type Machine struct {
 	// Changes of the record that wait for their Swap.
 	locks    string
 	relock   bool
+	fact     Fact
 	change   Change
 	changing time.Duration // when record.Change became known
 
@@ -183,6 +184,8 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 		m.down = slices.Clone(ev.Hosts)
 	case SetLocks:
 		m.locks, m.relock = ev.Locks, true
+	case SetFact:
+		m.fact = ev.Fact
 	case SetRoster:
 		m.change = ev.Change
 	case SetSettings:

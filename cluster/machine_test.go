@@ -669,6 +669,37 @@ func TestLocks(t *testing.T) {
 	l.want("2 b: m2 n2")
 }
 
+// What is known of the primary is in the record, and stays there until more is known or
+// another host is open.
+func TestFact(t *testing.T) {
+	l := newLab(t, 2, labConfig)
+	say := func(i int, f Fact, want Fact) {
+		t.Helper()
+		l.do(i, SetFact{f})
+		if l.record.Fact != want {
+			t.Errorf("after %+v of %s the record has %+v, want %+v", f, name(i), l.record.Fact, want)
+		}
+	}
+	first := Fact{Host: "a", Term: 3, Identity: "ours"}
+	say(0, Fact{Host: "b", Term: 9, Identity: "theirs"}, Fact{})
+	say(1, Fact{Host: "a", Term: 3}, Fact{Host: "a", Term: 3})
+	say(0, first, first)
+	say(1, Fact{Host: "a", Term: 2, Identity: "theirs"}, first)
+	version := l.record.Version
+	l.run(10 * labConfig.Heartbeat)
+	if l.record.Version != version {
+		t.Error("members that know less write the record again and again")
+	}
+	later := Fact{Host: "a", Term: 4, Identity: "ours"}
+	say(1, later, later)
+	l.do(0, order("b"))
+	l.want("2 b: m2 n2")
+	if l.record.Fact != later {
+		t.Errorf("a change of the primary loses what is known: %+v", l.record.Fact)
+	}
+	say(0, Fact{Host: "b", Term: 2, Identity: "ours"}, Fact{Host: "b", Term: 2, Identity: "ours"})
+}
+
 // A member that is forgotten is not waited for, and moves nothing any more.
 func TestForget(t *testing.T) {
 	l := newLab(t, 3, labConfig)

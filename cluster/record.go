@@ -29,6 +29,9 @@ type Record struct {
 	Event  string `json:"event,omitempty"`
 	Reason string `json:"reason,omitempty"`
 
+	// Fact is what was found out of the last host that was open.
+	Fact Fact `json:"fact,omitzero"`
+
 	// Driver is the member that made the fence, and DriverBoot its life then.
 	Driver     string `json:"driver"`
 	DriverBoot uint64 `json:"driver_boot"`
@@ -48,6 +51,20 @@ type Record struct {
 
 	// Settings are those of Config.Settings that count.
 	Settings string `json:"settings"`
+}
+
+// Fact is what a role check has found out of a host that is primary: what the members
+// need to know another cluster of databases, or a term that is over, when they see it.
+type Fact struct {
+	Host     string `json:"host"`
+	Term     uint64 `json:"term,omitempty"`     // zero where there are none
+	Identity string `json:"identity,omitempty"` // empty where there is none
+}
+
+// newer reports whether f, of the host of the record, says more than the record.
+func (r *Record) newer(f Fact) bool {
+	return f.Host != "" && f.Host == r.Host &&
+		(f.Host != r.Fact.Host || f.Term > r.Fact.Term || r.Fact.Identity == "" && f.Identity != "")
 }
 
 // Change adds a member to the roster or, with Forget, removes it.

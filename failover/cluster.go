@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"understudy/cluster"
+	"understudy/hooks"
 	"understudy/internal/boottime"
 	"understudy/relay"
 	"understudy/selector"
@@ -97,12 +98,13 @@ type agreement struct {
 	told    *selector.Agreed   // what the selector was told last; nil for nothing
 	passed  selector.Proposal  // what the machine was told last
 	down    []string           // likewise
+	fact    cluster.Fact       // likewise
 	unfit   []string           // what the selector was told last
 	elected selector.Switch    // the last election
 	saved   *saving            // of that
 	fence   context.CancelFunc // ends the fence in progress; nil before the first
 	run     uint64             // the epoch whose triggers are run here; zero for none
-	stopRun context.CancelFunc // ends them; nil before the first
+	stopRun func()             // kills them; nil before the first
 
 	locks   string        // as they were read from the record last
 	sharesL string        // to be written into it; empty for none
@@ -454,6 +456,7 @@ func (c *Conductor) tellSelector(ctx context.Context) {
 	}
 	now := selector.Agreed{
 		Epoch: r.Epoch, Host: r.Host, Old: r.Old, Kind: selector.Kind(r.Event), Reason: r.Reason, Drain: r.Drain,
+		Last:   selector.Last(r.Fact),
 		Served: a.permit != nil && a.permit.Epoch == r.Epoch,
 	}
 	if a.told == nil || *a.told != now {
@@ -529,6 +532,11 @@ func (c *Conductor) reconcile(ctx context.Context) {
 		if !slices.Equal(down, a.down) {
 			a.down = down
 			c.stepCluster(ctx, cluster.Down{Hosts: down})
+			continue
+		}
+		if fact := (cluster.Fact{Host: now.TermOf, Term: now.Term, Identity: now.Identity}); fact != a.fact && (fact.Term > 0 || fact.Identity != "") {
+			a.fact = fact
+			c.stepCluster(ctx, cluster.SetFact{Fact: fact})
 			continue
 		}
 		wanted := a.machine.Wanted()
@@ -696,10 +704,12 @@ func (c *Conductor) runElected(ctx context.Context, do cluster.Run) {
 		c.tellSelector(ctx)
 	}
 	elected, saved := a.elected, a.saved
-	runCtx, stop := context.WithCancel(ctx)
-	a.run, a.stopRun = do.Epoch, stop
+	// They may not go on for a moment when they are stopped: another member may run those of
+	// the next epoch then. So the end of the program does not end them either, but leaving does.
+	runCtx, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	a.run, a.stopRun = do.Epoch, func() { stop(hooks.ErrAtOnce) }
 	c.tasks.Go(func() {
-		defer stop()
+		defer stop(nil)
 		did := performed{epoch: do.Epoch}
 		_ = saved.wait(saveTimeout) // the StateFile has logged an error
 		if loss := lossOf(elected.Loss); loss != nil {
@@ -731,6 +741,9 @@ func (c *Conductor) leaveCluster() {
 	a := c.agree
 	ended, stop := context.WithCancel(a.ctx)
 	stop() // the selector decides nothing any more
+	if a.stopRun != nil {
+		a.stopRun()
+	}
 	c.stepCluster(ended, cluster.Leave{Drain: a.cfg.DrainTimeout})
 	timer := time.NewTimer(0)
 	defer timer.Stop()

@@ -18,6 +18,7 @@ import (
 	"understudy/cluster"
 	"understudy/internal/boottime"
 	"understudy/internal/proctest"
+	"understudy/internal/role"
 	"understudy/selector"
 )
 
@@ -92,6 +93,7 @@ type circle struct {
 	leases map[string]*cluster.Lease
 	stops  map[string]func()
 	logs   map[string]*strictLog
+	said   map[string]cast // what hosts say to a member; without it there are no role checks
 
 	mu   sync.Mutex
 	deaf bool // nobody grants anything
@@ -99,11 +101,7 @@ type circle struct {
 
 func newCircle(tb testing.TB, members ...string) *circle {
 	tb.Helper()
-	g := &circle{
-		tb: tb, shelf: &shelf{keys: map[string]cluster.KeyValue{}},
-		stages: map[string]*stage{}, all: map[string]*Conductor{}, leases: map[string]*cluster.Lease{}, stops: map[string]func(){},
-		logs: map[string]*strictLog{},
-	}
+	g := emptyCircle(tb)
 	for _, name := range members {
 		g.stages[name] = newStage()
 		g.all[name], g.leases[name] = g.member(name, members, Config{})
@@ -114,6 +112,14 @@ func newCircle(tb testing.TB, members ...string) *circle {
 	return g
 }
 
+func emptyCircle(tb testing.TB) *circle {
+	return &circle{
+		tb: tb, shelf: &shelf{keys: map[string]cluster.KeyValue{}},
+		stages: map[string]*stage{}, all: map[string]*Conductor{}, leases: map[string]*cluster.Lease{}, stops: map[string]func(){},
+		logs: map[string]*strictLog{},
+	}
+}
+
 // member makes one conductor.
 func (g *circle) member(name string, roster []string, cfg Config) (*Conductor, *cluster.Lease) {
 	g.tb.Helper()
@@ -121,6 +127,11 @@ func (g *circle) member(name string, roster []string, cfg Config) (*Conductor, *
 	s := g.stages[name]
 	cfg.Name, cfg.Hosts, cfg.Gate, cfg.Scripts = "r", []string{hostA, hostB}, s, s
 	cfg.Checks = []Check{{Name: "tcp", Run: s.connect, Interval: 50 * time.Millisecond, Timeout: 5 * time.Second}}
+	if said := g.said[name]; said != nil {
+		check := s.roleCheck(said, selector.RoleRules{})
+		check.Interval, check.Timeout = cfg.Checks[0].Interval, cfg.Checks[0].Timeout
+		cfg.Checks = append(cfg.Checks, check)
+	}
 	cfg.FastInterval = 20 * time.Millisecond
 	g.logs[name] = &strictLog{t: g.tb}
 	cfg.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: g.logs[name], DisableTime: true})
@@ -197,6 +208,57 @@ func (g *circle) count(name, text string) (n int) {
 		}
 	}
 	return n
+}
+
+// A member that has never seen the primary, and remembers nothing, knows it by the others: it
+// does not take the primary of another cluster, or of a term that is over, for one of theirs.
+func TestClusterSharesRoles(t *testing.T) {
+	t.Parallel()
+	for what, tt := range map[string]struct {
+		fact role.Fact
+		why  string
+	}{
+		"another cluster":     {role.Fact{Role: role.Primary, Term: 9, Identity: "theirs"}, "its identity theirs is not that of the cluster, ours"},
+		"a term that is over": {fact(role.Primary, 2, 0), "it says primary in term 2, and " + hostA + " was primary in term 3"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			g := emptyCircle(t)
+			g.said = map[string]cast{
+				"x": {hostA: fact(role.Primary, 3, 0), hostB: fact(role.Replica, 3, 0)},
+				"y": {hostB: tt.fact},
+			}
+			join := func(name string) {
+				g.stages[name] = newStage()
+				if name == "y" {
+					g.stages[name].refusing[hostA] = true
+				}
+				g.all[name], g.leases[name] = g.member(name, []string{"x", "y"}, Config{})
+				g.run(name)
+			}
+			join("x")
+			g.serve(hostA)
+			x := g.all["x"]
+			proctest.Until(t, "the record has the role", func() bool {
+				return x.Status().Cluster.Record.Fact == cluster.Fact{Host: hostA, Term: 3, Identity: "ours"}
+			})
+			join("y")
+			proctest.Until(t, "y refuses "+hostB, func() bool {
+				hosts := g.all["y"].Snapshot().Hosts
+				return slices.ContainsFunc(hosts, func(h selector.Host) bool {
+					return h.Name == hostB && slices.ContainsFunc(h.Checks, func(r selector.Record) bool {
+						return r.Last.Err != nil && strings.Contains(r.Last.Err.Error(), tt.why)
+					})
+				})
+			})
+			if p := g.all["y"].Snapshot().Proposal; p.Host == hostB {
+				t.Errorf("y proposes %+v", p)
+			}
+			if now := x.Snapshot(); now.Primary != hostA || now.Epoch != 1 {
+				t.Errorf("x serves %q in epoch %d", now.Primary, now.Epoch)
+			}
+		})
+	}
 }
 
 // What the clients of one member have noticed is checked by all at once, and comes back

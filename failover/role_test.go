@@ -21,6 +21,10 @@ func (s *stage) play(c cast, host string, f role.Fact) { s.set(func() { c[host] 
 
 // roles returns the settings of a relay whose hosts have a role check.
 func (s *stage) roles(c cast, rules selector.RoleRules) Config {
+	return Config{Hosts: []string{"db1:1", "db2:1"}, Checks: []Check{{Name: "tcp", Run: s.connect}, s.roleCheck(c, rules)}}
+}
+
+func (s *stage) roleCheck(c cast, rules selector.RoleRules) Check {
 	ask := func(_ context.Context, host string) health.Result {
 		s.mu.Lock()
 		f := c[host]
@@ -30,7 +34,7 @@ func (s *stage) roles(c cast, rules selector.RoleRules) Config {
 	if rules.Verify == 0 {
 		rules.Verify = 30 * time.Second
 	}
-	return Config{Hosts: []string{"db1:1", "db2:1"}, Checks: []Check{{Name: "tcp", Run: s.connect}, {Name: "role", Run: ask, Role: &rules}}}
+	return Check{Name: "role", Run: ask, Role: &rules}
 }
 
 func fact(r role.Role, term, position uint64) role.Fact {

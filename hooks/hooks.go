@@ -306,9 +306,13 @@ func (r *Runner) enter() bool {
 	return true
 }
 
+// ErrAtOnce is the cause of the end of a context that leaves a script no time to clean
+// up; see [context.WithCancelCause].
+var ErrAtOnce = errors.New("the script must not go on for a moment")
+
 // Run runs s and returns its result. It waits for one of the runner's places
-// first. When ctx ends, the script is ended as at its timeout; a deadline of ctx
-// counts as the script's timeout. The exit of a script is noticed at once, even
+// first. When ctx ends, the script is ended as at its timeout, or with SIGKILL where
+// the cause is [ErrAtOnce]; a deadline of ctx counts as the script's timeout. The exit of a script is noticed at once, even
 // while its children still run.
 func (r *Runner) Run(ctx context.Context, s Script) Result {
 	reaped := make(chan struct{})
@@ -449,8 +453,10 @@ func (r *Runner) supervise(ctx context.Context, e *execution) {
 	if decided {
 		res.Output, res.LastLine = e.out.tail()
 		e.verdict <- res
-		p.signal(syscall.SIGTERM)
-		e.awaitGroup(termGrace)
+		if !errors.Is(context.Cause(ctx), ErrAtOnce) {
+			p.signal(syscall.SIGTERM)
+			e.awaitGroup(termGrace)
+		}
 	}
 	// The process is not reaped yet, so no other process can have its number,
 	// and the signal reaches this group or none.

@@ -265,6 +265,28 @@ func TestGroupHasTimeToCleanUp(t *testing.T) {
 	}
 }
 
+// Where another process may do the same work a moment later, there is no time to clean up.
+func TestScriptEndsAtOnce(t *testing.T) {
+	runner, _ := newRunner(t, Config{})
+	dir := t.TempDir()
+	begun, cleaned := filepath.Join(dir, "begun"), filepath.Join(dir, "cleaned")
+	path := script(t, "trap 'echo yes >"+cleaned+"; exit' TERM; echo yes >"+begun+"; while :; do sleep 0.01; done")
+	ctx, stop := context.WithCancelCause(t.Context())
+	defer stop(nil)
+	go func() {
+		proctest.Until(t, "the script runs", func() bool { _, err := os.Stat(begun); return err == nil })
+		stop(ErrAtOnce)
+	}()
+	res := runner.Run(ctx, Script{Kind: Trigger, Path: path, Timeout: time.Minute})
+	if res.End != Cancelled {
+		t.Errorf("Run = %+v, want cancelled", res)
+	}
+	<-res.Reaped
+	if _, err := os.Stat(cleaned); err == nil {
+		t.Error("the script had time to clean up")
+	}
+}
+
 func TestChildThatHoldsTheOutput(t *testing.T) {
 	runner, _ := newRunner(t, Config{})
 	file := filepath.Join(t.TempDir(), "pid")

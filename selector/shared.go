@@ -23,9 +23,19 @@ type Agreed struct {
 	Reason string        // one line
 	Drain  time.Duration // the longest time that earlier connections may take to finish
 
+	// Last is what is known of the host that was primary last; zero where nothing is.
+	Last Last
+
 	// Served allows to connect clients to Host. It comes after the [Switched] of the
 	// machine that was told to run the triggers, and at others without one.
 	Served bool
+}
+
+// Last is what a role check has found out of a primary, at any of the machines.
+type Last struct {
+	Host     string
+	Term     uint64
+	Identity string
 }
 
 // Proposal is the election that a machine with [Config.Shared] would make.
@@ -44,6 +54,7 @@ type shared struct {
 	joined   bool // one with a host did
 	served   bool // the last one allows to connect clients
 	stands   bool // the host of the last one was primary
+	last     Last // of the last one
 	proposal Proposal
 }
 
@@ -85,6 +96,10 @@ func (m *Machine) passes(h *host) {
 func (m *Machine) agreed(ev Agreed) {
 	s := &m.shared
 	s.known, s.served = true, ev.Served
+	if ev.Last != s.last {
+		s.last = ev.Last
+		m.hear(ev.Last)
+	}
 	if ev.Epoch > m.epoch || ev.Epoch > 0 && !s.joined {
 		m.follows(ev)
 	}
@@ -96,6 +111,18 @@ func (m *Machine) agreed(ev Agreed) {
 		m.unplan("this instance lost the agreement with the others")
 		m.shut()
 		m.enter(Switching)
+	}
+}
+
+// hear takes over what another machine has found out, as if it had been served here: where
+// this one was never served, it would take a host of another cluster, or of a term that is
+// over, for one that may be primary.
+func (m *Machine) hear(l Last) {
+	if l.Identity != "" {
+		m.identity = l.Identity
+	}
+	if l.Host != m.termOf || l.Term > m.term {
+		m.term, m.termOf = l.Term, l.Host
 	}
 }
 

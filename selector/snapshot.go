@@ -26,6 +26,7 @@ type Snapshot struct {
 	Roles bool // there is a role check; with it:
 
 	Term     uint64   // of the last primary; zero where it is not known
+	TermOf   string   // the last primary; empty before the first
 	Identity string   // of the cluster; empty where it is not known
 	Writers  []string // the hosts that say that they are primary, if several do
 	Loss     Loss     // what the best candidate lacks now
@@ -100,7 +101,7 @@ func (m *Machine) Snapshot() Snapshot {
 	}
 	if m.role >= 0 {
 		s.Roles, s.Verifying = true, !m.verifyBy.IsZero()
-		s.Term, s.Identity, s.Writers, s.Loss = m.term, m.identity, slices.Clone(m.writers), m.loss()
+		s.Term, s.TermOf, s.Identity, s.Writers, s.Loss = m.term, m.termOf, m.identity, slices.Clone(m.writers), m.loss()
 	}
 	records := make([]Record, len(m.hosts)*len(m.cfg.Checks)) // of all hosts: one allocation
 	for i := range m.hosts {
