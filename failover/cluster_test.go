@@ -113,6 +113,7 @@ func newCircle(tb testing.TB, members ...string) *circle {
 }
 
 func emptyCircle(tb testing.TB) *circle {
+	tb.Helper()
 	return &circle{
 		tb: tb, shelf: &shelf{keys: map[string]cluster.KeyValue{}},
 		stages: map[string]*stage{}, all: map[string]*Conductor{}, leases: map[string]*cluster.Lease{}, stops: map[string]func(){},
