@@ -30,7 +30,7 @@ func TestDocumentation(t *testing.T) {
 	want := string(text)
 	want = section(t, want, "status", tables(t, "api.go", "Status", "RelayStatus", "Clients", "Canary", "PacingProgress", "Host", "Role", "Address", "Check", "Result", "Verdict", "Probe", "Reload", "Changes", "Cluster", "Waited", "Instance")+
 		tables(t, "../failover/lock.go", "Lock")+tables(t, "../failover/scheduled.go", "Scheduled")+tables(t, "../failover/progress.go", "Progress")+tables(t, "../correlate/correlate.go", "Outage", "Disagreement", "PrimaryOfRelay"))
-	want = section(t, want, "events", tables(t, "api.go", "Event")+tables(t, "../failover/incident.go", "Incident", "Loss", "BadCheck", "Pacing", "FenceRun", "TriggerRun")+tables(t, "../failover/canary.go", "CanaryRun"))
+	want = section(t, want, "events", tables(t, "api.go", "Event")+tables(t, "../failover/incident.go", "Incident", "Ordered", "Loss", "BadCheck", "Pacing", "FenceRun", "TriggerRun")+tables(t, "../failover/canary.go", "CanaryRun"))
 	want = section(t, want, "predict", tables(t, "api.go", "PredictAnswer")+tables(t, "../failover/predict.go", "Prediction", "Case", "Wait", "ClusterWaits"))
 	want = section(t, want, "answers", tables(t, "api.go", "Answered")+
 		tables(t, "../failover/operate.go", "Switched")+tables(t, "../failover/drill.go", "DrillReport", "Step", "Candidate"))

@@ -224,18 +224,31 @@ func (s *Server) Status() Status {
 	return out
 }
 
-// Elections returns the records of the last elections of all relays, the newest first
-// and at most most.
+// Elections returns the records of all relays, the newest first: at most most elections,
+// and as many orders.
 func (s *Server) Elections(most int) []Event {
+	// first returns a function that reports whether a record is among the first of its kind.
+	first := func() func(failover.Incident) bool {
+		seen := map[bool]int{}
+		return func(i failover.Incident) bool {
+			order := i.Order != nil
+			seen[order]++
+			return seen[order] <= most
+		}
+	}
 	var all []Event
 	for _, r := range s.cfg.Relays() {
 		list, _ := r.Conductor.Incidents()
-		for _, i := range list[max(0, len(list)-most):] {
-			all = append(all, Event{Schema, i})
+		keep := first()
+		for _, i := range slices.Backward(list) {
+			if keep(i) {
+				all = append(all, Event{Schema, i})
+			}
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Event) int { return b.At().Compare(a.At()) })
-	return all[:min(len(all), most)]
+	keep := first()
+	return slices.DeleteFunc(all, func(e Event) bool { return !keep(e.Incident) })
 }
 
 // Carry carries out an order; what is the name of its path below /v1. The result is the
@@ -259,8 +272,8 @@ func (s *Server) predict(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// events answers with the records of elections. With follow=1 it continues and sends
-// each record as a line when it is done.
+// events answers with the records of elections and orders. With follow=1 it continues and
+// sends each record as a line when it is done.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	of, ok := s.relay(w, r.URL.Query().Get("relay"))
 	if !ok {
@@ -277,17 +290,19 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := json.NewEncoder(w)
-	var reported uint64
+	var reported map[uint64]bool // by ID: an order may be complete before an election that began earlier
 	for {
+		now := map[uint64]bool{}
 		for _, i := range list {
-			if !i.Done || i.ID <= reported {
+			if !i.Done {
 				continue
 			}
-			if out.Encode(Event{Schema, i}) != nil {
+			if !reported[i.ID] && out.Encode(Event{Schema, i}) != nil {
 				return
 			}
-			reported = i.ID
+			now[i.ID] = true
 		}
+		reported = now
 		if http.NewResponseController(w).Flush() != nil {
 			return
 		}
@@ -329,7 +344,7 @@ var orders = map[string]orderFunc{
 		return ClusterAnswer{Answered: at}, err
 	},
 	"drill": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
-		r, err := c.Drill(ctx, failover.DrillRequest{Host: o.Host, Without: o.Without, Triggers: o.Triggers, By: o.By})
+		r, err := c.Drill(ctx, failover.DrillRequest{Host: o.Host, Without: o.Without, Triggers: o.Triggers, By: o.By, Reason: o.Reason})
 		return DrillAnswer{at, r}, err
 	},
 }

@@ -290,6 +290,31 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// An order is reported at once, and so is the election that began before it when it is
+// complete.
+func TestFollowOrderDuringAnElection(t *testing.T) {
+	c, _, hosts := process(t, "main")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	// The record of the start waits for a first byte.
+	if err := c.Order(ctx, "freeze", Order{Reason: "audit"}, new(any)); err != nil {
+		t.Fatal(err)
+	}
+	enough := errors.New("enough")
+	var seen []string
+	err := c.Follow(ctx, "", func(i Event) error {
+		seen = append(seen, fmt.Sprintf("%d %s", i.ID, i.Event))
+		if len(seen) == 2 {
+			return enough
+		}
+		go func() { _ = c.Order(ctx, "switch", Order{Host: hosts[1]}, new(any)) }()
+		return nil
+	})
+	if diff := cmp.Diff([]string{"2 freeze", "1 start"}, seen); diff != "" || !errors.Is(err, enough) {
+		t.Errorf("followed (-want +got):\n%s%v", diff, err)
+	}
+}
+
 func TestNoProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control.sock")
 	_, err := NewClient(path).Status(t.Context())
@@ -396,6 +421,20 @@ func TestWithoutSocket(t *testing.T) {
 	}
 	if all := s.Elections(100); len(all) != 3 {
 		t.Errorf("%d elections, want 3", len(all))
+	}
+
+	// Orders take no place of elections.
+	for range 3 {
+		if _, err := s.Carry(t.Context(), "freeze", Order{Relay: "two", By: "anna", Reason: "audit"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var kinds []string
+	for _, e := range s.Elections(2) {
+		kinds = append(kinds, string(e.Event)+" "+e.By)
+	}
+	if diff := cmp.Diff([]string{"freeze anna", "freeze anna", "switchover anna", "start "}, kinds); diff != "" {
+		t.Errorf("Elections(2) (-want +got):\n%s", diff)
 	}
 
 	var refused failover.RefusedError

@@ -27,8 +27,9 @@ type DrillRequest struct {
 	// Triggers runs the triggers, with UNDERSTUDY_DRY_RUN=1.
 	Triggers bool
 
-	// By says who ordered it, for the log.
-	By string
+	// By and Reason name the operator who ordered it and the reason, for the log and the
+	// record.
+	By, Reason string
 }
 
 // DrillReport predicts what would happen if a host failed now.
@@ -43,6 +44,8 @@ type DrillReport struct {
 
 	Seconds      float64 `json:"seconds"`       // duration of the candidate's checks and the triggers
 	BoundSeconds float64 `json:"bound_seconds"` // worst case for a primary that refuses, without traffic
+
+	counts bool // as a good drill: the host that would be elected has passed
 }
 
 // Step is one check or trigger of a drill.
@@ -72,6 +75,29 @@ type Candidate struct {
 // and with Triggers the triggers run for the candidate. Nothing changes for
 // clients. There is one drill at a time, and a real election ends it.
 func (c *Conductor) Drill(ctx context.Context, q DrillRequest) (DrillReport, error) {
+	r, err := c.rehearseFailure(ctx, q)
+	if err != nil {
+		return r, err
+	}
+	c.log.Info("drill", "host", r.Host, "candidate", r.Candidate, "good", r.OK, "by", q.By, "reason", r.Text)
+	i := Incident{
+		Event: OrderDrill, Reason: orderText("drill", q.By, q.Reason), By: q.By, Order: &Ordered{At: r.At, Host: r.Host, Result: r.Text},
+	}
+	if !r.OK {
+		i.Outcome, i.Failure = DrillFailed, r.Text
+	}
+	return r, c.request(ctx, func() selector.Event {
+		c.noteOrder(i)
+		if r.counts {
+			c.goodDrill = r.At
+		}
+		c.save()
+		return selector.Tick{}
+	})
+}
+
+// rehearseFailure is a drill without its record.
+func (c *Conductor) rehearseFailure(ctx context.Context, q DrillRequest) (DrillReport, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	mine := &rehearsal{end: end, over: make(chan struct{})}
@@ -139,20 +165,7 @@ func (c *Conductor) Drill(ctx context.Context, q DrillRequest) (DrillReport, err
 	if q.Triggers {
 		c.rehearse(ctx, &r)
 	}
-	if r.OK && r.Candidate == elected {
-		err := c.request(ctx, func() selector.Event {
-			c.goodDrill = r.At
-			c.save()
-			return selector.Tick{}
-		})
-		if ctx.Err() != nil {
-			return r, context.Cause(ctx)
-		}
-		if err != nil {
-			return r, err
-		}
-	}
-	c.log.Info("drill", "host", host, "candidate", r.Candidate, "good", r.OK, "by", q.By, "reason", r.Text)
+	r.counts = r.OK && r.Candidate == elected
 	if ctx.Err() != nil {
 		return r, context.Cause(ctx)
 	}

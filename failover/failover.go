@@ -282,6 +282,7 @@ type Conductor struct {
 
 	locks     locks
 	relocked  bool        // they have changed, and were not passed to the machine yet
+	recorded  locks       // as the record has them
 	requested *switchover // the operator's switchover in progress; nil for none
 	next      *settings   // to be applied when no switch is in progress; nil for none
 	answers   []func()    // replies to operators, sent after the new status is published
@@ -337,6 +338,7 @@ func New(cfg Config) (*Conductor, error) {
 		requests:   make(chan request),
 		over:       make(chan struct{}),
 		locks:      held,
+		recorded:   held,
 		goodDrill:  kept.GoodDrill,
 		scheduled:  kept.Scheduled,
 		agree:      agree,
@@ -344,7 +346,7 @@ func New(cfg Config) (*Conductor, error) {
 	}
 	c.settings.Store(newSettings(cfg))
 	c.measure.keep(c.cfg())
-	for _, i := range kept.Incidents {
+	for _, i := range kept.record() {
 		if !i.Done {
 			i.Done = true
 			if i.Outcome == UnderWay {
@@ -497,7 +499,7 @@ func (c *Conductor) save() *saving {
 		return nil
 	}
 	now := c.machine.Snapshot()
-	incidents, _ := c.history.all()
+	elections, orders := c.history.split()
 	primary, address := now.Elect, now.Addr
 	if primary == "" { // no host was elected yet
 		primary, address = c.cfg().StateFile.loaded.Primary, c.cfg().StateFile.loaded.Address
@@ -509,7 +511,7 @@ func (c *Conductor) save() *saving {
 	at := clockNow()
 	return c.cfg().StateFile.save(state{
 		Relay: c.cfg().Name, Primary: primary, Address: address, Term: term, Identity: identity, Epoch: now.Epoch, Clock: at, Locks: c.locks.onWall(at.Wall),
-		Scheduled: c.scheduled, GoodDrill: c.goodDrill, Incidents: incidents, Cluster: c.agree.name(),
+		Scheduled: c.scheduled, GoodDrill: c.goodDrill, Incidents: elections, Orders: orders, Cluster: c.agree.name(),
 	})
 }
 

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// incidentsKept limits the incidents of a relay that are kept.
+	// incidentsKept limits the elections of a relay that are kept, and its orders: neither
+	// takes the place of the other.
 	incidentsKept = 100
 
 	// triggersKept limits the triggers of one election that are kept in its record.
@@ -37,21 +38,39 @@ const (
 	SwitchRefused Outcome = "refused"     // a scheduled switch that was not started
 )
 
+// The outcomes of orders.
+const (
+	CarriedOut  Outcome = "done"   // it is in effect; a drill went well
+	DrillFailed Outcome = "failed" // a drill found that the failover would not work
+)
+
+// The events of orders.
+const (
+	OrderDrain    selector.Kind = "drain"
+	OrderReady    selector.Kind = "ready"
+	OrderFreeze   selector.Kind = "freeze"
+	OrderUnfreeze selector.Kind = "unfreeze"
+	OrderDrill    selector.Kind = "drill"
+	OrderSchedule selector.Kind = "schedule" // of a switch
+	OrderCancel   selector.Kind = "cancel"   // of a switch that was scheduled
+)
+
 // Incident is the record of one election: its cause, the actions, and their
-// durations. Times are wall-clock times; durations are measured with the
+// durations; or of an order of an operator that is no election itself. Times are wall-clock times; durations are measured with the
 // monotonic clock, in seconds.
 type Incident struct {
 	ID      uint64        `json:"id"`                // grows by one, across restarts if there is a state directory
 	Relay   string        `json:"relay"`             // its name
-	Event   selector.Kind `json:"event"`             // start, failover, switchover, failback, reselect or moved
-	Epoch   uint64        `json:"epoch"`             // of the election
+	Event   selector.Kind `json:"event"`             // start, failover, switchover, failback, reselect or moved; of an order: drain, ready, freeze, unfreeze, drill, schedule or cancel
+	Epoch   uint64        `json:"epoch"`             // of the election; of an order: of the last one before
 	Old     string        `json:"old,omitempty"`     // the host of the election before
-	New     string        `json:"new"`               // the host that was elected
+	New     string        `json:"new"`               // the host that was elected; empty for an order
 	Reason  string        `json:"reason"`            // one line
-	By      string        `json:"by,omitempty"`      // the operator of a switchover
-	Outcome Outcome       `json:"outcome"`           // under way, open, aborted, host lost, interrupted or refused
-	Failure string        `json:"failure,omitempty"` // why it is not open
+	By      string        `json:"by,omitempty"`      // the operator of a switchover or an order
+	Outcome Outcome       `json:"outcome"`           // under way, open, aborted, host lost, interrupted or refused; of an order: done, or failed for a drill
+	Failure string        `json:"failure,omitempty"` // why it is not open, or why a drill failed
 	Done    bool          `json:"done"`              // nothing more is added
+	Order   *Ordered      `json:"order,omitempty"`   // only of an order: all that follows is absent or zero then
 
 	FirstBad  *BadCheck    `json:"first_bad_check,omitempty"` // that led to it
 	Suspected time.Time    `json:"suspected,omitzero"`        // when the host was
@@ -85,12 +104,24 @@ type Incident struct {
 }
 
 // At returns the time of the election, or when the primary was declared down if it has
-// not come to one.
+// not come to one; of an order, when it was given.
 func (i Incident) At() time.Time {
-	if i.Elected.IsZero() {
+	switch {
+	case i.Order != nil:
+		return i.Order.At
+	case i.Elected.IsZero():
 		return i.Lost
 	}
 	return i.Elected
+}
+
+// Ordered is what an operator ordered that is no election.
+type Ordered struct {
+	At     time.Time `json:"at"`               // when it was ordered
+	Host   string    `json:"host,omitempty"`   // the host; of a drill, the one that is assumed to have failed; absent: it concerns the relay
+	Until  time.Time `json:"until,omitzero"`   // when the lock ends by itself, or the time of the switch
+	Result string    `json:"result,omitempty"` // of a drill: its verdict
+	Remote bool      `json:"remote,omitempty"` // it was ordered at another instance of the cluster
 }
 
 // BadCheck is the first check that failed.
@@ -135,8 +166,8 @@ type TriggerRun struct {
 	Output  string  `json:"output,omitempty"` // the last KiB
 }
 
-// history holds a relay's incidents, the oldest first. It is safe for concurrent
-// use.
+// history holds a relay's incidents, in the order of their IDs. It is safe for
+// concurrent use.
 type history struct {
 	mu      sync.Mutex
 	list    []Incident
@@ -152,11 +183,24 @@ func (r *history) put(i Incident) {
 		r.list[n] = i
 	} else {
 		r.list = append(r.list, i)
-		r.list = r.list[max(0, len(r.list)-incidentsKept):]
+		r.forget(i.Order != nil)
 	}
 	if r.changed != nil {
 		close(r.changed)
 		r.changed = nil
+	}
+}
+
+// forget removes the oldest order, or the oldest election, if there are too many.
+func (r *history) forget(order bool) {
+	oldest, n := 0, 0
+	for k, i := range slices.Backward(r.list) {
+		if (i.Order != nil) == order {
+			oldest, n = k, n+1
+		}
+	}
+	if n > incidentsKept {
+		r.list = slices.Delete(r.list, oldest, oldest+1)
 	}
 }
 
@@ -170,7 +214,20 @@ func (r *history) all() ([]Incident, <-chan struct{}) {
 	return slices.Clone(r.list), r.changed
 }
 
-// Incidents returns the incidents, the oldest first, and a channel that is closed
+// split returns the elections and the orders.
+func (r *history) split() (elections, orders []Incident) {
+	all, _ := r.all()
+	for _, i := range all {
+		if i.Order != nil {
+			orders = append(orders, i)
+		} else {
+			elections = append(elections, i)
+		}
+	}
+	return elections, orders
+}
+
+// Incidents returns the incidents, in the order of their IDs, and a channel that is closed
 // at the next change.
 func (c *Conductor) Incidents() ([]Incident, <-chan struct{}) { return c.history.all() }
 
@@ -261,6 +318,16 @@ func (c *Conductor) began(i Incident) {
 	if c.cfg().Stats != nil {
 		s.before = c.cfg().Stats()
 	}
+}
+
+// noteOrder records an order that is no election. The caller saves the state.
+func (c *Conductor) noteOrder(i Incident) {
+	i.ID, i.Relay, i.Epoch, i.Done = c.recorder.nextID, c.cfg().Name, c.machine.Snapshot().Epoch, true
+	if i.Outcome == "" {
+		i.Outcome = CarriedOut
+	}
+	c.recorder.nextID++
+	c.history.put(i)
 }
 
 // noteLost begins the record of a failover.

@@ -64,6 +64,40 @@ func (l locks) find(kind LockKind, host string) *Lock {
 	return nil
 }
 
+// orders returns the orders that lead from l to after. The end of a lock that has expired
+// was not ordered.
+func (l locks) orders(after locks, now time.Time) (all []Incident) {
+	left, _ := l.at(now)
+	for _, k := range left {
+		if after.find(k.Kind, k.Host) == nil {
+			all = append(all, Lock{Kind: k.Kind, Host: k.Host}.removal(now))
+		}
+	}
+	for _, k := range after {
+		// Until is not compared: it follows the clock; see onWall.
+		if was := l.find(k.Kind, k.Host); was == nil || !was.Since.Equal(k.Since) || was.By != k.By || was.Reason != k.Reason {
+			all = append(all, k.order())
+		}
+	}
+	return all
+}
+
+// order returns the record of the order that set the lock.
+func (k Lock) order() Incident {
+	event := selector.Kind(k.Kind)
+	return Incident{Event: event, Reason: orderText(string(event), k.By, k.Reason), By: k.By, Order: &Ordered{At: k.Since, Host: k.Host, Until: k.Until}}
+}
+
+// removal returns the record of the order at a time that removed a lock of this kind and
+// host; By and Reason are those of the removal.
+func (k Lock) removal(at time.Time) Incident {
+	event := OrderReady
+	if k.Kind == Freeze {
+		event = OrderUnfreeze
+	}
+	return Incident{Event: event, Reason: orderText(string(event), k.By, k.Reason), By: k.By, Order: &Ordered{At: at, Host: k.Host}}
+}
+
 // at returns the locks that have not expired at a time, and when the next one
 // expires; zero when none will.
 func (l locks) at(now time.Time) (left locks, next time.Time) {

@@ -167,7 +167,7 @@ func (c *Conductor) Lock(ctx context.Context, k Lock) error {
 			var shared <-chan struct{}
 			r := SwitchRequest{By: k.By, Reason: "drain of " + k.Host + reasonSuffix(k.Reason)}
 			_, err := c.switchThen(ctx, r, func() {
-				saved = c.setLocks("locked", k, c.locks.with(k))
+				saved = c.setLocks(k, c.locks.with(k))
 				shared = c.agree.sharing()
 			})
 			if err != nil {
@@ -176,7 +176,7 @@ func (c *Conductor) Lock(ctx context.Context, k Lock) error {
 			return errors.Join(saved.wait(saveTimeout), awaitShared(ctx, shared))
 		}
 	}
-	return c.relock(ctx, "locked", k, func(l locks) locks { return l.with(k) })
+	return c.relock(ctx, k, func(l locks) locks { return l.with(k) })
 }
 
 func reasonSuffix(reason string) string {
@@ -191,17 +191,17 @@ func (c *Conductor) Unlock(ctx context.Context, k Lock) error {
 	if k.Kind == Drain && !slices.Contains(c.cfg().Hosts, k.Host) {
 		return c.unknownHost(k.Host)
 	}
-	return c.relock(ctx, "unlocked", k, func(l locks) locks { return l.without(k.Kind, k.Host) })
+	return c.relock(ctx, k, func(l locks) locks { return l.without(k.Kind, k.Host) })
 }
 
 // relock changes the locks. It returns when they are on the disk, so that an
 // operator can rely on the success even if the program is killed. It does not
 // wait for a disk that hangs.
-func (c *Conductor) relock(ctx context.Context, did string, k Lock, change func(locks) locks) error {
+func (c *Conductor) relock(ctx context.Context, k Lock, change func(locks) locks) error {
 	var saved *saving
 	var shared <-chan struct{}
 	err := c.request(ctx, func() selector.Event {
-		saved = c.setLocks(did, k, change(c.locks))
+		saved = c.setLocks(k, change(c.locks))
 		shared = c.agree.sharing()
 		return selector.Tick{}
 	})
@@ -213,9 +213,16 @@ func (c *Conductor) relock(ctx context.Context, did string, k Lock, change func(
 
 // setLocks replaces the locks with new ones, which differ in k, on Run's
 // goroutine, which passes them to the machine.
-func (c *Conductor) setLocks(did string, k Lock, to locks) *saving {
-	c.locks, c.relocked = to, true
+func (c *Conductor) setLocks(k Lock, to locks) *saving {
+	now := time.Now()
+	c.noteRemote(now)
+	c.locks, c.recorded, c.relocked = to, to, true
 	c.agree.share(to)
+	did, order := "unlocked", k.removal(now)
+	if to.find(k.Kind, k.Host) != nil {
+		did, order = "locked", k.order()
+	}
+	c.noteOrder(order)
 	fields := []any{"kind", string(k.Kind)}
 	for _, f := range [][2]string{{"host", k.Host}, {"by", k.By}, {"reason", k.Reason}} {
 		if f[1] != "" {
@@ -236,6 +243,7 @@ func (c *Conductor) unknownHost(host string) error {
 // expire removes the locks that have expired, and returns when the next one
 // expires.
 func (c *Conductor) expire(now time.Time) (next time.Time) {
+	c.noteRemote(now)
 	left, next := c.locks.at(now)
 	if len(left) == len(c.locks) {
 		return next
@@ -245,9 +253,24 @@ func (c *Conductor) expire(now time.Time) (next time.Time) {
 			c.log.Info("lock ended", "kind", string(k.Kind), "host", k.Host, "by", k.By, "until", k.Until.Format(time.RFC3339))
 		}
 	}
-	c.locks, c.relocked = left, true
+	c.locks, c.recorded, c.relocked = left, left, true
 	c.save()
 	return next
+}
+
+// noteRemote records what has changed in the locks because another instance of the
+// cluster was ordered so. Who removed a lock, and why, only that instance knows.
+func (c *Conductor) noteRemote(now time.Time) {
+	orders := c.recorded.orders(c.locks, now)
+	if len(orders) == 0 {
+		return
+	}
+	for _, i := range orders {
+		i.Order.Remote = true
+		c.noteOrder(i)
+	}
+	c.recorded = c.locks
+	c.save()
 }
 
 // Alive returns nil once Run has processed it. So a conductor that hangs can be

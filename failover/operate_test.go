@@ -846,7 +846,7 @@ func TestMemory(t *testing.T) {
 			t.Errorf("after the restart: %+v, want epoch 3 and the lock that has not ended", now)
 		}
 		list, _ := c.Incidents()
-		if len(list) != 3 || list[1].Event != selector.Switchover || list[1].By != "ann" || list[2].ID != 3 {
+		if len(list) != 6 || list[1].Event != selector.Switchover || list[1].By != "ann" || list[5].ID != 6 {
 			t.Errorf("after the restart: %+v, want the incidents from before and one more", list)
 		}
 	})

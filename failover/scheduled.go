@@ -56,7 +56,9 @@ func (c *Conductor) Schedule(ctx context.Context, s Scheduled) (Scheduled, error
 	if !s.At.Round(0).After(s.Since) {
 		return s, RefusedError{"at: " + s.At.Format(time.RFC3339) + " is over"}
 	}
-	return s, c.reschedule(ctx, &s)
+	return s, c.reschedule(ctx, &s, Incident{
+		Event: OrderSchedule, Reason: orderText("switch scheduled", s.By, s.Reason), By: s.By, Order: &Ordered{At: s.Since, Host: s.Host, Until: s.At},
+	})
 }
 
 // CancelScheduled cancels a scheduled switch and returns it. The error is a
@@ -66,20 +68,24 @@ func (c *Conductor) CancelScheduled(ctx context.Context, by string) (Scheduled, 
 	if was == nil {
 		return Scheduled{}, RefusedError{"no switch is scheduled"}
 	}
-	if err := c.reschedule(ctx, nil); err != nil {
+	err := c.reschedule(ctx, nil, Incident{
+		Event: OrderCancel, Reason: orderText("scheduled switch cancelled", by, ""), By: by, Order: &Ordered{At: time.Now(), Host: was.Host, Until: was.At},
+	})
+	if err != nil {
 		return *was, err
 	}
 	c.log.Info("scheduled switch cancelled", "host", was.Host, "at", was.At.Format(time.RFC3339), "by", by)
 	return *was, nil
 }
 
-func (c *Conductor) reschedule(ctx context.Context, to *Scheduled) error {
+func (c *Conductor) reschedule(ctx context.Context, to *Scheduled, order Incident) error {
 	var saved *saving
 	err := c.request(ctx, func() selector.Event {
 		c.scheduled = to
 		if to != nil {
 			c.log.Info("switch scheduled", "host", to.Host, "at", to.At.Format(time.RFC3339), "by", to.By, "reason", to.Reason)
 		}
+		c.noteOrder(order)
 		saved = c.save()
 		return selector.Tick{}
 	})

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,7 +52,13 @@ type state struct {
 	Locks     locks      `json:"locks,omitempty"`
 	Scheduled *Scheduled `json:"scheduled,omitempty"`
 	GoodDrill time.Time  `json:"good_drill,omitzero"` // when the last successful drill was
-	Incidents []Incident `json:"incidents,omitempty"`
+	Incidents []Incident `json:"incidents,omitempty"` // the elections
+	Orders    []Incident `json:"orders,omitempty"`    // apart from them, because earlier programs keep a hundred of both together
+}
+
+// record returns the elections and the orders together, in the order of their IDs.
+func (s state) record() []Incident {
+	return slices.SortedStableFunc(slices.Values(slices.Concat(s.Incidents, s.Orders)), func(a, b Incident) int { return cmp.Compare(a.ID, b.ID) })
 }
 
 // StateFile keeps the state of a relay in a file of a directory. It belongs to

@@ -20,7 +20,7 @@ import (
 
 type eventsOptions struct {
 	showOptions
-	Follow bool   `long:"follow" description:"continue with new elections, until Ctrl-C"`
+	Follow bool   `long:"follow" description:"continue with new ones, until Ctrl-C"`
 	Since  string `long:"since" value-name:"D" description:"only those of this long ago and later"`
 	Last   int    `long:"last" value-name:"N" description:"only the last N"`
 }
@@ -118,6 +118,9 @@ func (t *terminal) follow(ctx context.Context, targets []target, since time.Time
 
 // incident writes one record as a timeline.
 func (t *terminal) incident(i failover.Incident) error {
+	if i.Order != nil {
+		return t.order(i)
+	}
 	at := i.At()
 	head := fmt.Sprintf("#%d  %s  %s: %s, epoch %d, ", i.ID, at.Local().Format(hclog.TimeFormat), i.Relay, i.Event, i.Epoch)
 	hosts := i.Old + i.New
@@ -140,6 +143,30 @@ func (t *terminal) incident(i failover.Incident) error {
 		t.field("canary", canarySaw(*k))
 	}
 	return t.table(timeline(i), true)
+}
+
+// order writes the record of an order.
+func (t *terminal) order(i failover.Incident) error {
+	o := i.Order
+	t.headline(fmt.Sprintf("#%d  %s  %s: %s, ", i.ID, o.At.Local().Format(hclog.TimeFormat), i.Relay, i.Event), string(i.Outcome), "")
+	if o.Host != "" {
+		t.field("host", o.Host)
+	}
+	t.field("why", i.Reason)
+	if o.Remote {
+		t.field("where", "at another instance of the cluster")
+	}
+	if !o.Until.IsZero() {
+		name := "until"
+		if i.Event == failover.OrderSchedule || i.Event == failover.OrderCancel {
+			name = "at"
+		}
+		t.field(name, o.Until.Format(scheduleFormat))
+	}
+	if o.Result != "" {
+		t.field("result", o.Result)
+	}
+	return nil
 }
 
 // tookText describes how long a change took, compared with the prediction.

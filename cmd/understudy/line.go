@@ -59,7 +59,7 @@ func verbs() []verb {
 			options: func() any { return new(topOptions) }, run: showTop},
 		{name: "why", group: looking, args: "[HOST]", maxArgs: 1, summary: "why this host is primary and that one is not", operates: true,
 			options: func() any { return new(showOptions) }, run: showWhy},
-		{name: "events", group: looking, summary: "every election with its timeline", operates: true,
+		{name: "events", group: looking, summary: "every election with its timeline, and every order", operates: true,
 			options: func() any { return new(eventsOptions) }, run: showEvents},
 
 		{name: "switch", group: changing, args: "[HOST]", maxArgs: 1, summary: "make another host primary, now or --at a time: clients wait, connections may finish for --drain and are reset then", operates: true,

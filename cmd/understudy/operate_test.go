@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -103,6 +105,47 @@ func TestFollowTellsWhatIsAndWhatComes(t *testing.T) {
 	o.Signal(syscall.SIGTERM)
 	if code := values.Exit(); code != 1 || !strings.Contains(values.Log(), "events: the process has ended") {
 		t.Errorf("when the process ends: exit status %d, want 1; standard error: %q", code, values.Log())
+	}
+}
+
+// What an operator orders by verbs is in the record, with who and why.
+func TestEventsHasOrders(t *testing.T) {
+	t.Parallel()
+	o := startOperated(t)
+	env := append([]string{"SUDO_USER=anna"}, o.env...)
+	do := func(args ...string) string {
+		u := proctest.Start(t, env, args...)
+		if code := u.Exit(); code != 0 {
+			t.Errorf("%q: exit status %d: %s%s", args, code, u.Stdout(), u.Log())
+		}
+		return u.Stdout()
+	}
+	a, b := o.a.Addr(), o.b.Addr()
+	o.Until("b is up", func() bool { return strings.Contains(do("why", b), "is a usable standby") })
+	do("drill")
+	do("drain", b, "--for", "1h", "--reason", "new disk")
+	do("ready", b)
+	do("freeze", "--reason", "audit")
+	do("unfreeze")
+	head := func(id int, event string) string {
+		return fmt.Sprintf(`(?m)^#%d  \S+  %s: %s, done\n`, id, o.relay(), event)
+	}
+	text := do("events")
+	for _, want := range []string{
+		head(2, "drill") + ` +host  ` + a + `\n +why  drill by anna as .+\n +result  ` + b + ` would take over from ` + a + `$`,
+		head(3, "drain") + ` +host  ` + b + `\n +why  drain by anna as .+: new disk\n +until  \d.*$`,
+		head(4, "ready") + ` +host  ` + b + `\n +why  ready by anna as .+$`,
+		head(5, "freeze") + ` +why  freeze by anna as .+: audit$`,
+		head(6, "unfreeze") + ` +why  unfreeze by anna as .+$`,
+	} {
+		if !regexp.MustCompile(want).MatchString(text) {
+			t.Errorf("events lacks %s:\n%s", want, text)
+		}
+	}
+	var list []control.Event
+	if err := json.Unmarshal([]byte(do("events", "--json", "--last", "1")), &list); err != nil || len(list) != 1 ||
+		list[0].Event != failover.OrderUnfreeze || list[0].Order == nil || !strings.HasPrefix(list[0].By, "anna as ") {
+		t.Errorf("events --json: %+v, %v", list, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -49,6 +50,7 @@ func renderings() map[string]func(t *terminal) error {
 		"predict":      func(t *terminal) error { return t.prediction(somePrediction()) },
 		"events":       func(t *terminal) error { return t.incident(failedOver()) },
 		"events-abort": func(t *terminal) error { return t.incident(abortedSwitchover()) },
+		"events-order": func(t *terminal) error { return errors.Join(t.incident(remoteDrain()), t.incident(failedDrill())) },
 	}
 }
 
@@ -168,6 +170,21 @@ func failedOver() failover.Incident {
 		Canary:        &failover.CanaryRun{Began: moment, Seconds: 0.645, Attempts: 2, Error: "connection refused"},
 		Pacing:        &failover.Pacing{Turns: 33, FirstRate: 50, PeakRate: 100, Slowed: 2, Seconds: 0.41},
 		DetectSeconds: 0.21, ElectSeconds: 0.004, SwitchSeconds: 0.426, TotalSeconds: 0.64, BoundSeconds: 0.5, OverBound: true,
+	}
+}
+
+func remoteDrain() failover.Incident {
+	return failover.Incident{
+		ID: 14, Relay: "orders", Event: failover.OrderDrain, Epoch: 8, Outcome: failover.CarriedOut, Done: true, Reason: "drain by anna as root: new disk", By: "anna as root",
+		Order: &failover.Ordered{At: moment, Host: "db3.example:5432", Until: moment.Add(2 * time.Hour), Remote: true},
+	}
+}
+
+func failedDrill() failover.Incident {
+	return failover.Incident{
+		ID: 15, Relay: "orders", Event: failover.OrderDrill, Epoch: 8, Outcome: failover.DrillFailed, Done: true, Reason: "drill by root", By: "root",
+		Failure: "no host would take over from db1.example:5432",
+		Order:   &failover.Ordered{At: moment, Host: "db1.example:5432", Result: "no host would take over from db1.example:5432"},
 	}
 }
 

@@ -341,10 +341,13 @@ func TestTopElections(t *testing.T) {
 	if second == nil {
 		t.Fatal("an election that is not complete is not requested again")
 	}
-	v.elected(*second, []control.Event{{Incident: failedOver()}}, nil)
+	v.elected(*second, []control.Event{{Incident: failedOver()}, {Incident: remoteDrain()}}, nil)
 	v.update(v.all, nil, moment)
 	if v.takeElection() != nil {
 		t.Error("a complete election is requested again")
+	}
+	if last := v.elections[electionKey(*second)]; last.ID != failedOver().ID {
+		t.Errorf("the last election is %+v, want that before the order", last)
 	}
 	v.all[0].Relays[0].Epoch++
 	third := v.takeElection()

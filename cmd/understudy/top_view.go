@@ -543,8 +543,10 @@ func (v *topView) elected(t target, list []control.Event, err error) {
 	}
 	e := topElection{epoch: t.relay.Epoch, state: t.relay.State}
 	e.Done = true
-	if len(list) > 0 {
-		e.Incident = list[len(list)-1].Incident
+	for _, i := range list {
+		if i.Order == nil {
+			e.Incident = i.Incident
+		}
 	}
 	v.elections[electionKey(t)] = e
 }
