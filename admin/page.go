@@ -23,8 +23,8 @@ var files embed.FS
 // PageConfig configures a [Page]. All functions may be called at the same time, and
 // must not block.
 type PageConfig struct {
-	// Status returns what the page shows; Elections the last of all relays, at most
-	// most, the newest first.
+	// Status returns what the page shows; Elections the last elections of all relays, at
+	// most most, and as many orders, the newest first.
 	Status    func() control.Status
 	Elections func(most int) []control.Event
 
@@ -204,14 +204,18 @@ type tickEvent struct {
 // Title is the title of the window.
 func (v view) Title() string { return v.Word + " – understudy" }
 
-// buildJSON returns the last elections, the oldest first, and the status.
+// buildJSON returns the last elections and orders, the oldest first, and the status.
 func (p *Page) buildJSON() (pieces []piece, end piece) {
 	elections := p.cfg.Elections(electionsShown)
 	if e := &p.encoded; e.pieces == nil || !reflect.DeepEqual(elections, e.elections) {
 		e.elections, e.pieces = elections, []piece{}
 		for _, one := range slices.Backward(elections) {
 			name := one.Relay + " " + strconv.FormatUint(one.ID, 10)
-			e.pieces = append(e.pieces, piece{name: name, event: "election", data: encode(one)})
+			event := "election"
+			if one.Order != nil {
+				event = "order"
+			}
+			e.pieces = append(e.pieces, piece{name: name, event: event, data: encode(one)})
 		}
 	}
 	return slices.Clone(p.encoded.pieces), piece{event: "status", data: encode(p.cfg.Status())}

@@ -38,7 +38,7 @@ func worse(a, b level) level {
 }
 
 const (
-	// electionsShown limits the elections of all relays on the page.
+	// electionsShown limits the elections of all relays on the page, and the orders.
 	electionsShown = 40
 
 	// problemsShown limits the problems in the headline; their relays show the rest.
@@ -602,9 +602,9 @@ func newElectionView(e control.Event, showRelay bool) electionView {
 		Outcome: string(e.Outcome), Level: warn, Over: e.OverBound, Reason: e.Reason, Failure: e.Failure, By: e.By, ShowRelay: showRelay,
 	}
 	switch e.Outcome {
-	case failover.Open:
+	case failover.Open, failover.CarriedOut:
 		v.Level = ok
-	case failover.Aborted, failover.HostLost:
+	case failover.Aborted, failover.HostLost, failover.DrillFailed:
 		v.Level = bad
 	case failover.UnderWay, failover.Interrupted, failover.SwitchRefused: // a warning
 	}
@@ -654,8 +654,31 @@ func newElectionView(e control.Event, showRelay bool) electionView {
 	return v
 }
 
+// explainOrder adds what belongs to an order.
+func (v *electionView) explainOrder(e control.Event) {
+	o := e.Order
+	v.New = o.Host
+	if o.Remote {
+		v.Steps = append(v.Steps, fact{Name: "where", Note: "at another instance of the cluster"})
+	}
+	if !o.Until.IsZero() {
+		name := "until"
+		if e.Event == failover.OrderSchedule || e.Event == failover.OrderCancel {
+			name = "at"
+		}
+		v.Steps = append(v.Steps, fact{Name: name, Note: stamp(o.Until)})
+	}
+	if o.Result != e.Failure {
+		v.Steps = append(v.Steps, fact{Name: "result", Note: o.Result})
+	}
+}
+
 // explain adds what happened in each phase.
 func (v *electionView) explain(e control.Event) {
+	if e.Order != nil {
+		v.explainOrder(e)
+		return
+	}
 	note := func(phase, text string) {
 		i := slices.IndexFunc(v.Steps, func(f fact) bool { return f.Name == phase })
 		if i < 0 {
