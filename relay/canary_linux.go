@@ -66,8 +66,8 @@ func (r *Relay) TryCanary(ctx context.Context, done func(error)) bool {
 		return false
 	}
 	err = r.connectTry(fd, addr, &to)
-	if err == nil && r.canaries.tries.refused(t) {
-		err = wrap("connect", unix.ECONNREFUSED)
+	if err == nil {
+		err = r.canaries.tries.connecting(t)
 	}
 	if err != nil {
 		r.canaries.expected.Store(nil)
@@ -103,12 +103,18 @@ func (k *tries) begin(t *try) bool {
 	return true
 }
 
-// refused reports whether the connect of t was refused, which is known over loopback when
-// connect has returned.
-func (k *tries) refused(t *try) bool {
+// connecting returns why the connect of t has failed, which is known over loopback when
+// connect has returned; nil if it has not.
+func (k *tries) connecting(t *try) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.now == t && t.done != nil && socketError(t.fd) == unix.ECONNREFUSED
+	if k.now != t || t.done == nil {
+		return nil
+	}
+	if e := socketError(t.fd); e != 0 { // it is told only once
+		return wrap("connect", e)
+	}
+	return nil
 }
 
 // watch has a loop notice when t is reset in the queue, and ends t with ctx. T may have
@@ -151,13 +157,20 @@ func (k *tries) endLocked(t *try) {
 // fail ends t, which nobody has served.
 func (k *tries) fail(t *try, err error) {
 	k.mu.Lock()
+	done := k.failLocked(t)
+	k.mu.Unlock()
+	done(err)
+}
+
+// failLocked closes t, and returns what has to be called with the reason.
+func (k *tries) failLocked(t *try) func(error) {
 	done := t.done
 	t.done = nil
 	k.endLocked(t)
-	k.mu.Unlock()
-	if done != nil {
-		done(err)
+	if done == nil {
+		done = func(error) {}
 	}
+	return done
 }
 
 // served reports that a host has accepted the attempt. Its stream ends: a client that has
@@ -184,18 +197,22 @@ func (k *tries) look(over bool) {
 	k.mu.Lock()
 	t := k.now
 	var err error
+	var done func(error)
 	switch {
 	case t == nil:
 	case t.done != nil:
 		if err = endOf(t.fd); err == nil && over {
 			err = io.EOF
 		}
+		if err != nil { // at once: the kernel tells a reset only once
+			done = k.failLocked(t)
+		}
 	case over:
 		k.endLocked(t)
 	}
 	k.mu.Unlock()
-	if err != nil {
-		k.fail(t, err)
+	if done != nil {
+		done(err)
 	}
 }
 
