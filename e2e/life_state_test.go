@@ -262,8 +262,14 @@ func (k *restarted) wantRecord() {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	if len(list) == 0 || len(list) > 100 {
-		k.t.Errorf("%d incidents are kept, want some, and a hundred at most", len(list))
+	elections := 0
+	for _, i := range list {
+		if i.Order == nil {
+			elections++
+		}
+	}
+	if orders := len(list) - elections; elections == 0 || elections > 100 || orders > 100 {
+		k.t.Errorf("%d elections and %d orders are kept, want some elections, and a hundred of each at most", elections, orders)
 	}
 	for n, i := range list {
 		if n > 0 && i.ID <= list[n-1].ID {
