@@ -196,12 +196,18 @@ func (u *Understudy) EndAtOnce(s syscall.Signal) int {
 }
 
 // Exit waits until the process ends by itself and returns its exit status, -1
-// after a signal. It fails the test after 60s.
+// after a signal. It fails the test after 60s, with the stacks of all goroutines
+// of the process in its output.
 func (u *Understudy) Exit() int {
 	u.tb.Helper()
 	select {
 	case <-u.exited:
 	case <-time.After(60 * time.Second):
+		u.Signal(syscall.SIGQUIT)
+		select {
+		case <-u.exited:
+		case <-time.After(5 * time.Second): // it ignores the signal, or is stopped
+		}
 		u.tb.Fatal("understudy did not end within 60s")
 	}
 	return u.cmd.ProcessState.ExitCode()
