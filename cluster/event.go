@@ -80,7 +80,7 @@ type Down struct{ Hosts []string }
 // then the record has its locks, and those of both have to be set.
 type SetLocks struct{ Locks string }
 
-// SetFact reports what this member has found out of the host that is open.
+// SetFact reports what this member has found out about the host that is open.
 type SetFact struct{ Fact Fact }
 
 // SetRoster requests a change of the roster.

@@ -262,6 +262,9 @@ func (m *Machine) learn(sent time.Duration, r Record, revision int64) bool {
 			m.want = Want{} // somebody else was faster
 		}
 	}
+	if r.Fact != before.Fact && r.Fact.Identity != m.fact.Identity {
+		m.fact = Fact{} // another member was later: two that disagree must not overwrite each other for ever
+	}
 	if r.Locks != before.Locks {
 		m.want = Want{} // the locks may forbid it: it has to be requested anew
 		// The locks of this member are in the record, or those of another member are,

@@ -684,11 +684,20 @@ func TestFact(t *testing.T) {
 	say(0, Fact{Host: "b", Term: 9, Identity: "theirs"}, Fact{})
 	say(1, Fact{Host: "a", Term: 3}, Fact{Host: "a", Term: 3})
 	say(0, first, first)
-	say(1, Fact{Host: "a", Term: 2, Identity: "theirs"}, first)
+	say(1, Fact{Host: "a", Term: 2, Identity: "ours"}, first)
 	version := l.record.Version
 	l.run(10 * labConfig.Heartbeat)
 	if l.record.Version != version {
 		t.Error("members that know less write the record again and again")
+	}
+	again := Fact{Host: "a", Term: 1, Identity: "made anew"}
+	say(0, again, again)
+	l.do(1, SetFact{first}) // both see the same address, and other hosts there
+	l.do(0, SetFact{again})
+	version = l.record.Version
+	l.run(10 * labConfig.Heartbeat)
+	if l.record.Version != version {
+		t.Error("members that disagree write the record again and again")
 	}
 	later := Fact{Host: "a", Term: 4, Identity: "ours"}
 	say(1, later, later)

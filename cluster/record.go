@@ -29,7 +29,7 @@ type Record struct {
 	Event  string `json:"event,omitempty"`
 	Reason string `json:"reason,omitempty"`
 
-	// Fact is what was found out of the last host that was open.
+	// Fact is what role checks have found out about the last host that was open.
 	Fact Fact `json:"fact,omitzero"`
 
 	// Driver is the member that made the fence, and DriverBoot its life then.
@@ -53,18 +53,20 @@ type Record struct {
 	Settings string `json:"settings"`
 }
 
-// Fact is what a role check has found out of a host that is primary: what the members
-// need to know another cluster of databases, or a term that is over, when they see it.
+// Fact is what a role check has found out about a primary. By it members recognize a host
+// of another cluster of databases, or of an earlier term.
 type Fact struct {
 	Host     string `json:"host"`
 	Term     uint64 `json:"term,omitempty"`     // zero where there are none
 	Identity string `json:"identity,omitempty"` // empty where there is none
 }
 
-// newer reports whether f, of the host of the record, says more than the record.
+// newer reports whether f, about the host of the record, replaces what the record has: it
+// is about another host, of a higher term, or of another cluster, which has terms of its
+// own.
 func (r *Record) newer(f Fact) bool {
 	return f.Host != "" && f.Host == r.Host &&
-		(f.Host != r.Fact.Host || f.Term > r.Fact.Term || r.Fact.Identity == "" && f.Identity != "")
+		(f.Host != r.Fact.Host || f.Term > r.Fact.Term || f.Identity != "" && f.Identity != r.Fact.Identity)
 }
 
 // Change adds a member to the roster or, with Forget, removes it.

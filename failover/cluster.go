@@ -534,7 +534,7 @@ func (c *Conductor) reconcile(ctx context.Context) {
 			c.stepCluster(ctx, cluster.Down{Hosts: down})
 			continue
 		}
-		if fact := (cluster.Fact{Host: now.TermOf, Term: now.Term, Identity: now.Identity}); fact != a.fact && (fact.Term > 0 || fact.Identity != "") {
+		if fact := c.fact(now); fact != a.fact && (fact.Term > 0 || fact.Identity != "") {
 			a.fact = fact
 			c.stepCluster(ctx, cluster.SetFact{Fact: fact})
 			continue
@@ -557,6 +557,16 @@ func (c *Conductor) reconcile(ctx context.Context) {
 		}
 	}
 	c.reportCluster(ctx)
+}
+
+// fact returns what the role check has found out about the primary. Where every identity is
+// accepted, it says nothing of the cluster.
+func (c *Conductor) fact(now selector.Snapshot) cluster.Fact {
+	f := cluster.Fact{Host: now.TermOf, Term: now.Term, Identity: now.Identity}
+	if rules := c.cfg().roleCheck(); rules != nil && rules.Identity == selector.AnyIdentity {
+		f.Identity = ""
+	}
+	return f
 }
 
 // reportCluster logs what keeps this instance from taking part, that it is isolated, that

@@ -94,6 +94,7 @@ type circle struct {
 	stops  map[string]func()
 	logs   map[string]*strictLog
 	said   map[string]cast // what hosts say to a member; without it there are no role checks
+	rules  selector.RoleRules
 
 	mu   sync.Mutex
 	deaf bool // nobody grants anything
@@ -129,7 +130,7 @@ func (g *circle) member(name string, roster []string, cfg Config) (*Conductor, *
 	cfg.Name, cfg.Hosts, cfg.Gate, cfg.Scripts = "r", []string{hostA, hostB}, s, s
 	cfg.Checks = []Check{{Name: "tcp", Run: s.connect, Interval: 50 * time.Millisecond, Timeout: 5 * time.Second}}
 	if said := g.said[name]; said != nil {
-		check := s.roleCheck(said, selector.RoleRules{})
+		check := s.roleCheck(said, g.rules)
 		check.Interval, check.Timeout = cfg.Checks[0].Interval, cfg.Checks[0].Timeout
 		cfg.Checks = append(cfg.Checks, check)
 	}
@@ -259,6 +260,22 @@ func TestClusterSharesRoles(t *testing.T) {
 				t.Errorf("x serves %q in epoch %d", now.Primary, now.Epoch)
 			}
 		})
+	}
+}
+
+// Where every identity is accepted, none is shared.
+func TestClusterSharesNoIdentity(t *testing.T) {
+	t.Parallel()
+	g := emptyCircle(t)
+	g.rules.Identity = selector.AnyIdentity
+	g.said = map[string]cast{"x": {hostA: fact(role.Primary, 3, 0), hostB: fact(role.Replica, 3, 0)}}
+	g.stages["x"] = newStage()
+	g.all["x"], g.leases["x"] = g.member("x", []string{"x"}, Config{})
+	g.run("x")
+	g.serve(hostA)
+	proctest.Until(t, "the record has the term", func() bool { return g.all["x"].Status().Cluster.Record.Fact.Term == 3 })
+	if got := g.all["x"].Status().Cluster.Record.Fact; got.Identity != "" {
+		t.Errorf("the record has %+v", got)
 	}
 }
 

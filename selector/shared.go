@@ -31,7 +31,7 @@ type Agreed struct {
 	Served bool
 }
 
-// Last is what a role check has found out of a primary, at any of the machines.
+// Last is what a role check has found out about a primary, at any of the machines.
 type Last struct {
 	Host     string
 	Term     uint64
@@ -114,14 +114,14 @@ func (m *Machine) agreed(ev Agreed) {
 	}
 }
 
-// hear takes over what another machine has found out, as if it had been served here: where
-// this one was never served, it would take a host of another cluster, or of a term that is
-// over, for one that may be primary.
+// hear takes over what another machine has found out. Without it, a machine that never
+// opened to the primary would elect a host of another cluster, or of an earlier term.
 func (m *Machine) hear(l Last) {
-	if l.Identity != "" {
+	other := l.Identity != "" && l.Identity != m.identity // with terms of its own
+	if other {
 		m.identity = l.Identity
 	}
-	if l.Host != m.termOf || l.Term > m.term {
+	if other || l.Host != m.termOf || l.Term > m.term {
 		m.term, m.termOf = l.Term, l.Host
 	}
 }

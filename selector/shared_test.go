@@ -229,6 +229,25 @@ func TestSharedLocks(t *testing.T) {
 	s.proposes("frozen", "", "")
 }
 
+// What other machines have found out about the primary counts as if it were found here: a
+// higher term, another host, and another cluster, which has terms of its own.
+func TestSharedHears(t *testing.T) {
+	t.Parallel()
+	s := newSharer(t, "a", "b")
+	for _, tt := range []struct{ last, want Last }{
+		{Last{"a", 3, "ours"}, Last{"a", 3, "ours"}},
+		{Last{"a", 2, "ours"}, Last{"a", 3, "ours"}},
+		{Last{"a", 4, ""}, Last{"a", 4, "ours"}},
+		{Last{"b", 2, "ours"}, Last{"b", 2, "ours"}},
+		{Last{"b", 1, "made anew"}, Last{"b", 1, "made anew"}},
+	} {
+		s.step(Agreed{Epoch: 1, Host: "a", Kind: Start, Last: tt.last})
+		if got := (Last{s.m.termOf, s.m.term, s.m.identity}); got != tt.want {
+			t.Errorf("after %+v: %+v, want %+v", tt.last, got, tt.want)
+		}
+	}
+}
+
 // A host that only others have is followed as far as that goes: to nobody.
 func TestSharedUnknownHost(t *testing.T) {
 	t.Parallel()
