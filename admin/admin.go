@@ -21,11 +21,12 @@ const MaxConnections = 64
 type Config struct {
 	// Token is the secret that every request has to show, as "Authorization: Bearer
 	// SECRET" or as the password of Basic authentication, which is how a browser asks
-	// for it. If it is empty, everybody can read, and nobody can give orders.
+	// for it. Without one the pages are open to all who reach the listener, and orders are
+	// refused.
 	Token string
 
 	// Loopback says that only this machine reaches the listener. Without a Token, requests
-	// by a name that is not that of loopback are refused then.
+	// then have to be addressed to an IP address or to localhost.
 	Loopback bool
 
 	// Metrics answers /metrics, and API what is below /v1. Both are required.

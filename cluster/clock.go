@@ -21,14 +21,14 @@ type Clocks struct {
 }
 
 const (
-	// clockWindow is the time from which one sample is kept: that with the least
-	// delay on its way.
+	// clockWindow is the time in which one sample is kept, the one with the least
+	// delay.
 	clockWindow = time.Minute
 
-	// clockPoints is how many of them are kept.
+	// clockPoints is the number of samples that are kept.
 	clockPoints = 11
 
-	// clockError is how wrong a clock may run.
+	// clockError is the largest allowed error of a clock, as a part of the time.
 	clockError = 0.01
 )
 
@@ -118,7 +118,7 @@ func drift(a, b *clockPoint) float64 {
 }
 
 // Wrong says whose clocks run wrong by more than 1 %, in one line; empty for
-// nobody's. With three members or more it is who differs from most of them.
+// nobody's. With three members or more, rates are compared with the median.
 func (c *Clocks) Wrong() string {
 	names, rates := []string{c.member}, []float64{0}
 	for _, name := range slices.Sorted(maps.Keys(c.series)) {

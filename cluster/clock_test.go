@@ -77,8 +77,7 @@ func (l *clockLab) want(t *testing.T, wrong string) {
 	}
 }
 
-// The one whose clock differs from those of the others is named; of two, nobody knows
-// which is right.
+// With three members, the one whose clock differs is named. With two, both are.
 func TestWrongClock(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

@@ -16,9 +16,9 @@ const (
 // waits for others to change the primary reads their keys again.
 const pollShare = 10
 
-// keysABeat is how many keys of others a member reads for each of its heartbeats,
-// on average. If all read all each time, that were a million a second of 1,000
-// members, for nothing while nothing happens.
+// keysABeat is the number of other members' keys that a member reads for each of its
+// heartbeats, on average. If 1,000 members each read all keys with each heartbeat,
+// the store would send a million keys a second.
 const keysABeat = 8
 
 // Machine is one member of a cluster, for one relay. It is not safe for
@@ -252,7 +252,7 @@ func (m *Machine) learn(sent time.Duration, r Record, revision int64) bool {
 		m.changing = m.now
 	}
 	if r.Epoch > before.Epoch {
-		if m.run == running { // somebody has taken over, who waits for them
+		if m.run == running { // another member has taken over, and may run triggers soon
 			m.do(Stop{Epoch: before.Epoch})
 		}
 		m.since, m.run = never, notRun
@@ -423,8 +423,7 @@ func (m *Machine) readEvery() time.Duration {
 // wait for one that has left.
 func (m *Machine) parts() bool { return m.leaving && m.broken != parting }
 
-// beatSeen is how long it takes until a heartbeat of another member is seen, at
-// most.
+// beatSeen is the longest time until a heartbeat of another member is read.
 func (m *Machine) beatSeen() time.Duration { return max(m.cfg.Heartbeat, m.readEvery()) }
 
 // beat writes the own key when that is due.

@@ -99,7 +99,8 @@ type Member struct {
 	// Down are the hosts that the member sees down.
 	Down []string `json:"down,omitempty"`
 
-	// Clock is what its clock showed when it sent this, in nanoseconds; see [Clocks].
+	// Clock is the time by the clock of the member when it sent this, in
+	// nanoseconds; see [Clocks].
 	Clock time.Duration `json:"clock,omitempty"`
 
 	// Settings, Address and Version are those of its [Config].

@@ -56,8 +56,8 @@ const (
 )
 
 // Incident is the record of one election: its cause, the actions, and their
-// durations; or of an order of an operator that is no election itself. Times are wall-clock times; durations are measured with the
-// monotonic clock, in seconds.
+// durations; or of an operator's order that is not an election. Times are wall-clock
+// times; durations are measured with the monotonic clock, in seconds.
 type Incident struct {
 	ID      uint64        `json:"id"`                // grows by one, across restarts if there is a state directory
 	Relay   string        `json:"relay"`             // its name
