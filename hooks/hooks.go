@@ -308,12 +308,12 @@ func (r *Runner) enter() bool {
 
 // ErrAtOnce is the cause of the end of a context that leaves a script no time to clean
 // up; see [context.WithCancelCause].
-var ErrAtOnce = errors.New("the script must not go on for a moment")
+var ErrAtOnce = errors.New("the script may not go on")
 
 // Run runs s and returns its result. It waits for one of the runner's places
 // first. When ctx ends, the script is ended as at its timeout, or with SIGKILL where
-// the cause is [ErrAtOnce]; a deadline of ctx counts as the script's timeout. The exit of a script is noticed at once, even
-// while its children still run.
+// the cause is [ErrAtOnce]; a deadline of ctx counts as the script's timeout. The exit
+// of a script is noticed at once, even while its children still run.
 func (r *Runner) Run(ctx context.Context, s Script) Result {
 	reaped := make(chan struct{})
 	refused := func(end End, err error) Result {

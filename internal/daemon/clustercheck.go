@@ -96,13 +96,14 @@ func checkStore(ctx context.Context, settings config.Settings, endpoint string) 
 func checkRecord(c config.Cluster, r config.Relay, record cluster.Record, known bool) ClusterCheck {
 	check := ClusterCheck{What: "record of " + r.Name}
 	roster := strings.Join(record.Roster, ", ")
-	switch own := alike(r, c); {
+	switch own := alike(r, c); { // in the order of what has to be mended first
 	case !known:
 		check.Detail = "none yet in the cluster " + c.Name + ": the first instance makes it"
 	case !slices.Contains(record.Roster, c.Member):
 		check.Err = fmt.Errorf("%s is not one of its members (%s): understudy cluster add %s at one of them", c.Member, roster, c.Member)
 	case record.Settings != own:
-		check.Err = fmt.Errorf("the cluster has %s, and this instance %s", record.Settings, own)
+		ours, agreed := cluster.Differences(own, record.Settings)
+		check.Err = fmt.Errorf("the cluster has %s, and this instance %s", agreed, ours)
 		check.Warning = true // as during a change, one instance after the other
 	default:
 		check.Detail = fmt.Sprintf("epoch %d, primary %s, members %s", record.Epoch, record.Host, roster)
