@@ -7,7 +7,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -179,16 +181,23 @@ func (s *Store) logIn(ctx context.Context, c *clientv3.Client, old *string) erro
 // wrapped matches what gRPC wraps around the cause of a connect that failed.
 var wrapped = regexp.MustCompile(`^connection error: desc = "(?:transport: )?(?:Error while dialing: )?(.*)"$`)
 
+// errSilent is the cause where an endpoint does not speak.
+var errSilent = errors.New("it accepts the connection and does not answer")
+
 // plain returns an error without that.
 func plain(err error) error {
 	s, ok := status.FromError(err)
 	if !ok || s.Code() != codes.Unavailable {
 		return err
 	}
-	if cause := wrapped.FindStringSubmatch(s.Message()); cause != nil {
-		return errors.New(cause[1])
+	cause := wrapped.FindStringSubmatch(s.Message())
+	switch {
+	case cause == nil:
+		return err
+	case strings.HasPrefix(cause[1], "error reading server preface: ") && strings.HasSuffix(cause[1], net.ErrClosed.Error()):
+		return errSilent // the client closes the connection when the time for a connect is over
 	}
-	return err
+	return errors.New(cause[1])
 }
 
 // try calls do with the client of the endpoint that answered last and, if that

@@ -4,6 +4,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -150,6 +151,16 @@ func TestSilentEndpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { silent.Close() })
+	alone, err := New(Config{Endpoints: []string{silent.Addr().String()}, Timeout: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(alone.Close)
+	long, end := context.WithTimeout(t.Context(), time.Minute)
+	defer end()
+	if _, err := alone.Read(long, "/"); !errors.Is(err, errSilent) {
+		t.Errorf("read: %v, want that it does not answer", err)
+	}
 	store := newStore(t, silent.Addr().String(), startServer(t).addr)
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 	defer stop()

@@ -83,7 +83,7 @@ func checkStore(ctx context.Context, settings config.Settings, endpoint string) 
 		if err != nil {
 			all[0].Err = err
 			if ctx.Err() != nil {
-				all[0].Err = fmt.Errorf("no answer within %v: it has no leader, or wants TLS (etcds://)", c.Lease)
+				all[0].Err = fmt.Errorf("no answer within %v: the etcd has no leader", c.Lease)
 			}
 			return all[:1]
 		}
