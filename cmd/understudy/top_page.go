@@ -312,8 +312,13 @@ func noteCell(_ *topView, r topRow) screen.Text {
 		text = "to " + of.Elect
 	case of.Primary == "":
 		text = "no primary"
+	case primaryDown(of):
+		text += ", down"
 	case !of.NoStandby.IsZero():
 		text += ", no standby"
+	}
+	if of.Canary != nil && !of.Canary.OutageAt.IsZero() {
+		text += ", canary not served"
 	}
 	if of.Frozen != nil {
 		text += ", frozen"

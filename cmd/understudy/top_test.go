@@ -244,15 +244,17 @@ func TestShellWord(t *testing.T) {
 
 // The cursor stays at its row when rows come, go and move.
 func TestTopCursor(t *testing.T) {
-	v := press(manyRelays(t, 80, 24, 60), "jjjjj") // service-06
+	v := press(manyRelays(t, 80, 24, 60), ">>>", "jjj") // by clients
+	v.cursor = v.rows()[slices.IndexFunc(v.rows(), func(r topRow) bool { return r.key.relay == "service-06" })].key
 	name := func() string {
 		rows := v.rows()
 		return rows[v.chosen(rows)].key.relay
 	}
-	press(v, ">>>") // by clients
-	if got := name(); got != "service-06" {
-		t.Errorf("after sorting the cursor is at %s", got)
+	v.all[0].Relays[5].Clients.Live = 1000 // it comes first
+	if got := name(); got != "service-06" || v.rows()[0].key != v.cursor {
+		t.Errorf("when its relay comes first the cursor is at %s", got)
 	}
+	v.all[0].Relays[5].Clients.Live = 35
 	restarted := v.all[0]
 	restarted.PID = 4712
 	v.update([]process{restarted}, nil, moment)
@@ -299,6 +301,52 @@ func TestTopSorts(t *testing.T) {
 	want := []string{"service-01", "service-01", "service-42", "service-18", "service-01", "service-01", "service-60"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("first of each order (-want +got):\n%s", diff)
+	}
+}
+
+// A new order is shown from its beginning, wherever the cursor was before.
+func TestTopSortsIntoView(t *testing.T) {
+	v := manyRelays(t, 80, 24, 60)
+	for i := range v.all[0].Relays { // the order of the settings is not that of names
+		r := &v.all[0].Relays[i]
+		r.Name = fmt.Sprintf("service-%02d", (i+20)%60)
+	}
+	press(v, ">", ">") // by name: the cursor is in the middle; by state
+	worst, page := v.rows()[0].key.relay, pageText(v)
+	if !strings.Contains(page, "+ "+worst+" ") || !strings.Contains(page, "selecting") {
+		t.Errorf("sorted by state, %s is not in view:\n%s", worst, page)
+	}
+	press(v, screen.End, "R")
+	if first := v.rows()[0].key; v.cursor != first || !strings.Contains(pageText(v), "+ "+first.relay+" ") {
+		t.Errorf("the cursor is at %v, and the first is %v:\n%s", v.cursor, first, pageText(v))
+	}
+}
+
+func pageText(v *topView) string {
+	var text strings.Builder
+	for _, line := range v.lines(moment) {
+		text.WriteString(line.String() + "\n")
+	}
+	return text.String()
+}
+
+// What needs an operator comes first, and is named.
+func TestTopNamesTrouble(t *testing.T) {
+	v := manyRelays(t, 120, 24, 4)
+	relays := v.all[0].Relays
+	relays[1].NoStandby = before(time.Minute)
+	relays[2].Canary = &control.Canary{Result: "failed", OutageAt: before(time.Minute)}
+	relays[3].Hosts[0].State, relays[3].Frozen = "down", &failover.Lock{Since: before(time.Hour)}
+	press(v, ">>")
+	var got []string
+	for _, r := range v.rows() {
+		if r.host == nil {
+			got = append(got, r.key.relay+": "+noteCell(v, r).Text)
+		}
+	}
+	want := []string{"service-04: a04:80, down, frozen", "service-03: a03:80, canary not served", "service-02: a02:80, no standby", "service-01: a01:80"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("sorted by state (-want +got):\n%s", diff)
 	}
 }
 

@@ -208,8 +208,10 @@ var topSorts = []topSort{
 func badness(r control.RelayStatus) int {
 	switch {
 	case r.Primary == "" && r.State != "switching":
+		return 5
+	case r.Primary == "" || primaryDown(r):
 		return 4
-	case r.Primary == "":
+	case r.Canary != nil && !r.Canary.OutageAt.IsZero():
 		return 3
 	case !r.NoStandby.IsZero():
 		return 2
@@ -217,6 +219,11 @@ func badness(r control.RelayStatus) int {
 		return 1
 	}
 	return 0
+}
+
+// primaryDown reports whether the primary is down and stays primary, as in a frozen relay.
+func primaryDown(r control.RelayStatus) bool {
+	return slices.ContainsFunc(r.Hosts, func(h control.Host) bool { return h.Primary && h.State == "down" })
 }
 
 // rows returns the rows of the list.
@@ -373,11 +380,11 @@ func (v *topView) listKey(k screen.Key, now time.Time) {
 	case screen.Escape:
 		v.filter = ""
 	case '<', ',':
-		v.sorted = (v.sorted + len(topSorts) - 1) % len(topSorts)
+		v.sort((v.sorted+len(topSorts)-1)%len(topSorts), v.reverse)
 	case '>', '.':
-		v.sorted = (v.sorted + 1) % len(topSorts)
+		v.sort((v.sorted+1)%len(topSorts), v.reverse)
 	case 'R':
-		v.reverse = !v.reverse
+		v.sort(v.sorted, !v.reverse)
 	case screen.Enter, ' ', '+', '-', screen.Left, screen.Right:
 		v.fold(k, rows)
 	case 's':
@@ -419,6 +426,14 @@ func (v *topView) step(k screen.Key, rows []topRow) (n int, ok bool) {
 		return n, true
 	default:
 		return 0, false
+	}
+}
+
+// sort changes the order, and goes to what is first in it: that is what it is for.
+func (v *topView) sort(by int, reverse bool) {
+	v.sorted, v.reverse = by, reverse
+	if rows := v.rows(); len(rows) > 0 {
+		v.cursor = rows[0].key
 	}
 }
 
