@@ -529,6 +529,9 @@ func (c *Conductor) reconcile(ctx context.Context) {
 				down = append(down, h.Name)
 			}
 		}
+		if r.Host != "" && !slices.ContainsFunc(now.Hosts, func(h selector.Host) bool { return h.Name == r.Host }) {
+			down = append(down, r.Host) // it was removed from the settings: another one has to be elected
+		}
 		if !slices.Equal(down, a.down) {
 			a.down = down
 			c.stepCluster(ctx, cluster.Down{Hosts: down})

@@ -474,6 +474,33 @@ func TestClusterRoster(t *testing.T) {
 	}
 }
 
+// A primary that is removed from the settings of all members is replaced, as soon as the
+// last of them has the new ones.
+func TestClusterPrimaryIsRemoved(t *testing.T) {
+	t.Parallel()
+	g := newCircle(t, "x", "y")
+	first, other := g.began()
+	for _, name := range []string{"x", "y"} {
+		c := g.all[name]
+		cfg := *c.cfg()
+		agreement := *cfg.Cluster
+		agreement.Machine.Settings = "without " + first
+		cfg.Hosts, cfg.Cluster = []string{other, "192.0.2.3:3"}, &agreement
+		if err := c.Reconfigure(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		if name == "x" {
+			proctest.Until(t, "x has lost the primary", func() bool { return c.Snapshot().Primary == "" })
+			if y := g.all["y"].Snapshot(); y.Primary != first || y.Epoch != 1 {
+				t.Errorf("with the old settings y serves %q in epoch %d", y.Primary, y.Epoch)
+			}
+		}
+	}
+	if epoch := g.serve(other); epoch != 2 {
+		t.Errorf("they serve in epoch %d", epoch)
+	}
+}
+
 // Triggers run at the member that makes the election, and nowhere else.
 func TestClusterTriggers(t *testing.T) {
 	t.Parallel()
