@@ -238,7 +238,9 @@ func (m *Machine) learn(sent time.Duration, r Record, revision int64) bool {
 	switch {
 	case r.Epoch < m.oldest,
 		m.known && r.Version < m.record.Version && sent > m.learned,
-		m.known && r.Version == m.record.Version && r.Boot != m.record.Boot:
+		m.known && r.Version == m.record.Version && r.Boot != m.record.Boot,
+		m.known && r.Version > m.record.Version && r.Epoch < m.record.Epoch,
+		m.known && r.Epoch == m.record.Epoch && r.DriverBoot != m.record.DriverBoot:
 		m.wentBack = true
 		return false
 	case m.known && r.Version <= m.record.Version:
@@ -274,8 +276,8 @@ func (m *Machine) learn(sent time.Duration, r Record, revision int64) bool {
 	if m.relock && r.Locks == m.locks {
 		m.relock = false
 	}
-	if r.Change == m.change || slices.Contains(r.Roster, m.change.Name) != m.change.Forget {
-		m.change = Change{}
+	if r.Change == m.change || slices.Contains(r.Roster, m.change.Name) != m.change.Forget || !r.has(m.cfg.Member) {
+		m.change = Change{} // it is done, or no member wants it any more
 	}
 	return true
 }
@@ -377,8 +379,13 @@ func (m *Machine) acknowledge() {
 	}
 }
 
-// acknowledged is the epoch that the own key acknowledges.
+// acknowledged is the epoch that the own key acknowledges. In a store that has gone
+// back, epochs are counted anew: what was acknowledged before says nothing about one
+// of the same number.
 func (m *Machine) acknowledged() uint64 {
+	if m.wentBack {
+		return 0
+	}
 	if m.now < m.birth.until {
 		return min(m.fenced, m.birth.fenced)
 	}

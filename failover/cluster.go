@@ -232,6 +232,9 @@ func (c *Conductor) ChangeRoster(ctx context.Context, name string, forget bool) 
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !ready() {
+		if r := c.Status().Cluster.Record; r.Version > 0 && !slices.Contains(r.Roster, c.agree.cfg.Machine.Member) {
+			return RefusedError{c.agree.cfg.Machine.Member + " is no member itself: order it at one that is (" + strings.Join(r.Roster, ", ") + ")"}
+		}
 		select {
 		case <-tick.C:
 		case <-limit.C:

@@ -474,6 +474,20 @@ func TestClusterRoster(t *testing.T) {
 	}
 }
 
+// A member that was forgotten itself changes the roster no more, and says so.
+func TestClusterForgottenMember(t *testing.T) {
+	t.Parallel()
+	g := newCircle(t, "x", "y")
+	g.began()
+	if err := g.all["x"].ChangeRoster(t.Context(), "y", true); err != nil {
+		t.Fatal(err)
+	}
+	proctest.Until(t, "y knows", func() bool { return strings.Contains(g.all["y"].Status().Cluster.Trouble, "not in the roster") })
+	if err := g.all["y"].ChangeRoster(t.Context(), "z", false); err == nil || err.Error() != "y is no member itself: order it at one that is (x)" {
+		t.Errorf("y adds another one: %v", err)
+	}
+}
+
 // A primary that is removed from the settings of all members is replaced, as soon as the
 // last of them has the new ones.
 func TestClusterPrimaryIsRemoved(t *testing.T) {
