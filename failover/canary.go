@@ -499,8 +499,8 @@ func (c *Conductor) Canary() (CanaryStatus, bool) {
 	return c.canary.record.status(time.Now(), cfg.Slow), true
 }
 
-// measureCanary returns what the canary has counted; nil if there is none.
-func (c *Conductor) measureCanary() *CanaryMeasured {
+// measureCanary returns what the canary has counted, in the room of m; nil if there is none.
+func (c *Conductor) measureCanary(m *CanaryMeasured) *CanaryMeasured {
 	cfg := c.cfg().Canary
 	if cfg.Every == 0 {
 		return nil
@@ -509,7 +509,11 @@ func (c *Conductor) measureCanary() *CanaryMeasured {
 	defer c.canary.mu.Unlock()
 	r := &c.canary.record
 	now := time.Now()
-	m := &CanaryMeasured{Attempts: map[CanaryOutcome]uint64{}, Outage: r.total + r.current.length(now, r.late(now, cfg.Slow))}
+	if m == nil {
+		m = &CanaryMeasured{}
+	}
+	m.Outage, m.Took = r.total+r.current.length(now, r.late(now, cfg.Slow)), histogram.Snapshot{}
+	empty(&m.Attempts)
 	maps.Copy(m.Attempts, r.attempts)
 	m.Took.Add(&r.took)
 	return m

@@ -234,16 +234,18 @@ func (m *measure) keep(cfg *Config) {
 
 // Measure returns what the conductor has counted. It has an entry for each check of each
 // host, and for each trigger of the settings.
-func (c *Conductor) Measure() Measured {
+func (c *Conductor) Measure() (m Measured) {
+	c.MeasureTo(&m)
+	return m
+}
+
+// MeasureTo is Measure into what it has returned before, also for another conductor.
+func (c *Conductor) MeasureTo(out *Measured) {
 	m, cfg := &c.measure, c.cfg()
-	canary := c.measureCanary()
+	out.Canary = c.measureCanary(out.Canary)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := Measured{
-		Checks: map[CheckOf]Checked{}, Changes: maps.Clone(m.changes), Elections: maps.Clone(m.elections),
-		Phases: map[PhaseOf]histogram.Snapshot{}, Triggers: map[string]Triggered{},
-		FencedFinished: m.finished, FencedReset: m.reset, FencedMoved: m.moved, OverBound: m.overBound, Canary: canary,
-	}
+	empty(&out.Checks)
 	for _, host := range cfg.Hosts {
 		for _, k := range cfg.Checks {
 			of := CheckOf{host, k.Name}
@@ -253,15 +255,29 @@ func (c *Conductor) Measure() Measured {
 			out.Checks[of] = n
 		}
 	}
+	empty(&out.Changes)
+	maps.Copy(out.Changes, m.changes)
+	empty(&out.Elections)
+	maps.Copy(out.Elections, m.elections)
+	empty(&out.Phases)
 	for of, h := range m.phases {
 		var s histogram.Snapshot
 		s.Add(h)
 		out.Phases[of] = s
 	}
+	empty(&out.Triggers)
 	for name, from := range m.triggers {
 		n := Triggered{Passed: from.passed, Failed: from.failed}
 		n.Took.Add(&from.took)
 		out.Triggers[name] = n
 	}
-	return out
+	out.FencedFinished, out.FencedReset, out.FencedMoved, out.OverBound = m.finished, m.reset, m.moved, m.overBound
+}
+
+// empty makes a map empty, and keeps its room.
+func empty[K comparable, V any](m *map[K]V) {
+	if *m == nil {
+		*m = map[K]V{}
+	}
+	clear(*m)
 }

@@ -78,6 +78,9 @@ func (c *Conductor) Prediction() Prediction {
 	return p
 }
 
+// PredictedCases returns the cases of the [Prediction]. Callers must not change them.
+func (c *Conductor) PredictedCases() []Case { return c.settings.Load().prediction.Cases }
+
 // Name is the relay's name.
 func (c *Conductor) Name() string { return c.cfg().Name }
 

@@ -65,7 +65,9 @@ func seconds(t time.Time) float64 {
 }
 
 func collectRelay(to *sheet, r control.Relay, disagreements []correlate.Disagreement) {
-	s, m := r.Conductor.Status(), r.Relay.Measure()
+	s, m, counts := r.Conductor.Status(), &to.relay, &to.conductor
+	r.Relay.MeasureTo(m)
+	r.Conductor.MeasureTo(counts)
 	name := s.Relay
 	state := s.Phase.String()
 	if s.Primary == "" && s.Phase == selector.Serving { // the gate is not open yet
@@ -85,11 +87,10 @@ func collectRelay(to *sheet, r control.Relay, disagreements []correlate.Disagree
 	electionLast.set(to, seconds(s.Elected), name)
 	drillSuccess.set(to, seconds(s.GoodDrill), name)
 	collectCluster(to, name, s.Cluster)
-	collectClients(to, name, &m)
-	counts := r.Conductor.Measure()
-	collectHosts(to, r, s, &m, &counts)
-	collectElections(to, name, &counts)
-	for _, k := range r.Conductor.Prediction().Cases {
+	collectClients(to, name, m)
+	collectHosts(to, r, &s, m, counts)
+	collectElections(to, name, counts)
+	for _, k := range r.Conductor.PredictedCases() {
 		if k.Traffic {
 			continue // the other one is the worst case
 		}
@@ -143,16 +144,15 @@ func collectClients(to *sheet, name string, m *relay.Measured) {
 }
 
 // collectHosts writes what is known of each host of the settings.
-func collectHosts(to *sheet, r control.Relay, s failover.Status, m *relay.Measured, counts *failover.Measured) {
+func collectHosts(to *sheet, r control.Relay, s *failover.Status, m *relay.Measured, counts *failover.Measured) {
 	name := s.Relay
-	clients := map[string]*relay.MeasuredHost{} // a host may have had several addresses
+	clear(to.hosts)
 	for address, h := range m.Hosts {
 		host := cmp.Or(r.Conductor.HostAt(address), address)
-		if sum := clients[host]; sum != nil {
-			sum.Add(&h)
-		} else {
-			clients[host] = &h
+		if sum, found := to.hosts[host]; found { // it has had several addresses
+			h.Add(&sum)
 		}
+		to.hosts[host] = h
 	}
 	usable := 0
 	for _, h := range s.Hosts {
@@ -175,10 +175,7 @@ func collectHosts(to *sheet, r control.Relay, s failover.Status, m *relay.Measur
 			checks.count(to, n.Unknown, name, h.Name, k.Name, "unknown")
 			checkDuration.observe(to, &n.Took, name, h.Name, k.Name)
 		}
-		n := clients[h.Name]
-		if n == nil {
-			n = &relay.MeasuredHost{} // no client was connected to it yet
-		}
+		n := to.hosts[h.Name] // nothing if no client was connected to it yet
 		hostConnects.count(to, n.Made, name, h.Name, "made")
 		hostConnects.count(to, n.Refused, name, h.Name, "refused")
 		hostConnects.count(to, n.TimedOut, name, h.Name, "timeout")
@@ -199,7 +196,7 @@ func collectHosts(to *sheet, r control.Relay, s failover.Status, m *relay.Measur
 }
 
 // collectRoles writes what the hosts say of themselves, of a relay that asks them.
-func collectRoles(to *sheet, s failover.Status) {
+func collectRoles(to *sheet, s *failover.Status) {
 	writers := len(s.Writers) // empty unless each of several was asked again
 	for _, h := range s.Hosts {
 		for _, r := range []role.Role{role.Primary, role.Replica, role.Starting, role.Unknown} {
@@ -229,21 +226,37 @@ func collectRoles(to *sheet, s failover.Status) {
 	}
 }
 
-// outcomeLabels are the outcomes of elections as labels.
-var outcomeLabels = func() map[failover.Outcome]string {
-	all := map[failover.Outcome]string{}
-	for _, o := range failover.Outcomes() {
-		all[o] = strings.ReplaceAll(string(o), " ", "_")
-	}
-	return all
-}()
+// outcome is an outcome of elections, with its label.
+type outcome struct {
+	failover.Outcome
+	label string
+}
+
+// The events and outcomes of elections, the phases of each event, and the outcomes of a
+// canary's attempts.
+var (
+	events   = failover.Kinds()
+	outcomes = func() (all []outcome) {
+		for _, o := range failover.Outcomes() {
+			all = append(all, outcome{o, strings.ReplaceAll(string(o), " ", "_")})
+		}
+		return all
+	}()
+	phases = func() (all [][]failover.Phase) {
+		for _, event := range events {
+			all = append(all, failover.Phases(event))
+		}
+		return all
+	}()
+	canaryOutcomes = failover.CanaryOutcomes()
+)
 
 func collectElections(to *sheet, name string, counts *failover.Measured) {
-	for _, event := range failover.Kinds() {
-		for _, outcome := range failover.Outcomes() {
-			elections.count(to, counts.Elections[failover.ElectionOf{Event: event, Outcome: outcome}], name, string(event), outcomeLabels[outcome])
+	for k, event := range events {
+		for _, o := range outcomes {
+			elections.count(to, counts.Elections[failover.ElectionOf{Event: event, Outcome: o.Outcome}], name, string(event), o.label)
 		}
-		for _, phase := range failover.Phases(event) {
+		for _, phase := range phases[k] {
 			s, known := counts.Phases[failover.PhaseOf{Event: event, Phase: phase}]
 			if !known && event != selector.Failover && event != selector.Switchover {
 				continue // these would be half of all lines, and nobody asks for them
@@ -253,7 +266,7 @@ func collectElections(to *sheet, name string, counts *failover.Measured) {
 	}
 	overBound.count(to, counts.OverBound, name)
 	if k := counts.Canary; k != nil {
-		for _, outcome := range failover.CanaryOutcomes() {
+		for _, outcome := range canaryOutcomes {
 			canaryTries.count(to, k.Attempts[outcome], name, string(outcome))
 		}
 		canaryTook.observe(to, &k.Took, name)

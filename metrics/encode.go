@@ -2,10 +2,13 @@ package metrics
 
 import (
 	"bytes"
+	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	dto "github.com/prometheus/client_model/go"
 
@@ -13,8 +16,8 @@ import (
 )
 
 // The encoders of the library write each line anew, with its labels and their escapes, and
-// took two thirds of a scrape. The two formats of text are written here instead, with labels
-// that are kept with their row. A test compares the result with theirs.
+// took two thirds of a scrape. The two formats of text are written here instead, and lines
+// whose values are as before are copied. A test compares the result with theirs.
 
 // openMetrics is the format OpenMetrics, and not the text format of Prometheus.
 type openMetrics bool
@@ -33,37 +36,122 @@ var (
 	escapeHelp  = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
 )
 
-// labelText returns labels as both formats have them, without braces.
-func labelText(labels []*dto.LabelPair) string {
-	var b strings.Builder
-	for k, l := range labels {
-		if k > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(l.GetName() + `="` + escapeLabel.Replace(l.GetValue()) + `"`)
-	}
-	return b.String()
+// labelName is the name of a label as text has it.
+type labelName struct {
+	text  string
+	value int // its number among those of a row
 }
 
-// appendTo appends the rows of s, after [sheet.end].
-func (o openMetrics) appendTo(out *bytes.Buffer, s *sheet) {
-	line := out.AvailableBuffer()
-	flush := func() {
-		out.Write(line)
-		line = out.AvailableBuffer()
+// labelNames returns the names of labels in the order of the text, which is by name.
+func labelNames(names []string) (all []labelName) {
+	for k, name := range names {
+		all = append(all, labelName{name + `="`, k})
 	}
+	slices.SortFunc(all, func(a, b labelName) int { return strings.Compare(a.text, b.text) })
+	return all
+}
+
+// appendLabels appends the labels of a row as both formats have them, without braces.
+func (m *metric) appendLabels(line []byte, r *row) []byte {
+	for k, l := range m.sorted {
+		if k > 0 {
+			line = append(line, ',')
+		}
+		value := r.labels[l.value]
+		if !utf8.ValidString(value) {
+			value = strings.ToValidUTF8(value, "?")
+		}
+		if strings.ContainsAny(value, "\\\n\"") {
+			value = escapeLabel.Replace(value)
+		}
+		line = append(append(append(line, l.text...), value...), '"')
+	}
+	return line
+}
+
+// encode brings the text of s up to date. Only rows that have changed are encoded, so s must
+// not be used for another format.
+func (o openMetrics) encode(s *sheet) {
+	for _, f := range s.sorted {
+		switch {
+		case !f.changed:
+		case f.partly():
+			s.room = o.again(s.room[:0], f)
+			f.text = append(f.text[:0], s.room...)
+		default:
+			f.text = o.head(f.text[:0], f.of)
+			f.head = len(f.text)
+			for k := range f.rows {
+				f.text = o.row(f.text, f, k)
+			}
+		}
+		f.changed = false
+	}
+}
+
+// partly reports whether some of the rows have not changed.
+func (f *family) partly() bool {
+	for k := range f.rows {
+		if !f.rows[k].changed {
+			return true
+		}
+	}
+	return false
+}
+
+// again appends the text of f. Rows that have not changed are copied from the one before.
+func (o openMetrics) again(out []byte, f *family) []byte {
+	out = append(out, f.text[:f.head]...)
+	from, to := f.head, f.head // what is copied next
+	for k := range f.rows {
+		r := &f.rows[k]
+		if !r.changed {
+			to = r.end
+			r.end += len(out) - from
+			continue
+		}
+		out = append(out, f.text[from:to]...)
+		from, to = r.end, r.end
+		out = o.row(out, f, k)
+	}
+	return append(out, f.text[from:to]...)
+}
+
+// piece is about how many bytes are sent together: in smaller ones a scrape would take
+// hundreds of system calls.
+const piece = 32 << 10
+
+// length returns the number of bytes of the text.
+func (s *sheet) length() (n int) {
+	for _, f := range s.sorted {
+		if f.used > 0 {
+			n += len(f.text)
+		}
+	}
+	return n
+}
+
+// send writes before, the text and last. It uses the room of before, which it returns.
+func (s *sheet) send(to io.Writer, before []byte, last string) ([]byte, error) {
 	for _, f := range s.sorted {
 		if f.used == 0 {
 			continue
 		}
-		line = o.head(line, f.of)
-		for k, row := range f.rows {
-			if line = o.row(line, f.of.Name, f.texts[k], row); len(line) > 4<<10 {
-				flush()
+		if len(before)+len(f.text) > piece {
+			if _, err := to.Write(before); err != nil {
+				return before, err
 			}
+			before = before[:0]
+		}
+		if len(f.text) <= piece {
+			before = append(before, f.text...)
+		} else if _, err := to.Write(f.text); err != nil {
+			return before, err
 		}
 	}
-	flush()
+	before = append(before, last...)
+	_, err := to.Write(before)
+	return before, err
 }
 
 // head appends what stands before the rows of m.
@@ -81,36 +169,43 @@ func (o openMetrics) head(line []byte, m *metric) []byte {
 	return line
 }
 
-// row appends the lines of a row.
-func (o openMetrics) row(line []byte, name, labels string, row *dto.Metric) []byte {
-	switch {
-	case row.Gauge != nil:
-		return o.value(o.series(line, name, "", labels), row.Gauge.GetValue())
-	case row.Counter != nil:
-		return o.value(o.series(line, name, "", labels), row.Counter.GetValue())
+// row appends the lines of the row with number k.
+func (o openMetrics) row(text []byte, f *family, k int) []byte {
+	text = o.lines(text, f, k)
+	f.rows[k].end, f.rows[k].changed = len(text), false
+	return text
+}
+
+func (o openMetrics) lines(line []byte, f *family, k int) []byte {
+	m, r := f.of, &f.rows[k]
+	if m.kind != dto.MetricType_HISTOGRAM {
+		return o.value(o.series(line, m, "", r), r.value)
 	}
-	h := row.Histogram
-	bucket := func(le string, n uint64) {
-		line = append(append(line, name...), "_bucket{"...)
-		if line = append(line, labels...); labels != "" {
-			line = append(line, ',')
+	counted := &f.counted[k]
+	count := counted.Count()
+	begin := len(line)
+	line = append(append(line, m.Name...), "_bucket{"...)
+	if line = m.appendLabels(line, r); len(m.sorted) > 0 {
+		line = append(line, ',')
+	}
+	line = append(line, `le="`...)
+	end := len(line)
+	for k, n := range counted.Classic() {
+		if k > 0 {
+			line = append(line, line[begin:end]...)
 		}
-		line = append(append(append(line, `le="`...), le...), `"} `...)
-		line = o.count(line, n)
+		line = o.count(append(append(line, o.bounds()[k]...), `"} `...), n)
 	}
-	for k, b := range h.Bucket {
-		bucket(o.bounds()[k], b.GetCumulativeCount())
-	}
-	bucket("+Inf", h.GetSampleCount())
-	line = o.value(o.series(line, name, "_sum", labels), h.GetSampleSum())
-	return o.count(o.series(line, name, "_count", labels), h.GetSampleCount())
+	line = o.count(append(append(line, line[begin:end]...), `+Inf"} `...), count)
+	line = o.value(o.series(line, m, "_sum", r), counted.Sum().Seconds())
+	return o.count(o.series(line, m, "_count", r), count)
 }
 
 // series appends the name of a series and its labels.
-func (o openMetrics) series(line []byte, name, suffix, labels string) []byte {
-	line = append(append(line, name...), suffix...)
-	if labels != "" {
-		line = append(append(append(line, '{'), labels...), '}')
+func (o openMetrics) series(line []byte, m *metric, suffix string, r *row) []byte {
+	line = append(append(line, m.Name...), suffix...)
+	if len(m.sorted) > 0 {
+		line = append(m.appendLabels(append(line, '{'), r), '}')
 	}
 	return append(line, ' ')
 }
@@ -156,25 +251,27 @@ func boundsOf(o openMetrics) (all [len(histogram.Bounds)]string) {
 func (g *gatherer) answer(w *buffered, r *http.Request) {
 	if r.URL.Query().Has("name[]") {
 		g.all.ServeHTTP(w, r) // a few of all
+		w.send(nil, "")
 		return
 	}
 	g.libraries.ServeHTTP(w, r)
 	format, isText := formatOf(w.Header().Get("Content-Type"))
 	if !isText || w.status != http.StatusOK {
-		w.content.Reset()
+		w.content = w.content[:0]
 		w.status = http.StatusOK
 		w.Header().Del("Content-Type")
 		w.Header().Del("Vary")
 		g.all.ServeHTTP(w, r)
+		w.send(nil, "")
 		return
 	}
+	free, last := &g.plain, ""
 	if format {
-		w.content.Truncate(len(bytes.TrimSuffix(w.content.Bytes(), []byte(eof))))
+		free, last = &g.open, eof
+		w.content = bytes.TrimSuffix(w.content, []byte(eof))
 	}
-	s := g.scrape()
-	format.appendTo(&w.content, s)
-	g.free.Store(s)
-	if format {
-		w.content.WriteString(eof)
-	}
+	s := g.scrape(free)
+	format.encode(s)
+	w.send(s, last)
+	free.Store(s)
 }

@@ -1,10 +1,12 @@
 package metrics
 
 import (
-	"bytes"
+	"fmt"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -39,7 +41,11 @@ func TestTextIsThatOfTheLibrary(t *testing.T) {
 		}
 	}
 	cfg := quiet()
-	cfg.Routes = func() []*Route { return []*Route{route, NewRoute("", false)} }
+	routes := []*Route{route, NewRoute("", false)}
+	for k := range 100 { // more than is sent together
+		routes = append(routes, NewRoute("/"+strconv.Itoa(k), false))
+	}
+	cfg.Routes = func() []*Route { return routes }
 	cfg.Dropped = func() map[string]uint64 {
 		return map[string]uint64{"0": 0, "1": 1, "million": 1e6, "much": 123_456_789_012, "most": math.MaxUint64}
 	}
@@ -97,13 +103,80 @@ func TestTextAllocatesNothing(t *testing.T) {
 		holdDuration.observe(s, &counted, "relay-"+strconv.Itoa(k), "served")
 	}
 	s.end()
-	var out bytes.Buffer
 	write := func() {
-		out.Reset()
-		openMetrics(true).appendTo(&out, s)
+		for _, f := range s.families { // all of it
+			f.changed = true
+			for k := range f.rows {
+				f.rows[k].changed = true
+			}
+		}
+		openMetrics(true).encode(s)
 	}
 	write()
-	if n := testing.AllocsPerRun(10, write); n > 10 {
-		t.Errorf("%v allocations for %d lines", n, bytes.Count(out.Bytes(), []byte("\n")))
+	if n := testing.AllocsPerRun(10, write); n > 0 {
+		t.Errorf("%v allocations for %d rows", n, 40)
+	}
+}
+
+// textOf returns the text of a sheet.
+func textOf(o openMetrics, s *sheet) string {
+	o.encode(s)
+	var text strings.Builder
+	_, _ = s.send(&text, nil, "")
+	return text.String()
+}
+
+// The text of a sheet that is used again is that of a new one, whichever of its rows have
+// changed, come or gone.
+func TestTextFollowsTheRows(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	used := [...]*sheet{newSheet(), newSheet()}
+	hosts := []string{"a", "b", "c", "d", "e"}
+	values := map[string]uint64{}
+	counted := map[string]*histogram.Histogram{}
+	for step := range 2000 {
+		switch random.IntN(8) {
+		case 0:
+			from := random.IntN(len(hosts) + 1)
+			hosts = slices.Delete(hosts, from, from+random.IntN(len(hosts)-from+1))
+		case 1:
+			hosts = slices.Insert(hosts, random.IntN(len(hosts)+1), fmt.Sprintf("host \"%d\"\n", step))
+		default:
+			for _, host := range hosts {
+				if random.IntN(3) == 0 {
+					values[host] = random.Uint64N(1 << random.IntN(60))
+				}
+				if random.IntN(3) == 0 {
+					h := counted[host]
+					if h == nil {
+						h = &histogram.Histogram{}
+						counted[host] = h
+					}
+					h.Observe(time.Duration(random.Int64N(1 << random.IntN(40))))
+				}
+			}
+		}
+		fill := func(s *sheet) {
+			s.begin()
+			for _, host := range hosts {
+				hostSessions.count(s, values[host], "orders", host)
+				relayedBytes.count(s, values[host]/2, "orders", host, "to_host")
+				relayedBytes.count(s, 0, "orders", host, "from_host")
+				var n histogram.Snapshot
+				if h := counted[host]; h != nil {
+					n.Add(h)
+				}
+				firstByte.observe(s, &n, "orders", host)
+			}
+			s.end()
+		}
+		for k, s := range used {
+			o, fresh := openMetrics(k == 1), newSheet()
+			fill(s)
+			fill(fresh)
+			if got, want := textOf(o, s), textOf(o, fresh); got != want {
+				t.Fatalf("step %d, hosts %q: (-fresh +used)\n%s", step, hosts, cmp.Diff(want, got))
+			}
+		}
 	}
 }

@@ -7,7 +7,6 @@
 package metrics
 
 import (
-	"bytes"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -64,39 +63,52 @@ type Config struct {
 func NewHandler(cfg Config) http.Handler {
 	g := newGatherer(cfg)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// In small pieces, as it is encoded, it would take hundreds of system calls, and a
-		// client that reads slowly would keep the sheet.
-		whole := g.buffer.Swap(nil)
-		if whole == nil { // another scrape has it
-			whole = new(buffered)
+		b := g.buffer.Swap(nil)
+		if b == nil { // another scrape has it
+			b = new(buffered)
 		}
-		defer g.buffer.Store(whole)
-		whole.ResponseWriter, whole.status = w, http.StatusOK
-		whole.content.Reset()
-		g.answer(whole, r)
-		w.Header().Set("Content-Length", strconv.Itoa(whole.content.Len()))
-		w.WriteHeader(whole.status)
-		_, _ = w.Write(whole.content.Bytes()) // fails when the client has gone
-		whole.ResponseWriter = nil
+		defer g.buffer.Store(b)
+		b.ResponseWriter, b.status, b.content = w, http.StatusOK, b.content[:0]
+		g.answer(b, r)
+		b.ResponseWriter = nil
 	})
 }
 
-// buffered is an answer that is sent when it is complete.
+// buffered is an answer whose first part is sent when it is complete.
 type buffered struct {
 	http.ResponseWriter
 	status  int
-	content bytes.Buffer
+	content []byte
 }
 
-func (b *buffered) WriteHeader(status int)      { b.status = status }
-func (b *buffered) Write(p []byte) (int, error) { return b.content.Write(p) }
+func (b *buffered) WriteHeader(status int) { b.status = status }
+
+func (b *buffered) Write(p []byte) (int, error) {
+	b.content = append(b.content, p...)
+	return len(p), nil
+}
+
+// send sends what was written, then the text of a sheet, which may be nil, and last. A client
+// that reads slowly keeps the sheet until the listener drops it; another scrape meanwhile has
+// to make one.
+func (b *buffered) send(s *sheet, last string) {
+	if s == nil {
+		s = &sheet{}
+	}
+	b.ResponseWriter.Header().Set("Content-Length", strconv.Itoa(len(b.content)+s.length()+len(last)))
+	b.ResponseWriter.WriteHeader(b.status)
+	b.content, _ = s.send(b.ResponseWriter, b.content, last) // fails when the client has gone
+}
 
 // gatherer brings together the metrics of the program and those of its libraries.
 type gatherer struct {
 	own    collector
 	others *prometheus.Registry
-	free   atomic.Pointer[sheet]    // of the last scrape; nil while a scrape has it
-	buffer atomic.Pointer[buffered] // the same, for its answer
+
+	// The sheets of the last scrape in each form, and the buffer of its answer; nil while a
+	// scrape has them.
+	plain, open, protocol atomic.Pointer[sheet]
+	buffer                atomic.Pointer[buffered]
 
 	libraries, all http.Handler // for the metrics of the libraries alone, and for all
 }
@@ -120,9 +132,10 @@ func newGatherer(cfg Config) *gatherer {
 	return g
 }
 
-// scrape reads the metrics of the program. The caller puts the sheet back into free.
-func (g *gatherer) scrape() *sheet {
-	s := g.free.Swap(nil)
+// scrape reads the metrics of the program into the sheet that is free, or into a new one. The
+// caller puts it back.
+func (g *gatherer) scrape(free *atomic.Pointer[sheet]) *sheet {
+	s := free.Swap(nil)
 	if s == nil {
 		s = newSheet()
 	}
@@ -135,8 +148,8 @@ func (g *gatherer) scrape() *sheet {
 // Gather returns all metrics. They are valid until done is called.
 func (g *gatherer) Gather() (all []*dto.MetricFamily, done func(), err error) {
 	all, err = g.others.Gather()
-	s := g.scrape()
-	return append(all, s.out...), func() { g.free.Store(s) }, err
+	s := g.scrape(&g.protocol)
+	return append(all, s.protocol()...), func() { g.protocol.Store(s) }, err
 }
 
 // revision is the commit that the program was built from, or empty.

@@ -125,7 +125,8 @@ func TestHistogramsAreClassicAndNative(t *testing.T) {
 	s.Add(&h)
 	to := newSheet()
 	holdDuration.observe(to, &s, "orders", "served")
-	got := to.end()[0].Metric[0]
+	to.end()
+	got := to.protocol()[0].Metric[0]
 	up := map[float64]uint64{}
 	for _, b := range got.Histogram.Bucket {
 		up[b.GetUpperBound()] = b.GetCumulativeCount()

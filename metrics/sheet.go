@@ -6,7 +6,9 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 
+	"understudy/failover"
 	"understudy/internal/histogram"
+	"understudy/relay"
 )
 
 // sheet is what a scrape answers: the families of all metrics, each with a row for each
@@ -15,28 +17,56 @@ import (
 //
 // A row is found by its place. Where the labels at that place are others, because a reload
 // has changed the settings, it is made anew.
+//
+// A row also knows whether it has changed since it was last encoded, so that the encoders
+// do again only what is not as before: from one scrape to the next that is a small part.
+// Each form of the answer therefore has sheets of its own.
 type sheet struct {
 	families []*family // as in table
 	sorted   []*family // by name
+	room     []byte    // of the encoders
+	buckets  []uint64  // the same, of the last native histogram
 	out      []*dto.MetricFamily
-	buckets  []uint64 // of the last native histogram
+
+	// Room for what is read of one relay.
+	relay     relay.Measured
+	conductor failover.Measured
+	hosts     map[string]relay.MeasuredHost
 }
 
 // family is the rows of one metric.
 type family struct {
-	of     *metric
+	of      *metric
+	rows    []row
+	counted []histogram.Snapshot // of each row; empty if it is no histogram
+	used    int                  // of the rows, by the present scrape
+	changed bool                 // a row has, or their number
+
+	// The lines of all rows, by openMetrics.encode, and how many bytes stand before them.
+	text []byte
+	head int
+
+	// The same for protocol buffers, by sheet.protocol.
 	out    *dto.MetricFamily
-	labels [][]string // the values of each row, as they were given
-	rows   []*dto.Metric
-	texts  []string // the labels of each row; see labelText
-	used   int      // of the rows, by the present scrape
+	protos []*dto.Metric
 }
+
+// row is one combination of labels.
+type row struct {
+	labels  [labelsMost]string // as they were given
+	value   float64            // if it is no histogram
+	changed bool
+	end     int // of its lines in text
+}
+
+// labelsMost is the greatest number of labels that a metric has.
+const labelsMost = 4
 
 // newSheet returns an empty sheet.
 func newSheet() *sheet {
-	s := &sheet{}
+	s := &sheet{hosts: map[string]relay.MeasuredHost{}}
 	for _, m := range table {
-		s.families = append(s.families, &family{of: m, out: &dto.MetricFamily{Name: &m.Name, Help: &m.Help, Type: m.kind.Enum()}})
+		s.families = append(s.families, &family{of: m})
 	}
 	s.sorted = slices.Clone(s.families)
 	slices.SortFunc(s.sorted, func(a, b *family) int { return strings.Compare(a.of.Name, b.of.Name) })
@@ -50,63 +80,49 @@ func (s *sheet) begin() {
 	}
 }
 
-// end returns the families that have rows, sorted by name. They are valid until the next
-// begin.
-func (s *sheet) end() []*dto.MetricFamily {
-	s.out = s.out[:0]
-	for _, f := range s.sorted {
+// end ends a scrape: rows that it has not filled in are gone.
+func (s *sheet) end() {
+	for _, f := range s.families {
+		if f.used == len(f.rows) {
+			continue
+		}
+		f.changed = true
 		clear(f.rows[f.used:])
-		clear(f.labels[f.used:])
-		clear(f.texts[f.used:])
-		f.rows, f.labels, f.texts = f.rows[:f.used], f.labels[:f.used], f.texts[:f.used]
-		if f.out.Metric = f.rows; f.used > 0 {
-			s.out = append(s.out, f.out)
+		f.rows = f.rows[:f.used]
+		if f.counted != nil {
+			clear(f.counted[f.used:])
+			f.counted = f.counted[:f.used]
 		}
 	}
-	return s.out
 }
 
-// row returns the next row of m, with these values of its labels.
-func (s *sheet) row(m *metric, labels []string) *dto.Metric {
-	f := s.families[m.index]
-	at := f.used
+// row returns the next row of m, with these values of its labels, and its number.
+func (s *sheet) row(m *metric, labels []string) (f *family, at int) {
+	f = s.families[m.index]
+	at = f.used
 	f.used++
-	if at == len(f.rows) {
-		f.rows, f.labels, f.texts = append(f.rows, nil), append(f.labels, nil), append(f.texts, "")
+	fresh := at == len(f.rows)
+	if fresh {
+		f.rows = append(f.rows, row{})
+		if m.kind == dto.MetricType_HISTOGRAM {
+			f.counted = append(f.counted, histogram.Snapshot{})
+		}
 	}
-	if f.rows[at] == nil || !slices.Equal(f.labels[at], labels) {
-		f.labels[at] = slices.Clone(labels)
-		f.rows[at] = m.newRow(f.labels[at])
-		f.texts[at] = labelText(f.rows[at].Label)
+	if r := &f.rows[at]; fresh || !slices.Equal(r.labels[:len(labels)], labels) {
+		copy(r.labels[:], labels)
+		r.changed, f.changed = true, true
+		if at < len(f.protos) {
+			f.protos[at] = nil
+		}
 	}
-	return f.rows[at]
-}
-
-// newRow returns a row with the value 0.
-func (m *metric) newRow(labels []string) *dto.Metric {
-	row := &dto.Metric{}
-	for k, name := range m.Labels {
-		row.Label = append(row.Label, &dto.LabelPair{Name: &name, Value: new(strings.ToValidUTF8(labels[k], "?"))})
-	}
-	slices.SortFunc(row.Label, func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
-	switch m.kind {
-	case dto.MetricType_COUNTER:
-		row.Counter = &dto.Counter{Value: new(float64)}
-	case dto.MetricType_HISTOGRAM:
-		row.Histogram = newHistogram()
-	default:
-		row.Gauge = &dto.Gauge{Value: new(float64)}
-	}
-	return row
+	return f, at
 }
 
 // set writes the value of one combination of labels.
 func (m *metric) set(to *sheet, v float64, labels ...string) {
-	row := to.row(m, labels)
-	if m.kind == dto.MetricType_COUNTER {
-		*row.Counter.Value = v
-	} else {
-		*row.Gauge.Value = v
+	f, at := to.row(m, labels)
+	if r := &f.rows[at]; r.value != v {
+		r.value, r.changed, f.changed = v, true, true
 	}
 }
 
@@ -122,39 +138,11 @@ func (m *metric) is(to *sheet, v bool, labels ...string) {
 	m.set(to, n, labels...)
 }
 
-// observe writes a histogram, in both forms: with classic buckets, which every Prometheus
-// takes, and as a native one.
+// observe writes a histogram.
 func (m *metric) observe(to *sheet, s *histogram.Snapshot, labels ...string) {
-	h := to.row(m, labels).Histogram
-	*h.SampleCount, *h.SampleSum = s.Count(), s.Sum().Seconds()
-	for k, n := range s.Classic() {
-		*h.Bucket[k].CumulativeCount = n
+	f, at := to.row(m, labels)
+	if !f.counted[at].Equal(s) {
+		f.counted[at].Set(s)
+		f.rows[at].changed, f.changed = true, true
 	}
-	n := s.Native(to.buckets[:0])
-	to.buckets = n.Buckets[:0]
-	*h.ZeroCount = n.Zero
-	h.PositiveSpan, h.PositiveDelta = h.PositiveSpan[:0], h.PositiveDelta[:0]
-	if len(n.Buckets) == 0 {
-		return
-	}
-	h.PositiveSpan = h.PositiveSpan[:1]                                                           // newHistogram has made it
-	*h.PositiveSpan[0].Offset, *h.PositiveSpan[0].Length = int32(n.First), uint32(len(n.Buckets)) //nolint:gosec // a hundred at most
-	before := int64(0)
-	for _, c := range n.Buckets {
-		h.PositiveDelta = append(h.PositiveDelta, int64(c)-before) //nolint:gosec // far below 2^63
-		before = int64(c)                                          //nolint:gosec // as above
-	}
-}
-
-// newHistogram returns an empty histogram.
-func newHistogram() *dto.Histogram {
-	h := &dto.Histogram{
-		SampleCount: new(uint64), SampleSum: new(float64),
-		Schema: new(int32(histogram.Schema)), ZeroThreshold: new(new(histogram.Snapshot).Native(nil).ZeroThreshold), ZeroCount: new(uint64),
-		PositiveSpan: []*dto.BucketSpan{{Offset: new(int32), Length: new(uint32)}},
-	}
-	for k := range histogram.Bounds {
-		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: &histogram.Bounds[k], CumulativeCount: new(uint64)})
-	}
-	return h
 }

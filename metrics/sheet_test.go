@@ -11,7 +11,8 @@ import (
 
 // rows returns what s has of a metric: the values of the labels, and the value.
 func rows(s *sheet, m *metric) (all []string) {
-	for _, f := range s.end() {
+	s.end()
+	for _, f := range s.protocol() {
 		for _, row := range f.Metric {
 			if f.GetName() == m.Name {
 				line := ""
@@ -63,7 +64,9 @@ func TestHistogramIsUsedAgain(t *testing.T) {
 		holdDuration.observe(s, &counted, "orders", "served")
 		fresh := newSheet()
 		holdDuration.observe(fresh, &counted, "orders", "served")
-		got, want := s.end()[0].Metric[0], fresh.end()[0].Metric[0]
+		s.end()
+		fresh.end()
+		got, want := s.protocol()[0].Metric[0], fresh.protocol()[0].Metric[0]
 		if got.String() != want.String() || got.Histogram.GetSampleCount() != uint64(len(durations)) {
 			t.Errorf("%v: %v, want %v", durations, got, want)
 		}
@@ -92,6 +95,7 @@ func TestSheetAllocatesNothing(t *testing.T) {
 			holdDuration.observe(s, &counted, relay, "served")
 		}
 		s.end()
+		s.protocol()
 	}
 	fill()
 	if n := testing.AllocsPerRun(10, fill); n > 0 {

@@ -29,13 +29,15 @@ type metric struct {
 	Metric
 	kind  dto.MetricType
 	index int // in table
+
+	sorted []labelName // of its labels
 }
 
 // table is filled by the declarations below.
 var table []*metric
 
 func declare(kind dto.MetricType, name, help string, labels []string) *metric {
-	m := &metric{Metric: Metric{Name: "understudy_" + name, Type: strings.ToLower(kind.String()), Labels: slices.Clone(labels), Help: help}, kind: kind, index: len(table)}
+	m := &metric{Metric: Metric{Name: "understudy_" + name, Type: strings.ToLower(kind.String()), Labels: slices.Clone(labels), Help: help}, kind: kind, index: len(table), sorted: labelNames(labels)}
 	table = append(table, m)
 	return m
 }

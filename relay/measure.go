@@ -74,9 +74,15 @@ func (h *MeasuredHost) Add(n *MeasuredHost) {
 }
 
 // Measure returns what the relay has counted.
-func (r *Relay) Measure() Measured {
-	var m Measured
-	counts, hosts := r.plane.measure(&m)
+func (r *Relay) Measure() (m Measured) {
+	r.MeasureTo(&m)
+	return m
+}
+
+// MeasureTo is Measure into what it has returned before, also for another relay.
+func (r *Relay) MeasureTo(m *Measured) {
+	*m = Measured{Hosts: m.Hosts}
+	counts, hosts := r.plane.measure(m)
 	m.Stats = counts
 	m.Silent = r.silents.Load()
 	m.Live = m.Accepted - m.Finished - m.Reset - m.Fenced - m.Expired - m.Aborted
@@ -89,15 +95,18 @@ func (r *Relay) Measure() Measured {
 	r.gating.Lock()
 	m.Refuses, m.Queued = !r.listens, r.queuedLocked()
 	r.gating.Unlock()
-	m.Hosts = byHost(r, hosts)
-	return m
+	m.Hosts = byHost(r, hosts, m.Hosts)
 }
 
-// byHost returns what is counted by the number of a host by its name.
-func byHost[T any](r *Relay, counts []T) map[string]T {
+// byHost returns what is counted by the number of a host by its name. It uses the room of
+// all, which may be nil.
+func byHost[T any](r *Relay, counts []T, all map[string]T) map[string]T {
 	r.homes.mu.Lock()
 	defer r.homes.mu.Unlock()
-	all := make(map[string]T, len(counts))
+	if all == nil {
+		all = make(map[string]T, len(counts))
+	}
+	clear(all)
 	for k, name := range r.homes.all {
 		if k+1 < len(counts) {
 			all[name] = counts[k+1]

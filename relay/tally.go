@@ -79,5 +79,5 @@ func sumTallies(all []*tallies) (hosts []HostStats) {
 // HostStats counts the connections to each host, keyed by the host as given to
 // [Relay.Open].
 func (r *Relay) HostStats() map[string]HostStats {
-	return byHost(r, r.plane.hostStats())
+	return byHost(r, r.plane.hostStats(), nil)
 }

@@ -33,7 +33,11 @@ func newMetrics(s *service) http.Handler {
 		Relays:   s.controlled,
 		Findings: func() correlate.Findings { return *s.findings.Load() },
 		Routes: func() (all []*metrics.Route) {
-			return slices.Collect(maps.Values(s.answers.Load().counted))
+			counted := s.answers.Load().counted
+			for _, path := range slices.Sorted(maps.Keys(counted)) { // in the same order each time
+				all = append(all, counted[path])
+			}
+			return all
 		},
 		Dropped: func() map[string]uint64 {
 			return map[string]uint64{"log": s.journal.Dropped(), "verdicts": s.verdicts.Dropped(), "connections": s.connections.dropped.Load()}

@@ -126,6 +126,32 @@ func (s *Snapshot) Merge(n *Snapshot) {
 	s.sum += n.sum
 }
 
+// Set makes s equal to n. They share nothing.
+func (s *Snapshot) Set(n *Snapshot) {
+	for i, p := range n.parts {
+		if p == nil {
+			s.parts[i] = nil
+		} else {
+			*s.part(i) = *p
+		}
+	}
+	s.sum = n.sum
+}
+
+// Equal reports whether two snapshots have counted the same.
+func (s *Snapshot) Equal(n *Snapshot) bool {
+	if s.sum != n.sum {
+		return false
+	}
+	for i, p := range s.parts {
+		q := n.parts[i]
+		if p != q && (p == nil || q == nil || *p != *q) {
+			return false
+		}
+	}
+	return true
+}
+
 // part returns a part, which it makes if there is none.
 func (s *Snapshot) part(i int) *[part]uint64 {
 	if s.parts[i] == nil {

@@ -82,3 +82,29 @@ func BenchmarkObserve(b *testing.B) {
 		h.Observe(37 * time.Microsecond)
 	}
 }
+
+// A copy is equal until either has counted something more, and shares nothing.
+func TestCopiesAreEqualUntilOneCountsMore(t *testing.T) {
+	var h Histogram
+	var was, now, set Snapshot
+	for k, d := range []time.Duration{0, time.Millisecond, time.Minute, 0, 0} {
+		h.Observe(d)
+		now = Snapshot{}
+		now.Add(&h)
+		if now.Equal(&was) || was.Equal(&now) {
+			t.Errorf("after %d durations: equal to the one before", k)
+		}
+		if set.Set(&now); !set.Equal(&now) || !now.Equal(&set) {
+			t.Errorf("after %d durations: a copy is not equal", k)
+		}
+		set.Add(&h)
+		if set.Equal(&now) || now.Count() != uint64(k+1) {
+			t.Errorf("after %d durations: what is added to the copy is in the original", k)
+		}
+		was = now
+	}
+	set.Set(&Snapshot{})
+	if !set.Equal(&Snapshot{}) {
+		t.Error("a copy of nothing is not empty")
+	}
+}
