@@ -3,9 +3,12 @@
 package e2e
 
 import (
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,5 +58,27 @@ func TestClusterCheck(t *testing.T) {
 				t.Errorf("%s: no row matches %q:\n%s", what, row, u.Stdout())
 			}
 		}
+	}
+}
+
+// An etcd that is full answers reads and refuses writes: the check says so, and what to do.
+func TestClusterCheckOfFullStore(t *testing.T) {
+	t.Parallel()
+	store := startEtcdWith(t, "http", "--quota-backend-bytes", "2000000")
+	large := `{"key": "eA==", "value": "` + strings.Repeat("eHh4", 250_000) + `"}`
+	proctest.Until(t, "etcd is full", func() bool {
+		res, err := http.Post("http://"+store.addr+"/v3/kv/put", "application/json", strings.NewReader(large))
+		if err != nil {
+			return false
+		}
+		defer res.Body.Close()
+		text, _ := io.ReadAll(res.Body)
+		return strings.Contains(string(text), "space exceeded")
+	})
+	u := start(t, "check", "--listen", freeAddr(t), "--hosts", "127.0.0.1:1", "--cluster", "etcd://"+store.addr, "--member", "a", "--on-store-loss", "fence")
+	u.Exit()
+	row := regexp.MustCompile(`(?m)^space of the store +failed +it is full .* refuses writes: compact and defragment it`)
+	if !row.MatchString(u.Stdout()) {
+		t.Errorf("no row matches %q:\n%s%s", row, u.Stdout(), u.Log())
 	}
 }

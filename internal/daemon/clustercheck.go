@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"understudy/cluster"
+	"understudy/cluster/etcd"
 	"understudy/cluster/peer"
 	"understudy/config"
 )
@@ -88,6 +89,9 @@ func checkStore(ctx context.Context, settings config.Settings, endpoint string) 
 			return all[:1]
 		}
 		all = append(all, checkRecord(c, r, record, known))
+	}
+	if err := store.Examine(ctx); errors.Is(err, etcd.ErrFull) || errors.Is(err, etcd.ErrKeepsAll) {
+		all = append(all, ClusterCheck{What: "space of the store", Err: err, Warning: !errors.Is(err, etcd.ErrFull)})
 	}
 	return all
 }

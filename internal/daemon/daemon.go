@@ -368,6 +368,9 @@ func (s *service) run(signals *Signals) error {
 	if m := s.membership; m != nil && m.server != nil {
 		s.rest.start(last, s.stop, keepServing(m, "cluster "+m.cfg.Listen, true, s.log))
 	}
+	if s.membership != nil {
+		s.rest.start(last, s.stop, s.membership.watchStore)
+	}
 	s.answers.Load().start(s, nil)
 	if s.control != nil {
 		s.rest.start(last, s.stop, keepServing(s.control, "control", true, s.log))
