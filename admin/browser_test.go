@@ -21,8 +21,10 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"understudy/control"
+	"understudy/failover"
 	"understudy/internal/browsertest"
 	"understudy/internal/proctest"
+	"understudy/selector"
 )
 
 // clean checks that the pages have written nothing on the console and sent no request elsewhere.
@@ -234,7 +236,21 @@ var scenes = []struct {
 		failOver(&s.status.Relays[0], s.status.Now)
 	}},
 	{"outage", 1, true, func(s *stage) { lose(&s.status.Relays[0], s.status.Now) }},
+	{"orders", 1, true, func(s *stage) {
+		at := s.status.Now.Add(-time.Minute)
+		lock := failover.Lock{Since: at, By: "anna (page, from 192.0.2.7)", Reason: "new disk"}
+		s.status.Relays[0].Hosts[2].Drained, s.status.Relays[0].Frozen = &lock, &lock
+		for _, event := range []selector.Kind{failover.OrderDrain, failover.OrderFreeze} {
+			s.elections = append([]control.Event{{Incident: failover.Incident{
+				ID: 9, Relay: "orders", Event: event, Reason: string(event) + " by " + lock.By + ": " + lock.Reason, By: lock.By,
+				Outcome: failover.CarriedOut, Order: &failover.Ordered{At: at, Host: map[selector.Kind]string{failover.OrderDrain: "db3.orders:5432"}[event]},
+			}}}, s.elections...)
+		}
+	}},
 	{"many", 60, true, func(s *stage) {
+		for i := range brokenOpen { // so many that all stay folded, and waiting clients are in their lines
+			lose(&s.status.Relays[50+i], s.status.Now)
+		}
 		failOver(&s.status.Relays[7], s.status.Now)
 		lose(&s.status.Relays[21], s.status.Now)
 		s.status.Relays[33].NoStandby = s.status.Now.Add(-20 * time.Minute)
@@ -251,8 +267,13 @@ var scenes = []struct {
 	}},
 }
 
-// The page fits a wall, a desk and a phone, light and dark. With UNDERSTUDY_PICTURES=DIR
-// the pictures of it are written there.
+// cut is a script that returns what of the page cannot be read, because its place is too
+// narrow: the lines of relays, and tables that have to be scrolled.
+const cut = `[...document.querySelectorAll('.relay > summary > *, .scroll')]
+	.filter((e) => e.scrollWidth > e.clientWidth && e.innerText).map((e) => e.className + ': ' + e.innerText.slice(0, 40)).join('; ')`
+
+// The page fits a wall, a desk, a tablet and a phone, light and dark, and nothing is cut off.
+// With UNDERSTUDY_PICTURES=DIR the pictures of it are written there.
 func TestPictures(t *testing.T) {
 	dir, shades := os.Getenv("UNDERSTUDY_PICTURES"), []string{"light"}
 	if dir != "" {
@@ -267,13 +288,16 @@ func TestPictures(t *testing.T) {
 		t.Cleanup(func() { close(s.over) })
 		scene.change(s)
 		now.Store(s)
-		for _, size := range []struct{ w, h int64 }{{1920, 1080}, {1280, 720}, {360, 740}} {
+		for _, size := range []struct{ w, h int64 }{{1920, 1080}, {1280, 720}, {1000, 700}, {768, 1024}, {360, 740}} {
 			b.Size(size.w, size.h)
 			for _, shade := range shades {
 				b.Dark(shade == "dark")
 				b.Go(server.URL)
 				if width := b.Number("document.documentElement.scrollWidth"); width > float64(size.w) {
 					t.Errorf("%s, %s: the page is %v wide on a screen of %d", scene.name, shade, width, size.w)
+				}
+				if text := b.String(cut); text != "" && scene.name != "hostile" {
+					t.Errorf("%s, %s: cut off on a screen of %d: %s", scene.name, shade, size.w, text)
 				}
 				if dir != "" {
 					write(t, filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", scene.name, size.w, shade)), b.Picture(size.w < 600))

@@ -67,7 +67,20 @@ func TestVerdict(t *testing.T) {
 		{"a probe is down", 1, func(s *control.Status) {
 			s.Probes = []control.Probe{{Name: "elastic", State: "down", Why: "status 503"}}
 		},
-			"bad probe down: db1.orders:5432 has", "bad probe down in : probe elastic is down: status 503"},
+			"warn probe down: db1.orders:5432 has", "warn probe down in : probe elastic is down: status 503"},
+		{"the reason of a probe names its state", 1, func(s *control.Status) {
+			s.Probes = []control.Probe{{Name: "elastic", State: "down", Why: "down: status 503"}}
+		},
+			"warn probe down: db1.orders:5432 has", "warn probe down in : probe elastic is down: status 503"},
+		{"a probe is down, and there is nothing else", 0, func(s *control.Status) {
+			s.Probes = []control.Probe{{Name: "elastic", State: "down", Why: "status 503"}}
+		},
+			"bad probe down: No relay", "bad probe down in : probe elastic is down: status 503"},
+		{"the agreement with other instances is in trouble", 1, func(s *control.Status) {
+			s.Relays[0].Cluster = &control.Cluster{Name: "main", Member: "p1", Text: "one line", StoreError: "connection refused"}
+		},
+			"warn cluster: db1.orders:5432 has", ""},
+		{"the agreement is not", 1, func(s *control.Status) { s.Relays[0].Cluster = &control.Cluster{Name: "main", Member: "p1"} }, "ok serving: db1.orders:5432 has", ""},
 		{"a probe is not known yet", 1, func(s *control.Status) { s.Probes = []control.Probe{{Name: "elastic", State: "unknown"}} }, "warn probe unknown: db1", "warn probe unknown in : probe elastic is unknown"},
 		{"a verdict is bad", 1, func(s *control.Status) {
 			s.Verdicts = []control.Verdict{{Route: "/ping", Status: 503, At: ago(time.Second), Since: ago(time.Minute), Why: "probe elastic is down"}}
@@ -166,6 +179,54 @@ func TestBars(t *testing.T) {
 	want := "detect 473 ms, elect 21 ms, fence 4.00 ms, trigger 500 ms, open 2.00 ms"
 	if got := newElectionView(failedOver(r, 2, begins, 0.473, 0.5, 2), true).Label; got != want {
 		t.Errorf("the picture is described as %q, want %q", got, want)
+	}
+}
+
+// The page has what the status says of databases, of the cluster, and of clients that are
+// being connected; and who gave an order, and why, in its line.
+func TestWhatElseIsShown(t *testing.T) {
+	s := newStage(1, false)
+	lag, secs := uint64(4711), 1.5
+	r := &s.status.Relays[0]
+	r.Hosts[0].Role = &control.Role{Role: "primary"}
+	r.Hosts[1].Role = &control.Role{Role: "replica", Bytes: &lag, Seconds: &secs}
+	r.Hosts[2].Role = &control.Role{Role: "primary"}
+	r.Hosts[2].Drained = &failover.Lock{Since: begins, By: "anna"}
+	r.Loss = &failover.Loss{Host: "db2.orders:5432", Bytes: &lag}
+	r.Cluster = &control.Cluster{Name: "main", Member: "p1", Text: "db1.orders:5432 was agreed on", Isolated: true}
+	r.Pacing = &control.PacingProgress{Waited: 90, Turns: 40, Rate: 50}
+	s.elections = []control.Event{
+		{Incident: failover.Incident{ID: 2, Relay: "orders", Event: failover.OrderDrain, Reason: "drain by anna (page, from 192.0.2.7): new disk", Outcome: failover.CarriedOut, Order: &failover.Ordered{At: begins, Host: "db3.orders:5432"}}},
+		{Incident: failover.Incident{ID: 1, Relay: "orders", Event: "failover", New: "db1.orders:5432", Outcome: failover.Open, Loss: &failover.Loss{Host: "db1.orders:5432"}}},
+	}
+	_, _, page := get(t, s.serve(t)+"/")
+	for _, want := range []string{
+		`<td class="text"></td>`, // of the primary
+		`<td class="text">says replica, 4711 bytes behind, for 1.50 s</td>`,
+		` by anna; says primary</td>`,
+		`<dt>a failover now</dt><dd>db2.orders:5432 lacks 4711 bytes</dd>`,
+		`<dt>cluster main</dt><dd>db1.orders:5432 was agreed on</dd>`,
+		`<b>cluster</b> this instance alone sees the primary down`,
+		`<b>connecting</b> 40 of 90 clients that waited, 50 a second`,
+		`<span class="order">by anna (page, from 192.0.2.7): new disk</span>`,
+		`<th scope="row">loss</th><td class="n"></td><td>db1.orders:5432 lacks nothing</td>`,
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %s", want)
+		}
+	}
+	if strings.Count(page, `class="bars"`) != 1 || strings.Count(page, `class="order"`) != 1 {
+		t.Error("an order has a picture of phases, or an election has none")
+	}
+}
+
+func TestTook(t *testing.T) {
+	for seconds, want := range map[float64]string{
+		0.00004: "0.04 ms", 0.0123: "12 ms", 1.5: "1.50 s", 59.99: "59.99 s", 60: "1 min 0 s", 161.5: "2 min 41 s", 3599: "59 min 59 s", 4000: "1 h 6 min",
+	} {
+		if got := took(seconds); got != want {
+			t.Errorf("took(%v) = %q, want %q", seconds, got, want)
+		}
 	}
 }
 

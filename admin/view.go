@@ -147,6 +147,7 @@ type electionView struct {
 	Label           string
 	Reason, Failure string
 	By              string
+	Order           string // of an order: who gave it, and why
 	Steps           []fact
 	ShowRelay       bool
 }
@@ -201,18 +202,20 @@ func newView(s control.Status, elections []control.Event, acts bool) view {
 		one := newVerdictView(d, s.Now)
 		v.Verdicts = append(v.Verdicts, one)
 		if one.Level == bad {
-			problems = append(problems, problem{Level: warn, Word: "bad verdict", Text: d.Route + " answers " + one.Last + suffix(": ", d.Why), ID: "verdicts", Where: "verdicts"})
+			problems = append(problems, problem{Level: minor(s), Word: "bad verdict", Text: d.Route + " answers " + one.Last + suffix(": ", d.Why), ID: "verdicts", Where: "verdicts"})
 		}
 	}
 	for _, p := range s.Probes {
 		one := newProbeView(p, s.Now)
 		v.Probes = append(v.Probes, one)
 		if one.Level != ok {
-			text := "probe " + p.Name + " is " + one.State
-			if p.Why != "" {
-				text += ": " + p.Why
+			at := one.Level
+			if at == bad {
+				at = minor(s)
 			}
-			problems = append(problems, problem{Level: one.Level, Word: "probe " + one.State, Text: text, ID: "probes", Where: "probes"})
+			// The reason names the state, too.
+			text := "probe " + p.Name + " is " + one.State + suffix(": ", strings.TrimPrefix(p.Why, p.State+": "))
+			problems = append(problems, problem{Level: at, Word: "probe " + one.State, Text: text, ID: "probes", Where: "probes"})
 		}
 	}
 	if r := s.Reload; r != nil && !r.OK {
@@ -224,6 +227,15 @@ func newView(s control.Status, elections []control.Event, acts bool) view {
 	}
 	v.judge(s, problems)
 	return v
+}
+
+// minor returns how bad a verdict or a probe is that is not good: less than a relay without a
+// primary, unless the process is there for nothing else.
+func minor(s control.Status) level {
+	if len(s.Relays) == 0 {
+		return bad
+	}
+	return warn
 }
 
 // judge sets the verdict.
@@ -340,8 +352,14 @@ func newRelayView(r control.RelayStatus, n int, s control.Status, many, acts boo
 	if k := r.Canary; k != nil {
 		v.Facts = append(v.Facts, canaryFacts(*k, s.Now)...)
 	}
+	if r.Loss != nil {
+		v.Facts = append(v.Facts, fact{"a failover now", r.Loss.String(), "what the best candidate lacks of the data of the primary"})
+	}
 	if !r.GoodDrill.IsZero() {
 		v.Facts = append(v.Facts, fact{"last good drill", age(s.Now.Sub(r.GoodDrill)) + " ago", ""})
+	}
+	if c := r.Cluster; c != nil {
+		v.Facts = append(v.Facts, fact{"cluster " + c.Name, c.Text, "as " + c.Member + " sees it, which is this instance"})
 	}
 	if acts {
 		v.Actions = []action{actionOf("drill", "Drill", r.Name, "")}
@@ -398,6 +416,8 @@ func judgeRelay(r control.RelayStatus) (level, string) {
 		return warn, "no standby"
 	case r.Frozen != nil:
 		return warn, "frozen"
+	case clusterTrouble(r.Cluster) != "":
+		return warn, "cluster"
 	case len(r.Warnings) > 0 || r.SaveError != "":
 		return warn, "warning"
 	case primary >= 0 && slices.ContainsFunc(r.Hosts[primary].Checks, func(k control.Check) bool { return k.Suspected }):
@@ -414,6 +434,12 @@ func notesOf(r control.RelayStatus, now time.Time) (all []problem) {
 	for _, w := range r.Warnings {
 		all = append(all, problem{Level: warn, Word: "warning", Text: w})
 	}
+	if text := clusterTrouble(r.Cluster); text != "" {
+		all = append(all, problem{Level: warn, Word: "cluster", Text: text})
+	}
+	if p := r.Pacing; p != nil {
+		all = append(all, problem{Level: warn, Word: "connecting", Text: fmt.Sprintf("%d of %d clients that waited, %.0f a second", p.Turns, p.Waited, p.Rate)})
+	}
 	if k := r.Frozen; k != nil {
 		all = append(all, problem{Level: warn, Word: "frozen", Text: lockText(k)})
 	}
@@ -425,6 +451,22 @@ func notesOf(r control.RelayStatus, now time.Time) (all []problem) {
 		all = append(all, problem{Level: warn, Word: "state", Text: "not saved for " + age(now.Sub(r.SaveFails)) + ", a restart will lose it: " + r.SaveError})
 	}
 	return all
+}
+
+// clusterTrouble returns what is wrong with the agreement with other instances; empty for
+// nothing.
+func clusterTrouble(c *control.Cluster) string {
+	switch {
+	case c == nil:
+		return ""
+	case c.Trouble != "":
+		return "this instance does not take part: " + c.Trouble
+	case c.Isolated:
+		return "this instance alone sees the primary down"
+	case c.StoreError != "":
+		return "the store does not answer: " + c.StoreError
+	}
+	return c.Clocks
 }
 
 func progressText(p failover.Progress, now time.Time) string {
@@ -486,6 +528,9 @@ func newHostView(h control.Host, n int, r control.RelayStatus, s control.Status,
 	if h.Primary {
 		v.Role = "primary"
 	}
+	if h.Role != nil && (h.Role.Role != "primary" || !h.Primary) {
+		v.Note += suffix(strings.Repeat("; ", min(len(v.Note), 1)), roleText(*h.Role))
+	}
 	for _, k := range h.Checks {
 		v.Checks = append(v.Checks, newCheckView(k, s.Now))
 	}
@@ -500,6 +545,18 @@ func newHostView(h control.Host, n int, r control.RelayStatus, s control.Status,
 		}
 	}
 	return v
+}
+
+// roleText returns what a host says of itself.
+func roleText(r control.Role) string {
+	text := "says " + r.Role
+	if r.Bytes != nil && *r.Bytes > 0 {
+		text += fmt.Sprintf(", %d bytes behind", *r.Bytes)
+	}
+	if r.Seconds != nil && *r.Seconds > 0 {
+		text += ", for " + took(*r.Seconds)
+	}
+	return text
 }
 
 // levelOf returns the level of a host, check or probe in this state.
@@ -658,6 +715,7 @@ func newElectionView(e control.Event, showRelay bool) electionView {
 func (v *electionView) explainOrder(e control.Event) {
 	o := e.Order
 	v.New = o.Host
+	v.Order = strings.TrimPrefix(e.Reason, string(e.Event)+" ")
 	if o.Remote {
 		v.Steps = append(v.Steps, fact{Name: "where", Note: "at another instance of the cluster"})
 	}
@@ -686,6 +744,9 @@ func (v *electionView) explain(e control.Event) {
 			i = len(v.Steps) - 1
 		}
 		v.Steps[i].Note = text
+	}
+	if l := e.Loss; l != nil {
+		v.Steps = append(v.Steps, fact{Name: "loss", Note: l.String()})
 	}
 	if b := e.FirstBad; b != nil {
 		note("detect", "first bad check: "+b.Check+suffix(": ", b.Error))
@@ -752,9 +813,13 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%d d %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
-// took formats a short duration.
+// took formats a duration that was measured.
 func took(seconds float64) string {
 	switch ms := seconds * 1000; {
+	case seconds >= 3600:
+		return age(time.Duration(seconds * float64(time.Second)))
+	case seconds >= 60:
+		return fmt.Sprintf("%d min %d s", int(seconds)/60, int(seconds)%60)
 	case ms < 10:
 		return strconv.FormatFloat(ms, 'f', 2, 64) + " ms"
 	case ms < 1000:
