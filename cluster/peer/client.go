@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"net/http"
 
 	"understudy/cluster"
+	"understudy/internal/pemfile"
 )
 
 // ClientConfig configures a Client.
@@ -42,9 +44,6 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if _, port, err := net.SplitHostPort(cfg.Address); err != nil || port == "" {
 		errs = append(errs, fmt.Errorf("address: %q is not host:port", cfg.Address))
 	}
-	if len(cfg.Secret) == 0 && cfg.TLS != nil && cfg.TLS.InsecureSkipVerify {
-		errs = append(errs, errors.New("tls: without a secret, the certificates of others must be verified"))
-	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("client for the member %q: %w", cfg.To, err)
 	}
@@ -59,12 +58,34 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		Protocols:              new(http.Protocols),
 	}
 	c.transport.Protocols.SetHTTP1(true)
-	if cfg.TLS != nil {
+	if cfg.Identity != nil {
 		c.scheme = "https"
-		c.transport.TLSClientConfig = cfg.TLS.Clone()
-		c.transport.TLSClientConfig.MinVersion = tls.VersionTLS13
+		c.transport.TLSClientConfig = &tls.Config{
+			MinVersion:         tls.VersionTLS13,
+			InsecureSkipVerify: true, //nolint:gosec // verify does it: the name may be that of the member, and authorities change
+			VerifyConnection:   c.verify,
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				own, _ := cfg.Identity.Get()
+				return &own, nil
+			},
+		}
 	}
 	return c, nil
+}
+
+// verify checks that the certificate of the server is that of the member.
+func (c *Client) verify(state tls.ConnectionState) error {
+	_, authorities := c.cfg.Identity.Get()
+	chain := state.PeerCertificates
+	options := x509.VerifyOptions{Roots: authorities, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	for _, between := range chain[1:] {
+		options.Intermediates.AddCert(between)
+	}
+	if _, err := chain[0].Verify(options); err != nil {
+		return &tls.CertificateVerificationError{UnverifiedCertificates: chain, Err: err}
+	}
+	host, _, _ := net.SplitHostPort(c.cfg.Address) // NewClient has checked it
+	return pemfile.IsFor(chain[0], c.cfg.To, host)
 }
 
 // Close closes the connections that are not in use. Those in use are closed
@@ -99,7 +120,7 @@ func (c *Client) failed(err error) error {
 // call sends a request, and returns the answer if it is one to this request, of
 // the member that was asked.
 func (c *Client) call(ctx context.Context, path string, r request) (answer, error) {
-	r.Cluster, r.To = c.cfg.Cluster, c.cfg.To
+	r.Cluster, r.From, r.To = c.cfg.Cluster, c.cfg.Member, c.cfg.To
 	body, err := json.Marshal(r)
 	if err != nil {
 		return answer{}, c.failed(err)
@@ -108,9 +129,20 @@ func (c *Client) call(ctx context.Context, path string, r request) (answer, erro
 	defer cancel()
 	a, err := c.exchange(ctx, path, body)
 	if err != nil {
-		return answer{}, c.failed(err)
+		return answer{}, c.failed(explain(err))
 	}
 	return a, nil
+}
+
+// explain says what an error of TLS means here.
+func explain(err error) error {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return errors.New("it answers without TLS: it has no certificate, and this member has one")
+	}
+	if failed, ok := errors.AsType[*net.OpError](err); ok && failed.Op == "remote error" {
+		return fmt.Errorf("it refuses our certificate: %w", failed.Err)
+	}
+	return err
 }
 
 func (c *Client) exchange(ctx context.Context, path string, body []byte) (answer, error) {
@@ -142,6 +174,8 @@ func (c *Client) exchange(ctx context.Context, path string, body []byte) (answer
 		return answer{}, fmt.Errorf("reading the answer: %w", err)
 	case len(text) > maxAnswer:
 		return answer{}, fmt.Errorf("the answer is longer than %d bytes", maxAnswer)
+	case res.StatusCode == http.StatusBadRequest && bytes.Contains(text, []byte("HTTP request to an HTTPS server")): // of net/http
+		return answer{}, errors.New("it answers with TLS only: it has a certificate, and this member has none")
 	case res.StatusCode == http.StatusUnauthorized:
 		return answer{}, errors.New("it refuses our secret: the secrets of the two members differ")
 	case !equal(res.Header.Get(codeHeader), c.cfg.answerCode(code, res.StatusCode, text)):

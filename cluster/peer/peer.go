@@ -12,6 +12,11 @@
 // holds once. Each request names the cluster and the member that it is for, so
 // that a wrong address does not make one member speak for another. Without
 // certificates, what is said can be read on the way.
+//
+// With certificates each end proves which member it is: its certificate must be
+// for the name of the member, or for the host of its address. So one member cannot
+// speak for another, and a certificate of the same authority that is no member's
+// opens nothing.
 package peer
 
 import (
@@ -19,6 +24,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -43,11 +49,17 @@ type Member interface {
 // Question is the question for a grant.
 type Question struct {
 	Relay string `json:"relay"`
-	From  string `json:"from"` // who asks; the Client fills it in
+	From  string `json:"from"` // who asks, as in the request; the Client fills it in
 
 	// Version and Boot are those of the record that the asking member knows.
 	Version uint64 `json:"version"`
 	Boot    uint64 `json:"boot"`
+}
+
+// Identity is the certificate of a member and the authorities of all. It is used anew
+// for each connection, because certificates are renewed.
+type Identity interface {
+	Get() (tls.Certificate, *x509.CertPool)
 }
 
 // Config is what a [Server] and a [Client] have alike.
@@ -56,10 +68,10 @@ type Config struct {
 	Cluster, Member string
 
 	// Secret is what all members of the cluster have and nobody else, 16 bytes at
-	// least. TLS has the certificate of this member and the authorities of the
-	// others, for which it is copied. One of them is required, and both may be given.
-	Secret []byte
-	TLS    *tls.Config
+	// least. Identity is the certificate of this member, with its names. One of them is
+	// required, and both may be given.
+	Secret   []byte
+	Identity Identity
 
 	// Timeout is the longest time for one request. Required.
 	Timeout time.Duration
@@ -96,6 +108,7 @@ const (
 // request is the body of each request.
 type request struct {
 	Cluster     string               `json:"cluster"`
+	From        string               `json:"from,omitempty"` // who asks
 	To          string               `json:"to"`
 	Question    *Question            `json:"question,omitempty"`
 	Transaction *cluster.Transaction `json:"transaction,omitempty"`
@@ -117,13 +130,10 @@ func (c *Config) validate() error {
 		errs = append(errs, errors.New("member: required"))
 	}
 	switch n := len(c.Secret); {
-	case n == 0 && c.TLS == nil:
+	case n == 0 && c.Identity == nil:
 		errs = append(errs, errors.New("secret: required without certificates"))
 	case n > 0 && n < minSecret:
 		errs = append(errs, fmt.Errorf("secret: %d bytes, want %d at least (openssl rand -hex 32)", n, minSecret))
-	}
-	if c.TLS != nil && len(c.TLS.Certificates) == 0 && c.TLS.GetCertificate == nil && c.TLS.GetClientCertificate == nil {
-		errs = append(errs, errors.New("tls: no certificate"))
 	}
 	if c.Timeout <= 0 {
 		errs = append(errs, fmt.Errorf("timeout: %v is not positive", c.Timeout))

@@ -467,62 +467,182 @@ func newAuthority(t *testing.T) authority {
 	return authority{cert, key}
 }
 
-// member returns the settings of a member with a certificate of a, that trusts
+// identity is a certificate and the authorities of others, of which another one may take
+// the place.
+type identity struct {
+	mu   sync.Mutex
+	cert tls.Certificate
+	pool *x509.CertPool
+}
+
+func (i *identity) Get() (tls.Certificate, *x509.CertPool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.cert, i.pool
+}
+
+func (i *identity) renew(next *identity) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.cert = next.cert
+}
+
+// member returns the identity of a member with a certificate of a for a name, that trusts
 // those of a.
-func (a authority) member(t *testing.T) *tls.Config {
+func (a authority) member(t *testing.T, name string, change ...func(*x509.Certificate)) *identity {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour)}
+	if ip := net.ParseIP(name); ip != nil {
+		template.IPAddresses = []net.IP{ip}
+	} else {
+		template.DNSNames = []string{name}
+	}
+	for _, do := range change {
+		do(template)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
-	return &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, RootCAs: pool, ClientCAs: pool,
-	}
+	return &identity{cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool: pool}
 }
 
-// Certificates do without a secret. Those of another authority are refused at
-// both ends.
+func expired(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
+
+// namesOf are the names of the members a, at 127.0.0.1, and d.
+func namesOf(member string) []string {
+	return map[string][]string{"a": {"a", "127.0.0.1"}, "d": {"d"}}[member]
+}
+
+// Certificates do without a secret. Each end proves by its name or its address which member
+// it is; other certificates of the authority, and those of another one, are refused.
 func TestCertificates(t *testing.T) {
 	proctest.NoLeaks(t)
 	ours, others := newAuthority(t), newAuthority(t)
-	addr, log := serve(t, func(c *ServerConfig) { c.Secret, c.TLS = nil, ours.member(t) })
-	with := func(cfg *tls.Config) *Client {
-		return client(t, addr, func(c *ClientConfig) { c.Secret, c.TLS = nil, cfg })
+	between := func(server, own *identity, from string) (*logged, error) {
+		addr, log := serve(t, func(c *ServerConfig) { c.Secret, c.Identity, c.Names = nil, server, namesOf })
+		c := client(t, addr, func(c *ClientConfig) { c.Secret, c.Identity, c.Member = nil, own, from })
+		granted, err := c.Grants(t.Context(), Question{})
+		if granted != (err == nil) {
+			t.Errorf("granted %v, %v", granted, err)
+		}
+		return log, err
 	}
-	if granted, err := with(ours.member(t)).Grants(t.Context(), Question{}); !granted || err != nil {
-		t.Errorf("granted %v, %v", granted, err)
+	trusting := func(i *identity, a authority) *identity {
+		i.pool = x509.NewCertPool()
+		i.pool.AddCert(a.cert)
+		return i
 	}
-	_, err := with(others.member(t)).Grants(t.Context(), Question{})
-	wantError(t, err, "certificate signed by unknown authority")
+	only := func(u x509.ExtKeyUsage) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{u} }
+	}
+	b, a := ours.member(t, "b"), ours.member(t, "a")
+	for name, tt := range map[string]struct {
+		server, client *identity
+		from           string
+		want, logged   string // empty: there is no error
+	}{
+		"names":                       {b, a, "a", "", ""},
+		"addresses":                   {ours.member(t, "127.0.0.1"), ours.member(t, "127.0.0.1"), "a", "", ""},
+		"the server is another":       {ours.member(t, "d"), a, "a", "the certificate is for d, and not for b or 127.0.0.1", "bad certificate"},
+		"the server of no name":       {ours.member(t, "", func(c *x509.Certificate) { c.DNSNames = nil }), a, "a", "no name (subject alternative name)", ""},
+		"the server has expired":      {ours.member(t, "b", expired), a, "a", "certificate has expired", ""},
+		"the server is a client":      {ours.member(t, "b", only(x509.ExtKeyUsageClientAuth)), a, "a", "incompatible key usage", ""},
+		"the server of another":       {others.member(t, "b"), a, "a", "unknown authority", ""},
+		"the client speaks for d":     {b, a, "d", "the certificate is for a, and not for d", "the certificate is for a, and not for d"},
+		"the client is no member":     {b, ours.member(t, "e"), "e", `"e" is no member of the cluster`, `\"e\" is no member`},
+		"the client has expired":      {b, ours.member(t, "a", expired), "a", "it refuses our certificate: tls: expired certificate", "certificate has expired"},
+		"the client is a server":      {b, ours.member(t, "a", only(x509.ExtKeyUsageServerAuth)), "a", "it refuses our certificate: ", "incompatible key usage"},
+		"the client of another":       {b, trusting(others.member(t, "a"), ours), "a", "it refuses our certificate: ", "unknown authority"},
+		"the client has none":         {b, nil, "a", "it answers with TLS only", ""},
+		"the server has none":         {nil, a, "a", "it answers without TLS", ""},
+		"both of another that is new": {trusting(others.member(t, "b"), others), trusting(others.member(t, "a"), others), "a", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log *logged
+			var err error
+			switch {
+			case tt.client == nil: // it has a secret instead
+				addr, l := serve(t, func(c *ServerConfig) { c.Secret, c.Identity, c.Names = nil, tt.server, namesOf })
+				log = l
+				_, err = client(t, addr, nil).Grants(t.Context(), Question{})
+			case tt.server == nil:
+				addr, l := serve(t, nil)
+				log = l
+				_, err = client(t, addr, func(c *ClientConfig) { c.Secret, c.Identity = nil, tt.client }).Grants(t.Context(), Question{})
+			default:
+				log, err = between(tt.server, tt.client, tt.from)
+			}
+			if tt.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			wantError(t, err, tt.want)
+			if tt.logged != "" {
+				proctest.Until(t, "the refusal is logged", func() bool {
+					return strings.Contains(log.lines()[0], "request of a member refused") && strings.Contains(log.lines()[0], tt.logged)
+				})
+			}
+		})
+	}
+}
 
-	stranger := others.member(t)
-	stranger.RootCAs = ours.member(t).RootCAs
-	_, err = with(stranger).Grants(t.Context(), Question{})
-	wantError(t, err, "tls: ")
-	proctest.Until(t, "the refusal is logged", func() bool { return strings.Contains(log.lines()[0], "request of a member refused") })
+// A question in the name of another member than the one that asks is refused.
+func TestCertificateOfAQuestion(t *testing.T) {
+	ours := newAuthority(t)
+	addr, _ := serve(t, func(c *ServerConfig) { c.Secret, c.Identity, c.Names = nil, ours.member(t, "b"), namesOf })
+	c := client(t, addr, func(c *ClientConfig) { c.Secret, c.Identity = nil, ours.member(t, "a") })
+	_, err := c.call(t.Context(), grantsPath, request{Question: &Question{From: "d"}})
+	wantError(t, err, `the request is of "a", and asks for "d"`)
+}
 
-	both, _ := serve(t, func(c *ServerConfig) { c.TLS = ours.member(t) })
-	c := client(t, both, func(c *ClientConfig) { c.TLS = ours.member(t) })
+// With both, a certificate alone is not enough.
+func TestCertificatesAndSecret(t *testing.T) {
+	ours := newAuthority(t)
+	addr, _ := serve(t, func(c *ServerConfig) { c.Identity, c.Names = ours.member(t, "b"), namesOf })
+	c := client(t, addr, func(c *ClientConfig) { c.Identity = ours.member(t, "a") })
 	if granted, err := c.Grants(t.Context(), Question{}); !granted || err != nil {
 		t.Errorf("with a secret too: granted %v, %v", granted, err)
 	}
-	c = client(t, both, func(c *ClientConfig) { c.Secret, c.TLS = nil, ours.member(t) })
-	_, err = c.Grants(t.Context(), Question{})
+	c = client(t, addr, func(c *ClientConfig) { c.Secret, c.Identity = nil, ours.member(t, "a") })
+	_, err := c.Grants(t.Context(), Question{})
 	wantError(t, err, "it refuses our secret")
 }
 
+// A certificate that is renewed holds for the next connection, at both ends.
+func TestRenewedCertificates(t *testing.T) {
+	ours := newAuthority(t)
+	for name, ends := range map[string][2]*identity{
+		"server": {ours.member(t, "b", expired), ours.member(t, "a")},
+		"client": {ours.member(t, "b"), ours.member(t, "a", expired)},
+	} {
+		addr, _ := serve(t, func(c *ServerConfig) { c.Secret, c.Identity, c.Names = nil, ends[0], namesOf })
+		c := client(t, addr, func(c *ClientConfig) { c.Secret, c.Identity = nil, ends[1] })
+		_, err := c.Grants(t.Context(), Question{})
+		wantError(t, err, "expired")
+		ends[0].renew(ours.member(t, "b"))
+		ends[1].renew(ours.member(t, "a"))
+		if granted, err := c.Grants(t.Context(), Question{}); !granted || err != nil {
+			t.Errorf("%s: after the renewal: granted %v, %v", name, granted, err)
+		}
+	}
+}
+
 func TestBadConfig(t *testing.T) {
-	_, err := NewServer(ServerConfig{Config: Config{TLS: &tls.Config{}}})
-	for _, want := range []string{"cluster: required", "member: required", "tls: no certificate", "timeout: 0s", "local: required", "connections: 0", "authority"} {
+	_, err := NewServer(ServerConfig{Config: Config{Identity: &identity{}}})
+	for _, want := range []string{"cluster: required", "member: required", "timeout: 0s", "local: required", "connections: 0", "names: required"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: has no %q", err, want)
 		}

@@ -20,6 +20,7 @@ import (
 
 	"understudy/cluster"
 	"understudy/internal/accept"
+	"understudy/internal/pemfile"
 )
 
 // ServerConfig configures a Server.
@@ -28,6 +29,11 @@ type ServerConfig struct {
 
 	// Local is the member that answers. Required.
 	Local Member
+
+	// Names returns the names of which one must be in the certificate of a member: its
+	// own, and the hosts of its addresses; none for a name that is no member's. It is
+	// required with an Identity.
+	Names func(member string) []string
 
 	// Connections limits the open connections. At the limit, a new one replaces the
 	// oldest that has not proved that it is a member's. Required.
@@ -54,8 +60,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Connections < 1 {
 		errs = append(errs, fmt.Errorf("connections: %d is less than 1", cfg.Connections))
 	}
-	if cfg.TLS != nil && (cfg.TLS.ClientCAs == nil || len(cfg.TLS.Certificates) == 0 && cfg.TLS.GetCertificate == nil) {
-		errs = append(errs, errors.New("tls: the authority of the other members, or the own certificate, is missing"))
+	if cfg.Identity != nil && cfg.Names == nil {
+		errs = append(errs, errors.New("names: required with certificates"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("listener for members: %w", err)
@@ -100,10 +106,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	srv.Protocols.SetHTTP1(true)
 	var listener net.Listener = g
-	if s.cfg.TLS != nil {
-		cfg := s.cfg.TLS.Clone()
-		cfg.MinVersion, cfg.ClientAuth, cfg.NextProtos = tls.VersionTLS13, tls.RequireAndVerifyClientCert, []string{"http/1.1"}
-		listener = tls.NewListener(g, cfg)
+	if s.cfg.Identity != nil {
+		listener = tls.NewListener(g, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: s.config})
 	}
 
 	closed := make(chan struct{})
@@ -127,6 +131,16 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		return fmt.Errorf("listener for members on %s: %w", ln.Addr(), err)
 	}
 	return nil
+}
+
+// config returns what holds for one connection.
+func (s *Server) config(*tls.ClientHelloInfo) (*tls.Config, error) {
+	own, authorities := s.cfg.Identity.Get()
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{own}, NextProtos: []string{"http/1.1"},
+		ClientCAs: authorities, ClientAuth: tls.RequireAndVerifyClientCert,
+		SessionTicketsDisabled: true, // each connection shows the certificate that is valid then
+	}, nil
 }
 
 // serve answers one request.
@@ -156,7 +170,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
 	defer cancel()
-	status, a := s.answer(ctx, r.URL.Path, body)
+	status, a := s.answer(ctx, r, body)
 	text, err := json.Marshal(a)
 	if err != nil || len(text) > maxAnswer {
 		status, text = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be sent"}`)
@@ -168,7 +182,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // answer returns the answer to the request of a member.
-func (s *Server) answer(ctx context.Context, path string, body []byte) (int, answer) {
+func (s *Server) answer(ctx context.Context, r *http.Request, body []byte) (int, answer) {
+	path := r.URL.Path
 	var q request
 	if err := json.Unmarshal(body, &q); err != nil {
 		return http.StatusBadRequest, answer{Error: "not a request of a member: " + err.Error()}
@@ -176,6 +191,10 @@ func (s *Server) answer(ctx context.Context, path string, body []byte) (int, ans
 	if q.Cluster != s.cfg.Cluster || q.To != s.cfg.Member {
 		return http.StatusMisdirectedRequest, answer{Error: fmt.Sprintf("this is the member %q of the cluster %q, and the request is for %q of %q",
 			s.cfg.Member, s.cfg.Cluster, q.To, q.Cluster)}
+	}
+	if err := s.proves(r, &q); err != nil {
+		s.refused.add(r.RemoteAddr, err.Error())
+		return http.StatusForbidden, answer{Error: err.Error()}
 	}
 	var a answer
 	var err error
@@ -193,6 +212,22 @@ func (s *Server) answer(ctx context.Context, path string, body []byte) (int, ans
 		return http.StatusBadGateway, answer{Error: err.Error()}
 	}
 	return http.StatusOK, a
+}
+
+// proves returns an error for a request whose certificate is not that of the member who
+// asks.
+func (s *Server) proves(r *http.Request, q *request) error {
+	if s.cfg.Identity == nil {
+		return nil
+	}
+	if q.Question != nil && q.Question.From != q.From {
+		return fmt.Errorf("the request is of %q, and asks for %q", q.From, q.Question.From)
+	}
+	names := s.cfg.Names(q.From)
+	if len(names) == 0 {
+		return fmt.Errorf("%q is no member of the cluster", q.From)
+	}
+	return pemfile.IsFor(r.TLS.PeerCertificates[0], names...)
 }
 
 // owns reports whether a key belongs to the cluster.

@@ -18,11 +18,15 @@ func Pool(path string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
+	return pool(path, text)
+}
+
+func pool(path string, text []byte) (*x509.CertPool, error) {
+	all := x509.NewCertPool()
+	if !all.AppendCertsFromPEM(text) {
 		return nil, fmt.Errorf("%s: holds no certificate in PEM", path)
 	}
-	return pool, nil
+	return all, nil
 }
 
 // Pair reads a certificate and its key, likewise.
@@ -35,9 +39,13 @@ func Pair(cert, key string) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	return pair(cert, key, certPEM, keyPEM)
+}
+
+func pair(cert, key string, certPEM, keyPEM []byte) (tls.Certificate, error) {
+	both, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("%s, %s: %w", cert, key, err)
 	}
-	return pair, nil
+	return both, nil
 }
