@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"understudy/internal/pemfile"
 )
 
 // minClusterSecret is the least number of bytes of a cluster's secret.
@@ -159,13 +161,16 @@ func (d *draft) checkMembers(c *Cluster) {
 	if len(c.Members) > 0 && !slices.ContainsFunc(c.Members, func(m ClusterMember) bool { return m.Name == c.Member }) {
 		d.problem(d.at("members"), fmt.Errorf("%s is missing, this instance (--member)", quote(c.Member)))
 	}
+	d.checkPeerTLS(c)
 	switch {
-	case c.Listen != "" && !c.Secret.IsSet():
-		d.problem(d.at("cluster-listen"), errors.New("needs --cluster-secret, by which the instances know each other"))
+	case c.Listen != "" && !c.KnowsPeers():
+		d.problem(d.at("cluster-listen"), errors.New("needs --cluster-secret or --peer-cert-file, by which the instances know each other"))
 	case c.Listen == "" && c.OnStoreLoss == "failsafe" && len(c.Members) > 1:
-		d.problem(d.at("cluster-listen"), errors.New("missing: with --on-store-loss failsafe the instances ask each other while the store is away; needs --cluster-secret too"))
+		d.problem(d.at("cluster-listen"), errors.New("missing: with --on-store-loss failsafe the instances ask each other while the store is away; needs --cluster-secret or --peer-cert-file, too"))
 	case c.Listen == "" && c.Secret.IsSet():
 		d.problem(d.at("cluster-secret"), errors.New("needs --cluster-listen"))
+	case c.Listen == "" && c.Peer.Cert != "":
+		d.problem(d.at("peer-cert-file"), errors.New("needs --cluster-listen"))
 	}
 	if c.Listen != "" {
 		d.reserve(d.at("cluster-listen"), c.Listen)
@@ -175,6 +180,76 @@ func (d *draft) checkMembers(c *Cluster) {
 			d.problem(d.at("members"), fmt.Errorf("%s has no address: want NAME=host:port, to ask it while the store is away", quote(m.Name)))
 		}
 	}
+}
+
+// checkPeerTLS reports files for TLS with the other instances that cannot be used, or that
+// the others would refuse.
+func (d *draft) checkPeerTLS(c *Cluster) {
+	flags := []string{"peer-ca-file", "peer-cert-file", "peer-key-file"}
+	var missing []string
+	given := ""
+	for _, flag := range flags {
+		if d.given(flag) {
+			given = flag
+		} else {
+			missing = append(missing, "--"+flag)
+		}
+	}
+	switch {
+	case given == "":
+		return
+	case len(missing) > 0:
+		d.problem(d.at(given), fmt.Errorf("needs %s, too", strings.Join(missing, " and ")))
+		return
+	}
+	if info, err := os.Stat(c.Peer.Key); err == nil && info.Mode().Perm()&0o004 != 0 {
+		d.warn(d.at("peer-key-file"), "%s can be read by everybody: chmod o-r", c.Peer.Key)
+	}
+	before := len(d.problems)
+	d.checkPair(d.at("peer-cert-file"), c.Peer.Cert, d.at("peer-key-file"), c.Peer.Key)
+	if len(d.problems) > before || c.Peer.CA == "" {
+		return
+	}
+	switch err := c.VerifyPeer(); {
+	case pemfile.Expired(err): // the program starts: it needs the others only while the store is away
+		d.warn(d.at("peer-cert-file"), "%s: the other instances refuse it: %v", c.Peer.Cert, err)
+	case err != nil:
+		d.problem(d.at("peer-cert-file"), fmt.Errorf("%s: the other instances would refuse it: %w", c.Peer.Cert, err))
+	}
+}
+
+// KnowsPeers reports whether the settings have something by which the instances know each
+// other: a secret, or certificates.
+func (c Cluster) KnowsPeers() bool { return c.Secret.IsSet() || c.Peer.Cert != "" }
+
+// VerifyPeer returns why the other instances refuse the certificate of this one.
+func (c Cluster) VerifyPeer() error {
+	pair, err := pemfile.Pair(c.Peer.Cert, c.Peer.Key)
+	if err != nil {
+		return err
+	}
+	authorities, err := pemfile.Pool(c.Peer.CA)
+	if err != nil {
+		return err
+	}
+	return pemfile.VerifyMutual(pair, authorities, c.PeerNames(c.Member, c.Address())...)
+}
+
+// PeerNames returns the names of which one must be in the certificate of a member: its own,
+// and the hosts of its address here and of others where it says that it answers.
+func (c Cluster) PeerNames(member string, addresses ...string) []string {
+	for _, m := range c.Members {
+		if m.Name == member {
+			addresses = append(addresses, m.Address)
+		}
+	}
+	names := []string{member}
+	for _, at := range addresses {
+		if host, _, err := net.SplitHostPort(at); err == nil && !slices.Contains(names, host) {
+			names = append(names, host)
+		}
+	}
+	return names
 }
 
 // Address returns where other instances reach this one: its address in Members, or that

@@ -692,8 +692,9 @@ func switchOn(tb testing.TB, dir string) string {
 	if err := os.WriteFile(secret, []byte("correct horse battery\n"), 0o600); err != nil {
 		tb.Fatal(err)
 	}
+	peerCert, peerKey := writePair(tb, dir, "proxy-a")
 	return strings.NewReplacer(
-		"/etc/understudy/cluster.secret", secret, "/etc/understudy/etcd.password", token,
+		"/etc/understudy/peer-ca.pem", peerCert, "/etc/understudy/peer.pem", peerCert, "/etc/understudy/peer.key", peerKey, "/etc/understudy/cluster.secret", secret, "/etc/understudy/etcd.password", token,
 		"[db1:5432, db2:5432, db3:5432]", "[192.0.2.11:5432, 192.0.2.12:5432, 192.0.2.13:5432]", "[cache1:6379, cache2:6379]", "[192.0.2.21:6379, 192.0.2.22:6379]", // a cluster has no names
 		"/etc/understudy/token", token, "/etc/understudy/probe.password", token, "/etc/understudy/cert.pem", cert, "/etc/understudy/key.pem", key, "/etc/understudy/ca.pem", cert,
 		"scripts_dir: /etc/understudy", "scripts_dir: "+dir,

@@ -299,6 +299,10 @@ type Cluster struct {
 	Listen string // address:port for the other instances, or empty
 	Secret Secret // that all of them have, or none
 
+	// Peer are the files for TLS with the other instances, or none; only CA, Cert and Key are
+	// used. They are read again when they are used, so a new certificate is no other setting.
+	Peer ClientTLS
+
 	Lease         time.Duration
 	Agree         string        // majority, any or all
 	OnStoreLoss   string        // failsafe, fence or keep

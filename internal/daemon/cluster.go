@@ -46,10 +46,11 @@ const (
 
 // membership is this process as a member of a cluster.
 type membership struct {
-	cfg    config.Cluster
-	etcd   *etcd.Store
-	server *peer.Server // nil where other instances are not answered
-	log    hclog.Logger
+	cfg      config.Cluster
+	etcd     *etcd.Store
+	identity *pemfile.Identity // for TLS with other instances; nil: without
+	server   *peer.Server      // nil where other instances are not answered
+	log      hclog.Logger
 
 	conducted func() []*conducted
 
@@ -68,11 +69,14 @@ func (s *service) join(cfg config.Cluster) (*membership, error) {
 	}
 	m := &membership{cfg: cfg, log: s.log.Named("cluster"), conducted: s.current, clients: map[string]*peer.Client{}}
 	var err error
+	if m.identity, err = openIdentity(cfg, m.log); err != nil {
+		return nil, err
+	}
 	if m.etcd, err = newStore(cfg, cfg.Endpoints...); err != nil {
 		return nil, err
 	}
 	if cfg.Listen != "" {
-		m.server, err = peer.NewServer(peer.ServerConfig{Config: peerConfig(m.cfg), Local: local{m}, Connections: peerConnections, Logger: m.log})
+		m.server, err = peer.NewServer(peer.ServerConfig{Config: peerConfig(m.cfg, m.identity), Local: local{m}, Names: m.names, Connections: peerConnections, Logger: m.log})
 		if err != nil {
 			m.close()
 			return nil, err
@@ -108,8 +112,12 @@ func newStore(cfg config.Cluster, endpoints ...string) (*etcd.Store, error) {
 }
 
 // peerConfig is what the server and the clients have alike.
-func peerConfig(cfg config.Cluster) peer.Config {
-	return peer.Config{Cluster: cfg.Name, Member: cfg.Member, Secret: []byte(cfg.Secret.Value()), Timeout: cfg.Lease / beats}
+func peerConfig(cfg config.Cluster, identity *pemfile.Identity) peer.Config {
+	with := peer.Config{Cluster: cfg.Name, Member: cfg.Member, Secret: []byte(cfg.Secret.Value()), Timeout: cfg.Lease / beats}
+	if identity != nil { // or it would be an interface that is not nil
+		with.Identity = identity
+	}
+	return with
 }
 
 // close closes what it holds. A nil membership holds nothing.
@@ -157,8 +165,8 @@ func (m *membership) client(member, address string) (*peer.Client, error) {
 			address = cmp.Or(known.Address, address)
 		}
 	}
-	if !m.cfg.Secret.IsSet() || address == "" {
-		return nil, fmt.Errorf("member %q cannot be asked: --cluster-secret or its address is missing", member)
+	if !m.cfg.KnowsPeers() || address == "" {
+		return nil, fmt.Errorf("member %q cannot be asked: its address, or --cluster-secret or --peer-cert-file, is missing", member)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -166,7 +174,7 @@ func (m *membership) client(member, address string) (*peer.Client, error) {
 	if c := m.clients[key]; c != nil {
 		return c, nil
 	}
-	c, err := peer.NewClient(peer.ClientConfig{Config: peerConfig(m.cfg), To: member, Address: address})
+	c, err := peer.NewClient(peer.ClientConfig{Config: peerConfig(m.cfg, m.identity), To: member, Address: address})
 	if err == nil {
 		m.clients[key] = c
 	}

@@ -2,7 +2,13 @@ package daemon
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -51,7 +57,7 @@ func TestFewHelpers(t *testing.T) {
 		}
 		m := &membership{cfg: settings.Cluster, clients: map[string]*peer.Client{}}
 		for _, name := range []string{"n", "o", "p", "q", "r"} {
-			with := peerConfig(m.cfg)
+			with := peerConfig(m.cfg, nil)
 			with.Member = name
 			server, err := peer.NewServer(peer.ServerConfig{Config: with, Local: helping{&asked, fails}, Connections: 10})
 			if err != nil {
@@ -77,5 +83,35 @@ func TestFewHelpers(t *testing.T) {
 		if fails && (err == nil || asked.Load() != 2) || !fails && (err != nil || !res.OK || asked.Load() > mostHelpers) {
 			t.Errorf("helpers that fail: %v: %+v, %v, %d asked", fails, res, err, asked.Load())
 		}
+	}
+}
+
+// A certificate of which little time is left was not renewed.
+func TestJudge(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now().Add(-time.Hour).Truncate(time.Second)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: began, NotAfter: began.Add(10 * time.Hour), DNSNames: []string{"a"}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	own := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	for after, wantLate := range map[time.Duration]bool{8 * time.Hour: false, 9*time.Hour + time.Second: true} {
+		until, late, err := judge(config.Cluster{Member: "a"}, own, pool, began.Add(after))
+		if late != wantLate || (err != nil) != wantLate || !until.Equal(leaf.NotAfter) {
+			t.Errorf("after %v: until %v, late %v, %v", after, until, late, err)
+		}
+	}
+	if _, late, err := judge(config.Cluster{Member: "b"}, own, pool, began); err == nil || late {
+		t.Errorf("of another member: late %v, %v", late, err)
 	}
 }

@@ -10,10 +10,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"understudy/cluster"
 	"understudy/cluster/etcd"
 	"understudy/cluster/peer"
 	"understudy/config"
+	"understudy/internal/pemfile"
 )
 
 // ClusterCheck is what a look at one part of a cluster has found.
@@ -35,10 +38,22 @@ func CheckCluster(ctx context.Context, settings config.Settings) []ClusterCheck 
 	for _, at := range c.Endpoints {
 		looks = append(looks, func(ctx context.Context) []ClusterCheck { return checkStore(ctx, settings, at) })
 	}
+	var identity *pemfile.Identity
+	var own []ClusterCheck
+	if c.Peer.Cert != "" {
+		check := ClusterCheck{What: "certificate " + c.Peer.Cert}
+		if identity, check.Err = openIdentity(c, hclog.NewNullLogger()); check.Err == nil {
+			var until time.Time
+			cert, authorities := identity.Get()
+			until, check.Warning, check.Err = judge(c, cert, authorities, time.Now())
+			check.Detail = "for the other instances, valid until " + until.Format(time.RFC3339)
+		}
+		own = append(own, check)
+	}
 	for _, m := range c.Members {
-		if m.Name != c.Member && m.Address != "" && c.Secret.IsSet() {
+		if m.Name != c.Member && m.Address != "" && (c.Secret.IsSet() || identity != nil) {
 			looks = append(looks, func(ctx context.Context) []ClusterCheck {
-				return []ClusterCheck{checkMember(ctx, c, m, settings.Relays)}
+				return []ClusterCheck{checkMember(ctx, c, identity, m, settings.Relays)}
 			})
 		}
 	}
@@ -52,7 +67,7 @@ func CheckCluster(ctx context.Context, settings config.Settings) []ClusterCheck 
 		})
 	}
 	wg.Wait()
-	var all []ClusterCheck
+	all := own
 	recorded := false // one endpoint has shown the records: the others have the same
 	for _, f := range found {
 		if recorded && len(f) > 1 {
@@ -117,9 +132,9 @@ func checkRecord(c config.Cluster, r config.Relay, record cluster.Record, known 
 
 // checkMember asks another instance for a lease for a record that does not exist, which it
 // does not grant.
-func checkMember(ctx context.Context, c config.Cluster, m config.ClusterMember, relays []config.Relay) ClusterCheck {
+func checkMember(ctx context.Context, c config.Cluster, identity *pemfile.Identity, m config.ClusterMember, relays []config.Relay) ClusterCheck {
 	check := ClusterCheck{What: fmt.Sprintf("member %s at %s", m.Name, m.Address)}
-	client, err := peer.NewClient(peer.ClientConfig{Config: peerConfig(c), To: m.Name, Address: m.Address})
+	client, err := peer.NewClient(peer.ClientConfig{Config: peerConfig(c, identity), To: m.Name, Address: m.Address})
 	if err != nil {
 		check.Err = err
 		return check
