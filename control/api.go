@@ -175,6 +175,7 @@ type Instance struct {
 	Life          string   `json:"life,omitempty"`    // differs from one start of it to the next
 	Address       string   `json:"address,omitempty"` // where it answers others
 	Version       string   `json:"version,omitempty"` // of its program
+	Error         string   `json:"error,omitempty"`   // why it does not answer the questions of this instance; of this one, why the others refuse its certificate
 }
 
 // Canary is the state of a canary.
@@ -463,12 +464,12 @@ func clusterOf(s failover.Status) *Cluster {
 		}
 	}
 	out.Members = append(out.Members, Instance{
-		Name: c.Member, Known: true, SilentSeconds: max(c.Confirmed, 0).Seconds(), Fenced: c.Fenced, Down: down, Life: fmt.Sprintf("%08x", uint32(c.Boot>>32)),
+		Name: c.Member, Known: true, SilentSeconds: max(c.Confirmed, 0).Seconds(), Fenced: c.Fenced, Down: down, Life: fmt.Sprintf("%08x", uint32(c.Boot>>32)), Error: c.Unanswered[c.Member],
 	})
 	for _, o := range c.Members {
 		i := Instance{
 			Name: o.Name, Known: o.Known, Leaving: o.Member.Leaving, SilentSeconds: o.Silent.Seconds(), Fenced: o.Member.Fenced,
-			Down: o.Member.Down, Address: o.Member.Address, Version: o.Member.Version,
+			Down: o.Member.Down, Address: o.Member.Address, Version: o.Member.Version, Error: c.Unanswered[o.Name],
 		}
 		if o.Known {
 			i.Life = fmt.Sprintf("%08x", uint32(o.Member.Boot>>32))

@@ -174,16 +174,23 @@ type several struct {
 
 func startSeveral(t *testing.T, lease time.Duration, more ...string) *several {
 	t.Helper()
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("this is not so secret here"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return startSeveralBy(t, lease, func(string) []string { return []string{"--cluster-secret", secret} }, more...)
+}
+
+// startSeveralBy starts instances that know each other by the flags that known returns for
+// the name of each.
+func startSeveralBy(t *testing.T, lease time.Duration, known func(name string) []string, more ...string) *several {
+	t.Helper()
 	order := new(atomic.Int64)
 	s := &several{t: t, store: startEtcd(t), lease: lease}
 	for i := range s.hosts {
 		s.hosts[i] = startWitnessed(t, "AB"[i], order)
 	}
 	dir := t.TempDir()
-	secret := filepath.Join(dir, "secret")
-	if err := os.WriteFile(secret, []byte("this is not so secret here"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	names := []string{"a", "b", "c"}
 	var listen, members []string
 	for _, name := range names {
@@ -200,12 +207,12 @@ func startSeveral(t *testing.T, lease time.Duration, more ...string) *several {
 			t.Fatal(err)
 		}
 		state := filepath.Join(dir, "state-"+name)
-		s.args = append(s.args, append([]string{
+		s.args = append(s.args, slices.Concat([]string{
 			"--config", file, "--control", in.socket, "--state-dir", state, "--check-host", check, "--check-interval", "200ms",
 			"--interval", "200ms", "--fast-interval", "100ms", "--hold", "60s", "--drain-timeout", "500ms",
 			"--cluster", "etcd://" + s.store.addr, "--cluster-name", "test", "--member", name, "--members", strings.Join(members, ","),
-			"--cluster-listen", listen[i], "--cluster-secret", secret, "--lease", lease.String(),
-		}, more...))
+			"--cluster-listen", listen[i],
+		}, known(name), []string{"--lease", lease.String()}, more))
 		s.all = append(s.all, in)
 		s.startOne(i)
 	}

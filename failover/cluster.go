@@ -48,6 +48,11 @@ type Cluster struct {
 	// is where it says that it answers; empty where that is not known. An error is no grant.
 	Ask func(ctx context.Context, member, address string, version, boot uint64) (bool, error)
 
+	// Unanswered returns why a member does not answer the questions of this instance, and of
+	// this instance why the others refuse it, in one line; empty where they do, and where that
+	// is not known. Nil knows nothing.
+	Unanswered func(member string) string
+
 	// DrainTimeout is the time for which connections may go on when the program ends.
 	DrainTimeout time.Duration
 }
@@ -62,6 +67,10 @@ type ClusterStatus struct {
 
 	// Clocks says whose clocks run wrong; empty for nobody's.
 	Clocks string
+
+	// Unanswered says of each member why it does not answer this instance, and of this
+	// instance why the others refuse it. Those of which nothing is known are not in it.
+	Unanswered map[string]string
 
 	// Latency is how long the store took for its last answer, and Failing since when it has
 	// given none to any request, because of Error; zero while it answers.
@@ -312,6 +321,16 @@ func (a *agreement) status() *ClusterStatus {
 	s := &ClusterStatus{
 		Cluster: a.cfg.Name, Snapshot: a.machine.Snapshot(), Settings: a.cfg.Machine.Settings,
 		Clocks: a.wrong,
+	}
+	if a.cfg.Unanswered != nil {
+		for _, name := range append([]string{s.Member}, s.Record.Roster...) {
+			if why := a.cfg.Unanswered(name); why != "" {
+				if s.Unanswered == nil {
+					s.Unanswered = map[string]string{}
+				}
+				s.Unanswered[name] = why
+			}
+		}
 	}
 	a.store.mu.Lock()
 	defer a.store.mu.Unlock()
@@ -833,6 +852,12 @@ func (s *ClusterStatus) String() string {
 		case o.Silent > silentAfter*s.Beat:
 			say("%s has been silent for %s", o.Name, ago(o.Silent))
 		}
+		if why := s.Unanswered[o.Name]; why != "" && !o.Member.Leaving {
+			say("%s does not answer this instance: %s", o.Name, why)
+		}
+	}
+	if why := s.Unanswered[s.Member]; why != "" {
+		say("the others refuse the certificate of this instance, or will soon: %s", why)
 	}
 	if s.Clocks != "" {
 		say("%s", s.Clocks)

@@ -110,6 +110,7 @@ func collectCluster(to *sheet, name string, c *failover.ClusterStatus) {
 	clusterLease.set(to, max(c.Lease, 0).Seconds(), name)
 	clusterHeard.set(to, float64(c.Fresh), name)
 	clusterMembers.set(to, float64(len(c.Record.Roster)), name)
+	clusterRefusing.set(to, float64(len(c.Unanswered)), name)
 	clusterDown.set(to, float64(c.Down), name)
 	clusterIsolated.is(to, c.Isolated, name)
 	clusterTrouble.is(to, c.Trouble != "", name)

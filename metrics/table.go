@@ -114,6 +114,7 @@ var (
 	clusterLease    = gauge("cluster_lease_seconds", "For how much longer this instance may move bytes; 0 while it may not. Absent without a cluster, as all that follow.", "relay")
 	clusterHeard    = gauge("cluster_instances_heard", "Number of instances with a recent heartbeat, this one included.", "relay")
 	clusterMembers  = gauge("cluster_instances", "Number of instances of the cluster.", "relay")
+	clusterRefusing = gauge("cluster_instances_refusing", "Number of instances that do not answer the questions of this one, as for want of the same secret or a valid certificate; they cannot go on together while the store is away.", "relay")
 	clusterDown     = gauge("cluster_instances_down", "Number of instances that see the primary down.", "relay")
 	clusterIsolated = gauge("cluster_isolated", "Whether this instance sees the primary down, and not enough of the others do.", "relay")
 	clusterTrouble  = gauge("cluster_trouble", "Whether this instance does not take part: a name used twice, settings that differ, a store that has gone back in time.", "relay")

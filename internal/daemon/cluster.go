@@ -56,7 +56,10 @@ type membership struct {
 
 	mu       sync.Mutex // guards the following
 	clients  map[string]*peer.Client
-	listener net.Listener // bound, and not served yet; nil for none
+	listener net.Listener            // bound, and not served yet; nil for none
+	troubles map[string]*peerTrouble // of the instances that do not answer
+
+	ownTrouble string // what is wrong with the own certificate; empty for nothing
 }
 
 // join makes the membership of the settings; nil where there is no cluster.
@@ -67,7 +70,7 @@ func (s *service) join(cfg config.Cluster) (*membership, error) {
 	if !boottime.Counts {
 		return nil, errors.New("--cluster: this system has no clock that counts while it sleeps: only Linux is supported")
 	}
-	m := &membership{cfg: cfg, log: s.log.Named("cluster"), conducted: s.current, clients: map[string]*peer.Client{}}
+	m := &membership{cfg: cfg, log: s.log.Named("cluster"), conducted: s.current, clients: map[string]*peer.Client{}, troubles: map[string]*peerTrouble{}}
 	var err error
 	if m.identity, err = openIdentity(cfg, m.log); err != nil {
 		return nil, err
@@ -149,12 +152,17 @@ func (m *membership) Bind() error {
 	return nil
 }
 
-// Run answers other instances until ctx ends.
+// Run answers other instances, and asks them, until ctx ends.
 func (m *membership) Run(ctx context.Context) error {
 	m.mu.Lock()
 	ln := m.listener
 	m.listener = nil
 	m.mu.Unlock()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() { m.watch(watching) })
 	return m.server.Serve(ctx, ln)
 }
 
@@ -272,12 +280,15 @@ func (s *service) clusterOf(c *conducted, cfg config.Relay) *failover.Cluster {
 	with.Machine.Version = s.version
 	with.Store, with.Lease = sharedStore{m}, &c.lease
 	with.Ask = func(ctx context.Context, member, address string, version, boot uint64) (bool, error) {
+		granted := false
 		client, err := m.client(member, address)
-		if err != nil {
-			return false, err
+		if err == nil {
+			granted, err = client.Grants(ctx, peer.Question{Relay: c.name, Version: version, Boot: boot})
 		}
-		return client.Grants(ctx, peer.Question{Relay: c.name, Version: version, Boot: boot})
+		m.note(member, err)
+		return granted, err
 	}
+	with.Unanswered = m.unanswered
 	return with
 }
 

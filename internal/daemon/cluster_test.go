@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,9 +13,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"understudy/cluster"
 	"understudy/cluster/etcd"
@@ -55,7 +59,7 @@ func TestFewHelpers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &membership{cfg: settings.Cluster, clients: map[string]*peer.Client{}}
+		m := &membership{cfg: settings.Cluster, clients: map[string]*peer.Client{}, troubles: map[string]*peerTrouble{}}
 		for _, name := range []string{"n", "o", "p", "q", "r"} {
 			with := peerConfig(m.cfg, nil)
 			with.Member = name
@@ -83,6 +87,33 @@ func TestFewHelpers(t *testing.T) {
 		if fails && (err == nil || asked.Load() != 2) || !fails && (err != nil || !res.OK || asked.Load() > mostHelpers) {
 			t.Errorf("helpers that fail: %v: %+v, %v, %d asked", fails, res, err, asked.Load())
 		}
+	}
+}
+
+// An instance that does not answer twice is told of once, and that it answers again.
+func TestTroublesOfPeers(t *testing.T) {
+	var log bytes.Buffer
+	m := &membership{cfg: config.Cluster{Member: "a"}, log: hclog.New(&hclog.LoggerOptions{Output: &log}), troubles: map[string]*peerTrouble{}}
+	refused := errors.New("certificate has expired")
+	m.note("b", refused)
+	m.note("b", context.Canceled)
+	if !m.failed("b") || m.unanswered("b") != "" || log.Len() > 0 {
+		t.Errorf("after one question: %v, %q, %s", m.failed("b"), m.unanswered("b"), &log)
+	}
+	for range 3 {
+		m.note("b", refused)
+	}
+	if got := m.unanswered("b"); got != refused.Error() || m.unanswered("c") != "" || strings.Count(log.String(), "another instance does not answer") != 1 {
+		t.Errorf("after more: %q, %s", got, &log)
+	}
+	m.note("b", nil)
+	if m.failed("b") || m.unanswered("b") != "" || !strings.Contains(log.String(), "another instance answers again") {
+		t.Errorf("after an answer: %s", &log)
+	}
+	m.note("b", refused)
+	m.note("b", nil)
+	if n := strings.Count(log.String(), "\n"); n != 2 {
+		t.Errorf("a question that fails once is logged: %s", &log)
 	}
 }
 
