@@ -75,7 +75,7 @@ func TestClusterCheckOfFullStore(t *testing.T) {
 		text, _ := io.ReadAll(res.Body)
 		return strings.Contains(string(text), "space exceeded")
 	})
-	u := start(t, "check", "--listen", freeAddr(t), "--hosts", "127.0.0.1:1", "--cluster", "etcd://"+store.addr, "--member", "a", "--on-store-loss", "fence")
+	u := start(t, "check", "--bind", freeAddr(t), "--hosts", "127.0.0.1:1", "--cluster", "etcd://"+store.addr, "--member", "a", "--on-store-loss", "fence")
 	u.Exit()
 	row := regexp.MustCompile(`(?m)^space of the store +failed +it is full .* refuses writes: compact and defragment it`)
 	if !row.MatchString(u.Stdout()) {
