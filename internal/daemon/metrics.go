@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"understudy/control"
@@ -28,8 +29,9 @@ func (a *answers) verdictsNow() (all []control.Verdict) {
 
 // newMetrics makes the metrics of a service.
 func newMetrics(s *service) http.Handler {
+	version, _, _ := strings.Cut(s.version, " ") // what it was built from and with has labels of its own
 	return metrics.NewHandler(metrics.Config{
-		Version:  s.version,
+		Version:  version,
 		Relays:   s.controlled,
 		Findings: func() correlate.Findings { return *s.findings.Load() },
 		Routes: func() (all []*metrics.Route) {

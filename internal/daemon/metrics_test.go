@@ -45,7 +45,7 @@ func operate(tb testing.TB, text string) *operated {
 	go func() {
 		signals := HandleSignals(ctx)
 		defer signals.Release()
-		ended <- Run(Config{Settings: settings, Load: load, Version: "v1", Signals: signals, Stdout: io.Discard, Stderr: io.Discard}) //nolint:contextcheck // the signals carry ctx
+		ended <- Run(Config{Settings: settings, Load: load, Version: "v1 (commit 0123456789ab, linux/amd64)", Signals: signals, Stdout: io.Discard, Stderr: io.Discard}) //nolint:contextcheck // the signals carry ctx
 	}()
 	tb.Cleanup(func() {
 		stop()
@@ -220,7 +220,7 @@ func TestMetricsFollowTheRelays(t *testing.T) {
 		`understudy_failover_predicted_loss_bytes{relay="keys"} 2000`,
 		`understudy_verdict_up{route="/ping"} 1`,
 		`understudy_probe_stale{probe="here"} 0`,
-		`understudy_build_info{goversion="` + runtime.Version() + `",revision="`,
+		`understudy_build_info{goversion="` + runtime.Version() + `",revision="`, `,version="v1"} 1`,
 		"go_goroutines ", "process_open_fds ",
 	} {
 		if !strings.Contains(before, want) {
