@@ -2,9 +2,11 @@ package prometheus
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -129,6 +131,63 @@ func TestQueriesNameMetricsThatExist(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// The board can be read with several instances and in every state: a series that is that of
+// one instance says of which, a prediction is not stacked on what was measured, and only
+// the state in which clients are served is green.
+func TestBoardTellsItsSeriesApart(t *testing.T) {
+	type property struct {
+		ID    string
+		Value any
+	}
+	var file struct {
+		Panels []struct {
+			Title       string
+			Targets     []struct{ RefID, Expr, LegendFormat string }
+			FieldConfig struct {
+				Defaults struct {
+					Custom struct{ Stacking struct{ Mode string } }
+				}
+				Overrides []struct {
+					Matcher    struct{ ID, Options string }
+					Properties []property
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(readFile(t, board), &file); err != nil {
+		t.Fatal(err)
+	}
+	sums := regexp.MustCompile(`\b(sum|max|min|avg|count)\b`)
+	state := map[string]string{}
+	for _, p := range file.Panels {
+		apart := map[string]bool{}
+		for _, o := range p.FieldConfig.Overrides {
+			for _, is := range o.Properties {
+				value, _ := is.Value.(map[string]any)
+				apart[o.Matcher.Options] = apart[o.Matcher.Options] || is.ID == "custom.stacking" && value["mode"] == "none"
+				for _, s := range []string{"serving", "switching", "selecting", "refusing"} {
+					options := strings.Trim(o.Matcher.Options, "/")
+					if p.Title == "State" && is.ID == "color" && regexp.MustCompile(options).MatchString("proxy1:9002 orders: "+s) {
+						state[s] += fmt.Sprint(value["fixedColor"])
+					}
+				}
+			}
+		}
+		for _, q := range p.Targets {
+			if !sums.MatchString(q.Expr) && !strings.Contains(q.LegendFormat, "{{instance}}") {
+				t.Errorf("%s: the series of %s do not say of which instance they are", p.Title, q.Expr)
+			}
+			if strings.HasPrefix(q.LegendFormat, "predicted") && p.FieldConfig.Defaults.Custom.Stacking.Mode == "normal" && !apart[q.RefID] {
+				t.Errorf("%s: the prediction is stacked on what was measured", p.Title)
+			}
+		}
+	}
+	want := map[string]string{"serving": "green", "switching": "orange", "selecting": "red", "refusing": "red"}
+	if !reflect.DeepEqual(state, want) {
+		t.Errorf("colours of states %v, want %v", state, want)
 	}
 }
 
