@@ -133,6 +133,10 @@ func TestLostContact(t *testing.T) {
 	down.Store(true)
 	server.CloseClientConnections()
 	proctest.Until(t, "the page says that it is old", func() bool { return strings.HasPrefix(b.Text("#lost"), "No contact for ") })
+	// What a screen reader hears of it does not change each second.
+	if got := b.String(`[...document.getElementById('lost').childNodes].filter((n) => n.ariaHidden !== 'true').map((n) => n.textContent).join('')`); got != "No contact: what you see is old." {
+		t.Errorf("a screen reader hears %q", got)
+	}
 	if !b.Is("document.body.classList.contains('stale')") {
 		t.Error("what is old does not look old")
 	}

@@ -110,8 +110,8 @@ function contact() {
   const silent = old > 5000 && !document.hidden;
   body.classList.toggle("stale", silent);
   lost.hidden = !silent;
-  const text = silent ? "No contact for " + Math.round(old / 1000) + " s: what you see is old." : "";
-  if (lost.textContent !== text) lost.textContent = text;
+  // A screen reader says the sentence once, and not each second for how long.
+  if (silent) lost.querySelector("span").textContent = " for " + Math.round(old / 1000) + " s";
 }
 
 // Nobody looks at a hidden page: it costs nothing then.
