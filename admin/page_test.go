@@ -220,6 +220,34 @@ func TestWhatElseIsShown(t *testing.T) {
 	}
 }
 
+// A standby is a host that could take over: those that failed often, or of which one check
+// has just failed, are counted, as in the metric host_usable.
+func TestStandbys(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(h *control.Host)
+		want   string
+	}{
+		{"up", func(*control.Host) {}, "2 of 2"},
+		{"guarded", func(h *control.Host) { h.Guarded, h.Why = true, h.Name+" failed 5 times in ten minutes" }, "2 of 2"},
+		{"suspected", func(h *control.Host) { h.Checks = []control.Check{{Name: "tcp", Suspected: true}} }, "2 of 2"},
+		{"down", func(h *control.Host) { h.State = "down" }, "1 of 2"},
+		{"unknown", func(h *control.Host) { h.State = "unknown" }, "1 of 2"},
+		{"drained", func(h *control.Host) { h.Drained = &failover.Lock{} }, "1 of 2"},
+		{"rejected", func(h *control.Host) { h.Rejected = true }, "1 of 2"},
+	} {
+		s := statusOf(1)
+		tt.change(&s.Relays[0].Hosts[1])
+		v := newView(s, nil, false).Relays[0]
+		if v.Standbys != tt.want {
+			t.Errorf("a host that is %s: %s standby, want %s", tt.name, v.Standbys, tt.want)
+		}
+		if tt.name == "guarded" && v.Hosts[1].Note != "failed 5 times in ten minutes" {
+			t.Errorf("the note of a guarded host is %q", v.Hosts[1].Note)
+		}
+	}
+}
+
 func TestTook(t *testing.T) {
 	for seconds, want := range map[float64]string{
 		0.00004: "0.04 ms", 0.0123: "12 ms", 1.5: "1.50 s", 59.99: "59.99 s", 60: "1 min 0 s", 161.5: "2 min 41 s", 3599: "59 min 59 s", 4000: "1 h 6 min",

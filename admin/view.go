@@ -522,7 +522,9 @@ func newHostView(h control.Host, n int, r control.RelayStatus, s control.Status,
 		v.Level, v.State, v.Note = worse(v.Level, warn), h.State+", rejected", strings.TrimPrefix(h.Why, h.Name+" ")
 	case !h.Primary && (v.Level != ok || h.Guarded):
 		v.Note = strings.TrimPrefix(h.Why, h.Name+" ")
-	case !h.Primary && h.State == "up":
+	}
+	// One that failed often is elected only if no other host can be, but then it is.
+	if !h.Primary && h.State == "up" && h.Drained == nil && !h.Rejected {
 		v.Role = "standby"
 	}
 	if h.Primary {
