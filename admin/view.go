@@ -718,6 +718,9 @@ func (v *electionView) explainOrder(e control.Event) {
 	o := e.Order
 	v.New = o.Host
 	v.Order = strings.TrimPrefix(e.Reason, string(e.Event)+" ")
+	if o.Member != "" {
+		v.Steps = append(v.Steps, fact{Name: "member", Note: o.Member})
+	}
 	if o.Remote {
 		v.Steps = append(v.Steps, fact{Name: "where", Note: "at another instance of the cluster"})
 	}

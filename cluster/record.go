@@ -73,6 +73,10 @@ func (r *Record) newer(f Fact) bool {
 type Change struct {
 	Name   string `json:"name"`
 	Forget bool   `json:"forget,omitempty"`
+
+	// By is who ordered it, and Reason why; both are only shown.
+	By     string `json:"by,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // recordID identifies a record.
@@ -82,7 +86,7 @@ func (r *Record) id() recordID { return recordID{r.Version, r.Boot} }
 
 // has reports whether name is in the roster and stays there.
 func (r *Record) has(name string) bool {
-	return slices.Contains(r.Roster, name) && r.Change != (Change{Name: name, Forget: true})
+	return slices.Contains(r.Roster, name) && (r.Change.Name != name || !r.Change.Forget)
 }
 
 // Member is what a member writes into its own key.

@@ -334,13 +334,13 @@ var orders = map[string]orderFunc{
 		return unlock(ctx, c, failover.Freeze, at, o)
 	},
 	"cluster-add": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
-		return ClusterAnswer{at, o.Member}, c.ChangeRoster(ctx, o.Member, false)
+		return ClusterAnswer{at, o.Member}, c.ChangeRoster(ctx, failover.RosterOrder{Member: o.Member, By: o.By, Reason: o.Reason})
 	},
 	"cluster-forget": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
-		return ClusterAnswer{at, o.Member}, c.ChangeRoster(ctx, o.Member, true)
+		return ClusterAnswer{at, o.Member}, c.ChangeRoster(ctx, failover.RosterOrder{Member: o.Member, Forget: true, By: o.By, Reason: o.Reason})
 	},
-	"cluster-force": func(ctx context.Context, c *failover.Conductor, at Answered, _ Order) (any, error) {
-		_, err := c.Force(ctx)
+	"cluster-force": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {
+		_, err := c.Force(ctx, o.By, o.Reason)
 		return ClusterAnswer{Answered: at}, err
 	},
 	"drill": func(ctx context.Context, c *failover.Conductor, at Answered, o Order) (any, error) {

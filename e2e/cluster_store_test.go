@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -242,7 +243,7 @@ func TestClusterForce(t *testing.T) {
 	if r, ok := driver.status(t); !ok || r.Primary != "" || !strings.Contains(r.Cluster.Text, "waiting for b") {
 		t.Errorf("after three leases: primary %q, %s", r.Primary, r.Cluster.Text)
 	}
-	if code, text := s.try(driver, "cluster", "force"); code != 0 || !strings.Contains(text, "waits for nobody any more") {
+	if code, text := s.try(driver, "cluster", "force", "--reason", "b has no power"); code != 0 || !strings.Contains(text, "waits for nobody any more") {
 		t.Errorf("force: exit status %d: %s", code, text)
 	}
 	s.serves(1-primary, 0, 2)
@@ -251,5 +252,18 @@ func TestClusterForce(t *testing.T) {
 	}
 	if !strings.Contains(driver.Log(), "forced: instances that are silent are taken for dead") {
 		t.Error("the log does not tell that it was forced")
+	}
+	if text := s.order(driver, "events"); !regexp.MustCompile(`orders: cluster-force, done\n +member +b\n +why +cluster-force by .+: b has no power\n`).MatchString(text) {
+		t.Errorf("events say: %s", text)
+	}
+	// Who changes the members is in the record of all.
+	s.order(a, "cluster", "forget", "b", "--reason", "b is sold")
+	for i, in := range []*instance{a, s.all[2]} {
+		where := `\n +where +at another instance of the cluster`
+		if i == 0 {
+			where = ""
+		}
+		want := regexp.MustCompile(`orders: cluster-forget, done\n +member +b\n +why +cluster-forget by .+: b is sold` + where + `\n`)
+		in.Until("the record of "+in.name+" has it", func() bool { return want.MatchString(s.order(in, "events")) })
 	}
 }

@@ -119,6 +119,11 @@ type agreement struct {
 	sharesL string        // to be written into it; empty for none
 	shared  chan struct{} // closed when they are; nil for none
 
+	roster  []string       // that is known; nil before the first
+	pending cluster.Change // the last change of the roster that was read from the record
+	ordered cluster.Change // the last one that was ordered here, until it is effective
+	order   time.Time      // when that was
+
 	clocks *cluster.Clocks
 	wrong  string // whose clocks run wrong; empty for nobody's
 
@@ -209,9 +214,18 @@ func (c *Conductor) Grants(ctx context.Context, from string, version, boot uint6
 	return err == nil && granted
 }
 
+// RosterOrder adds a member to the roster of the cluster, or with Forget removes it. By is
+// who ordered it, and Reason why; both are recorded.
+type RosterOrder struct {
+	Member     string
+	Forget     bool
+	By, Reason string
+}
+
 // ChangeRoster adds a member to the roster of the cluster, or removes it. It returns when
 // that is effective, or with the reason why it is not yet.
-func (c *Conductor) ChangeRoster(ctx context.Context, name string, forget bool) error {
+func (c *Conductor) ChangeRoster(ctx context.Context, o RosterOrder) error {
+	name, forget := o.Member, o.Forget
 	if c.agree == nil {
 		return RefusedError{"relay " + c.Name() + " is in no cluster"}
 	}
@@ -229,7 +243,9 @@ func (c *Conductor) ChangeRoster(ctx context.Context, name string, forget bool) 
 		return nil
 	}
 	err := c.request(ctx, func() selector.Event {
-		c.agree.inbox.put(cluster.SetRoster{Change: cluster.Change{Name: name, Forget: forget}})
+		change := cluster.Change{Name: name, Forget: forget, By: o.By, Reason: o.Reason}
+		c.agree.ordered, c.agree.order = change, time.Now()
+		c.agree.inbox.put(cluster.SetRoster{Change: change})
 		return selector.Tick{}
 	})
 	if err != nil {
@@ -258,23 +274,33 @@ func (c *Conductor) ChangeRoster(ctx context.Context, name string, forget bool) 
 }
 
 // Force declares that every instance for which this one waits is dead. It is for
-// [cluster.Keep], where nothing else bounds the wait.
-func (c *Conductor) Force(ctx context.Context) (epoch uint64, err error) {
+// [cluster.Keep], where nothing else bounds the wait. By and reason are recorded.
+func (c *Conductor) Force(ctx context.Context, by, reason string) (epoch uint64, err error) {
 	if c.agree == nil {
 		return 0, RefusedError{"relay " + c.Name() + " is in no cluster"}
 	}
 	refused := ""
 	err = c.request(ctx, func() selector.Event {
 		r, _ := c.agree.machine.Record()
+		s := c.agree.machine.Snapshot()
 		switch {
 		case c.agree.cfg.Machine.OnStoreLoss != cluster.Keep:
 			refused = "an instance that is silent is waited for until its lease is over: only with --on-store-loss keep that has no end"
-		case r.Open || !c.agree.machine.Snapshot().Driving:
+		case r.Open || !s.Driving:
 			refused = "this instance does not change the primary now, and waits for nobody"
 		default:
 			epoch = r.Epoch
-			c.log.Warn("forced: instances that are silent are taken for dead", "epoch", epoch)
+			c.log.Warn("forced: instances that are silent are taken for dead", "epoch", epoch, "by", by, "reason", reason)
 			c.agree.inbox.put(cluster.Force{Epoch: epoch})
+			var silent []string
+			for _, w := range s.Waiting {
+				silent = append(silent, w.Member)
+			}
+			c.noteOrder(Incident{
+				Event: OrderForce, Reason: orderText(string(OrderForce), by, reason), By: by,
+				Order: &Ordered{At: time.Now(), Member: strings.Join(silent, ", ")},
+			})
+			c.save()
 		}
 		return selector.Tick{}
 	})
@@ -476,6 +502,7 @@ func (c *Conductor) tellSelector(ctx context.Context) {
 	if !known || ctx.Err() != nil {
 		return
 	}
+	c.noteRoster(&r)
 	now := selector.Agreed{
 		Epoch: r.Epoch, Host: r.Host, Old: r.Old, Kind: selector.Kind(r.Event), Reason: r.Reason, Drain: r.Drain,
 		Last:   selector.Last(r.Fact),
@@ -507,6 +534,54 @@ func (c *Conductor) tellSelector(ctx context.Context) {
 		c.locks, _ = held.at(time.Now())
 		c.relocked = true
 		c.log.Info("locks set at another instance", "count", len(c.locks))
+		c.save()
+	}
+}
+
+// noteRoster records that a member was added or removed. Each instance that is there while
+// that becomes effective knows who ordered it.
+func (c *Conductor) noteRoster(r *cluster.Record) {
+	a := c.agree
+	if r.Version == 0 {
+		return
+	}
+	if r.Change.Name != "" { // it may follow the one that has become effective
+		defer func() { a.pending = r.Change }()
+	}
+	before := a.roster
+	a.roster = slices.Clone(r.Roster)
+	if before == nil {
+		return
+	}
+	note := func(name string, forget bool) {
+		event := OrderAdd
+		if forget {
+			event = OrderForget
+		}
+		i := Incident{Event: event, Order: &Ordered{At: time.Now(), Member: name, Remote: true}}
+		reason := ""
+		if p := a.pending; p.Name == name && p.Forget == forget {
+			i.By, reason = p.By, p.Reason
+		}
+		if o := a.ordered; o.Name == name && o.Forget == forget {
+			i.Order.At, i.Order.Remote = a.order, false
+			a.ordered = cluster.Change{}
+		}
+		i.Reason = orderText(string(event), i.By, reason)
+		c.log.Info("members of the cluster changed", "order", string(event), "member", name, "by", i.By, "reason", reason)
+		c.noteOrder(i)
+	}
+	for _, name := range before {
+		if !slices.Contains(r.Roster, name) {
+			note(name, true)
+		}
+	}
+	for _, name := range r.Roster {
+		if !slices.Contains(before, name) {
+			note(name, false)
+		}
+	}
+	if !slices.Equal(before, r.Roster) {
 		c.save()
 	}
 }

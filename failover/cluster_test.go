@@ -457,19 +457,19 @@ func TestClusterRoster(t *testing.T) {
 	if _, err := g.all["x"].Switch(t.Context(), SwitchRequest{Host: other}); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.all["x"].ChangeRoster(t.Context(), "y", true); err != nil {
+	if err := g.all["x"].ChangeRoster(t.Context(), RosterOrder{Member: "y", Forget: true}); err != nil {
 		t.Fatal(err)
 	}
 	if roster := g.all["x"].Status().Cluster.Record.Roster; !slices.Equal(roster, []string{"x"}) {
 		t.Errorf("roster %q", roster)
 	}
-	if err := g.all["x"].ChangeRoster(t.Context(), "w", false); err != nil {
+	if err := g.all["x"].ChangeRoster(t.Context(), RosterOrder{Member: "w"}); err != nil {
 		t.Fatal(err)
 	}
 	if roster := g.all["x"].Status().Cluster.Record.Roster; !slices.Equal(roster, []string{"x", "w"}) {
 		t.Errorf("roster %q", roster)
 	}
-	if err := g.all["x"].ChangeRoster(t.Context(), "x", true); err == nil {
+	if err := g.all["x"].ChangeRoster(t.Context(), RosterOrder{Member: "x", Forget: true}); err == nil {
 		t.Error("x forgets itself")
 	}
 }
@@ -479,11 +479,11 @@ func TestClusterForgottenMember(t *testing.T) {
 	t.Parallel()
 	g := newCircle(t, "x", "y")
 	g.began()
-	if err := g.all["x"].ChangeRoster(t.Context(), "y", true); err != nil {
+	if err := g.all["x"].ChangeRoster(t.Context(), RosterOrder{Member: "y", Forget: true}); err != nil {
 		t.Fatal(err)
 	}
 	proctest.Until(t, "y knows", func() bool { return strings.Contains(g.all["y"].Status().Cluster.Trouble, "not in the roster") })
-	if err := g.all["y"].ChangeRoster(t.Context(), "z", false); err == nil || err.Error() != "y is no member itself: order it at one that is (x)" {
+	if err := g.all["y"].ChangeRoster(t.Context(), RosterOrder{Member: "z"}); err == nil || err.Error() != "y is no member itself: order it at one that is (x)" {
 		t.Errorf("y adds another one: %v", err)
 	}
 }

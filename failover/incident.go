@@ -53,6 +53,10 @@ const (
 	OrderDrill    selector.Kind = "drill"
 	OrderSchedule selector.Kind = "schedule" // of a switch
 	OrderCancel   selector.Kind = "cancel"   // of a switch that was scheduled
+
+	OrderAdd    selector.Kind = "cluster-add" // of a member of the cluster
+	OrderForget selector.Kind = "cluster-forget"
+	OrderForce  selector.Kind = "cluster-force" // members that are silent are taken for dead
 )
 
 // Incident is the record of one election: its cause, the actions, and their
@@ -61,7 +65,7 @@ const (
 type Incident struct {
 	ID      uint64        `json:"id"`                // grows by one, across restarts if there is a state directory
 	Relay   string        `json:"relay"`             // its name
-	Event   selector.Kind `json:"event"`             // start, failover, switchover, failback, reselect or moved; of an order: drain, ready, freeze, unfreeze, drill, schedule or cancel
+	Event   selector.Kind `json:"event"`             // start, failover, switchover, failback, reselect or moved; of an order: drain, ready, freeze, unfreeze, drill, schedule, cancel, cluster-add, cluster-forget or cluster-force
 	Epoch   uint64        `json:"epoch"`             // of the election; of an order: of the last one before
 	Old     string        `json:"old,omitempty"`     // the host of the election before
 	New     string        `json:"new"`               // the host that was elected; empty for an order
@@ -119,6 +123,7 @@ func (i Incident) At() time.Time {
 type Ordered struct {
 	At     time.Time `json:"at"`               // when it was ordered
 	Host   string    `json:"host,omitempty"`   // the host; of a drill, the one that is assumed to have failed; absent: it concerns the relay
+	Member string    `json:"member,omitempty"` // of the cluster, that was added or removed; of cluster-force, those that were not waited for any more
 	Until  time.Time `json:"until,omitzero"`   // when the lock ends by itself, or the time of the switch
 	Result string    `json:"result,omitempty"` // of a drill: its verdict
 	Remote bool      `json:"remote,omitempty"` // it was ordered at another instance of the cluster

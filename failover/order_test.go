@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -228,6 +229,52 @@ func TestRemoteOrdersAreRecorded(t *testing.T) {
 		"y": {set + ", remote", fmt.Sprintf(`ready of %q, done: ready (), remote`, other), `freeze of "", done: freeze by eve (eve)`},
 	} {
 		if diff := cmp.Diff(strings.Join(want, "\n"), strings.Join(ordersOf(g.all[name]), "\n")); diff != "" {
+			t.Errorf("%s: orders (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// A member that is added or forgotten is in the record of each instance that is there, with
+// who and why, and marked where it was not ordered.
+func TestRosterOrdersAreRecorded(t *testing.T) {
+	t.Parallel()
+	g := newCircle(t, "x", "y", "z")
+	g.began()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := g.all["x"].ChangeRoster(t.Context(), RosterOrder{Member: "z", Forget: true, By: "ann", Reason: "old machine"}); err != nil {
+			t.Error(err)
+		}
+	})
+	proctest.Until(t, "the first is under way", func() bool { return g.all["y"].Status().Cluster.Record.Change.Name == "z" })
+	if err := g.all["y"].ChangeRoster(t.Context(), RosterOrder{Member: "w", By: "bob"}); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	forget, add := "cluster-forget of z, done: cluster-forget by ann: old machine (ann)", "cluster-add of w, done: cluster-add by bob (bob)"
+	for name, want := range map[string][]string{
+		"x": {forget, add + ", remote"}, "y": {forget + ", remote", add}, "z": {forget + ", remote", add + ", remote"},
+	} {
+		var got []string
+		proctest.Until(t, name+" has both", func() bool {
+			got = nil
+			list, _ := g.all[name].Incidents()
+			for _, i := range list {
+				if i.Order == nil {
+					continue
+				}
+				text := fmt.Sprintf("%s of %s, %s: %s (%s)", i.Event, i.Order.Member, i.Outcome, i.Reason, i.By)
+				if i.Order.Remote {
+					text += ", remote"
+				}
+				if i.Order.At.IsZero() || i.Epoch == 0 {
+					t.Errorf("%s: %+v", name, i)
+				}
+				got = append(got, text)
+			}
+			return len(got) >= 2
+		})
+		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: orders (-want +got):\n%s", name, diff)
 		}
 	}

@@ -11,9 +11,14 @@ import (
 	"understudy/control"
 )
 
+type clusterOptions struct {
+	showOptions
+	Reason string `long:"reason" value-name:"TEXT" description:"of add, forget and force; kept in events"`
+}
+
 // showCluster shows the agreement of several instances, or changes who they are.
 func showCluster(ctx context.Context, l line, stdout, stderr io.Writer) int {
-	o := l.options.(*showOptions)
+	o := l.options.(*clusterOptions)
 	if len(l.args) > 0 {
 		return changeCluster(ctx, l, *o, stdout, stderr)
 	}
@@ -48,7 +53,7 @@ func showCluster(ctx context.Context, l line, stdout, stderr io.Writer) int {
 }
 
 // changeCluster adds a member, or forgets one.
-func changeCluster(ctx context.Context, l line, o showOptions, stdout, stderr io.Writer) int {
+func changeCluster(ctx context.Context, l line, o clusterOptions, stdout, stderr io.Writer) int {
 	what := l.args[0]
 	force := what == "force" && len(l.args) == 1
 	if !force && (what != "add" && what != "forget" || len(l.args) != 2) {
@@ -57,13 +62,13 @@ func changeCluster(ctx context.Context, l line, o showOptions, stdout, stderr io
 	return l.requestOne(ctx, stderr, o.relayOptions, func(ctx context.Context, t target) error {
 		var did control.ClusterAnswer
 		if force {
-			if err := t.order(ctx, "cluster-force", "", control.Order{By: onBehalf()}, &did); err != nil {
+			if err := t.order(ctx, "cluster-force", "", control.Order{Reason: o.Reason, By: onBehalf()}, &did); err != nil {
 				return err
 			}
 			fmt.Fprintf(stdout, "the election waits for nobody any more; %s\n", t)
 			return nil
 		}
-		if err := t.order(ctx, "cluster-"+what, "", control.Order{Member: l.args[1], By: onBehalf()}, &did); err != nil {
+		if err := t.order(ctx, "cluster-"+what, "", control.Order{Member: l.args[1], Reason: o.Reason, By: onBehalf()}, &did); err != nil {
 			return err
 		}
 		done := "is a member"

@@ -152,6 +152,9 @@ func (t *terminal) order(i failover.Incident) error {
 	if o.Host != "" {
 		t.field("host", o.Host)
 	}
+	if o.Member != "" {
+		t.field("member", o.Member)
+	}
 	t.field("why", i.Reason)
 	if o.Remote {
 		t.field("where", "at another instance of the cluster")

@@ -74,7 +74,7 @@ func verbs() []verb {
 			options: func() any { return new(relayOptions) }, run: unlockHost},
 
 		{name: "cluster", group: looking, args: "[add|forget MEMBER]", maxArgs: 2, summary: "the instances of the cluster, what each of them sees, and whom an election waits for; add or forget one, or force: take those that an election waits for as dead", operates: true,
-			options: func() any { return new(showOptions) }, run: showCluster},
+			options: func() any { return new(clusterOptions) }, run: showCluster},
 
 		{name: "reload", group: changing, summary: "read the configuration file again", operates: true,
 			options: func() any { return new(relayOptions) }, run: reloadRunning},

@@ -50,7 +50,9 @@ func renderings() map[string]func(t *terminal) error {
 		"predict":      func(t *terminal) error { return t.prediction(somePrediction()) },
 		"events":       func(t *terminal) error { return t.incident(failedOver()) },
 		"events-abort": func(t *terminal) error { return t.incident(abortedSwitchover()) },
-		"events-order": func(t *terminal) error { return errors.Join(t.incident(remoteDrain()), t.incident(failedDrill())) },
+		"events-order": func(t *terminal) error {
+			return errors.Join(t.incident(remoteDrain()), t.incident(failedDrill()), t.incident(memberAdded()))
+		},
 	}
 }
 
@@ -185,6 +187,13 @@ func failedDrill() failover.Incident {
 		ID: 15, Relay: "orders", Event: failover.OrderDrill, Epoch: 8, Outcome: failover.DrillFailed, Done: true, Reason: "drill by root", By: "root",
 		Failure: "no host would take over from db1.example:5432",
 		Order:   &failover.Ordered{At: moment, Host: "db1.example:5432", Result: "no host would take over from db1.example:5432"},
+	}
+}
+
+func memberAdded() failover.Incident {
+	return failover.Incident{
+		ID: 16, Relay: "orders", Event: failover.OrderAdd, Epoch: 8, Outcome: failover.CarriedOut, Done: true, Reason: "cluster-add by anna as root: third machine", By: "anna as root",
+		Order: &failover.Ordered{At: moment, Member: "proxy-c", Remote: true},
 	}
 }
 
