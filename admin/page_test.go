@@ -206,7 +206,7 @@ func TestWhatElseIsShown(t *testing.T) {
 		` by anna; says primary</td>`,
 		`<dt>a failover now</dt><dd>db2.orders:5432 lacks 4711 bytes</dd>`,
 		`<dt>cluster main</dt><dd>db1.orders:5432 was agreed on</dd>`,
-		`<b>cluster</b> this instance alone sees the primary down`,
+		`<b>cluster</b> isolated: 0 of 0 instances see the primary down`,
 		`<b>connecting</b> 40 of 90 clients that waited, 50 a second`,
 		`<span class="order">by anna (page, from 192.0.2.7): new disk</span>`,
 		`<th scope="row">loss</th><td class="n"></td><td>db1.orders:5432 lacks nothing</td>`,

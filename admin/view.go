@@ -462,7 +462,7 @@ func clusterTrouble(c *control.Cluster) string {
 	case c.Trouble != "":
 		return "this instance does not take part: " + c.Trouble
 	case c.Isolated:
-		return "this instance alone sees the primary down"
+		return fmt.Sprintf("isolated: %d of %d instances see the primary down", c.Down, c.Heard)
 	case c.StoreError != "":
 		return "the store does not answer: " + c.StoreError
 	}

@@ -42,6 +42,14 @@ type Snapshot struct {
 	Members []Other
 	Beat    time.Duration
 
+	// OnStoreLoss is what the member does while the store is away. With Failsafe, Missing
+	// are those who have not granted the lease that it last asked for, and that it lacks
+	// therefore, and LimitOver tells that Config.FailsafeLimit is over, so that it asks no
+	// more.
+	OnStoreLoss OnStoreLoss
+	Missing     []string
+	LimitOver   bool
+
 	// Trouble is what keeps the member from taking part, in one line; empty for
 	// nothing.
 	Trouble string
@@ -71,7 +79,7 @@ func (m *Machine) Snapshot() Snapshot {
 	s := Snapshot{
 		Member: m.cfg.Member, Boot: m.cfg.Boot, Known: m.known, Record: m.record,
 		Lease: m.lease - m.now, Confirmed: -1, Live: m.live, Epoch: m.epoch, Fenced: m.fenced,
-		Driving: m.driving(), Trouble: m.trouble(), Beat: m.beatSeen(),
+		Driving: m.driving(), Trouble: m.trouble(), Beat: m.beatSeen(), OnStoreLoss: m.cfg.OnStoreLoss,
 	}
 	s.Record.Roster = slices.Clone(m.record.Roster)
 	if m.confirmed != never {
@@ -93,6 +101,14 @@ func (m *Machine) Snapshot() Snapshot {
 				w.Most = m.cfg.wait(m.record.Drain)
 			}
 			s.Waiting = append(s.Waiting, w)
+		}
+	}
+	if m.cfg.OnStoreLoss == Failsafe && m.confirmed != never && s.Lease < m.cfg.Lease/4 {
+		s.LimitOver = m.cfg.FailsafeLimit > 0 && s.Confirmed >= m.cfg.FailsafeLimit
+		for i := range s.Members {
+			if m.ask != never && m.askFor == m.record.id() && !slices.Contains(m.granted, s.Members[i].Name) {
+				s.Missing = append(s.Missing, s.Members[i].Name)
+			}
 		}
 	}
 	s.Down, s.Fresh = m.verdicts(m.record.Host)

@@ -107,6 +107,9 @@ func (c *Conductor) act(ctx context.Context, a selector.Action) {
 	case selector.OneWriter:
 		c.log.Info("no two hosts say that they are primary any more")
 	case selector.Declined:
+		if a.Reason == selector.NotAgreed {
+			a.Reason += ", and may yet do so: " + c.agree.status().String()
+		}
 		c.log.Warn("planned change declined", "host", a.Host, "event", string(a.Kind), "reason", a.Reason)
 		if c.requested != nil && a.Kind == selector.Switchover {
 			c.answerSwitch(Switched{}, RefusedError{declined(a)})

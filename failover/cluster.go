@@ -779,7 +779,7 @@ func (c *Conductor) endOlder(do cluster.EndOlder) {
 	c.shut()
 	c.cfg().Gate.Hold()
 	if do.LeaseOver {
-		c.log.Error("lease is over, all connections are reset: neither the store nor all other instances can be reached", "epoch", a.epoch)
+		c.log.Error("lease is over, all connections are reset", "epoch", a.epoch, "reason", a.status().overBecause())
 	}
 	if a.fence != nil {
 		a.fence()
@@ -884,68 +884,3 @@ func (c *Conductor) leaveCluster() {
 		timer.Reset(max(wake, 0))
 	}
 }
-
-// String describes the state in one line.
-func (s *ClusterStatus) String() string {
-	var parts []string
-	say := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
-	r := &s.Record
-	switch {
-	case s.Trouble != "":
-		say("this instance does not take part: %s", s.Trouble)
-	case !s.Known:
-		say("the store has not answered yet")
-	case r.Version == 0:
-		say("nothing is agreed yet")
-	case !r.Open:
-		say("%s changes the primary to %s", r.Driver, r.Host)
-	case s.Lease <= 0:
-		say("the lease of this instance is over: it connects no client")
-	}
-	for _, w := range s.Waiting {
-		text := fmt.Sprintf("waiting for %s, for %s", w.Member, ago(w.For))
-		if w.Most > 0 {
-			text += " of " + ago(w.Most) + " at most"
-		}
-		say("%s", text)
-	}
-	switch {
-	case s.Isolated:
-		say("isolated: %d of %d instances see %s down, this one too", s.Down, s.Fresh, r.Host)
-	case s.Down > 0:
-		say("%d of %d instances see %s down", s.Down, s.Fresh, r.Host)
-	}
-	for _, o := range s.Members {
-		switch {
-		case !o.Known:
-			say("%s has never been heard of", o.Name)
-		case o.Member.Leaving:
-			say("%s has ended", o.Name)
-		case r.Version > 0 && o.Member.Settings != r.Settings:
-			theirs, agreed := cluster.Differences(o.Member.Settings, r.Settings)
-			say("%s has other settings: %s, and the cluster has %s", o.Name, theirs, agreed)
-		case o.Silent > silentAfter*s.Beat:
-			say("%s has been silent for %s", o.Name, ago(o.Silent))
-		}
-		if why := s.Unanswered[o.Name]; why != "" && !o.Member.Leaving {
-			say("%s does not answer this instance: %s", o.Name, why)
-		}
-	}
-	if why := s.Unanswered[s.Member]; why != "" {
-		say("the others refuse the certificate of this instance, or will soon: %s", why)
-	}
-	if s.Clocks != "" {
-		say("%s", s.Clocks)
-	}
-	if !s.Failing.IsZero() {
-		say("the store has not answered for %s (%s)", ago(time.Since(s.Failing)), s.Error)
-	}
-	if len(parts) == 0 {
-		say("%d instances agree on %s", len(s.Members)+1, r.Host)
-	}
-	return strings.Join(parts, "; ")
-}
-
-// silentAfter is after how many heartbeats a member without one counts as silent, for
-// display.
-const silentAfter = 3

@@ -433,6 +433,15 @@ func TestClusterWithoutItsStore(t *testing.T) {
 			return c.Snapshot().Primary == "" && g.count(name, "fence <2 but  grace 0s") == 1 && !g.leases[name].Holds(boottime.Now())
 		})
 	}
+	for name, other := range map[string]string{"x": "y", "y": "x"} {
+		const reason = "the store does not answer, and to go on without it is not confirmed by "
+		if log := g.logs[name].String(); !strings.Contains(log, `lease is over, all connections are reset: relay=r epoch=1 reason="`+reason+other+`"`) {
+			t.Errorf("%s says:\n%s", name, log)
+		}
+		if text := g.all[name].Status().Cluster.String(); !strings.Contains(text, reason+other) || !strings.HasSuffix(text, "(the store is away)") || strings.Contains(text, "silent") {
+			t.Errorf("the state of %s: %s", name, text)
+		}
+	}
 	g.shelf.be(false)
 	for name := range g.all {
 		proctest.Until(t, name+" says that it is back", func() bool { return strings.Contains(g.logs[name].String(), "the store of the cluster answers again") })
@@ -441,6 +450,59 @@ func TestClusterWithoutItsStore(t *testing.T) {
 		t.Errorf("they serve in epoch %d", n)
 	}
 	proctest.Until(t, "y knows of the lock", func() bool { return g.all["y"].Status().Lock(Drain, other) != nil })
+}
+
+// Why the lease is over is said as it is, and nothing is said twice.
+func TestClusterSaysWhy(t *testing.T) {
+	t.Parallel()
+	const off = "etcd at a: refused\nmember \"b\" at c: status 502: etcd at a: refused\nmember \"d\" at e: timeout"
+	s := ClusterStatus{Failing: time.Now(), Error: off}
+	s.Known, s.Record = true, cluster.Record{Version: 1, Open: true, Host: hostA, Roster: []string{"m"}}
+	for want, set := range map[string]func(*ClusterStatus){
+		"connects no client: the store does not answer; the store has served no request for 0s (etcd at a: refused; member \"d\" at e: timeout)": func(*ClusterStatus) {},
+		"the store does not answer, and on-store-loss is fence":                                                                                  func(s *ClusterStatus) { s.OnStoreLoss = cluster.Fence },
+		"the store has not answered for longer than failsafe-limit":                                                                              func(s *ClusterStatus) { s.LimitOver, s.Missing = true, []string{"x"} },
+		"this program did not run for that long, or the store answered too late":                                                                 func(s *ClusterStatus) { s.Failing = time.Time{} },
+	} {
+		s := s
+		set(&s)
+		if text := s.String(); !strings.Contains(text, want) {
+			t.Errorf("%q is not in %q", want, text)
+		}
+	}
+}
+
+// A change that its member does not complete failed because of that, and not because of
+// the host.
+func TestClusterDriverStops(t *testing.T) {
+	t.Parallel()
+	trigger := filepath.Join(t.TempDir(), "trigger")
+	if err := os.WriteFile(trigger, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g := emptyCircle(t)
+	members := []string{"x", "y"}
+	for _, name := range members {
+		g.stages[name] = newStage()
+		g.all[name], g.leases[name] = g.member(name, members, Config{Triggers: Triggers{Path: trigger, Timeout: time.Minute}})
+	}
+	for _, name := range members {
+		g.run(name)
+	}
+	_, other := g.began()
+	x := g.stages["x"]
+	x.set(func() { x.pause["trigger "+other] = time.Minute })
+	go func() { _, _ = g.all["x"].Switch(context.Background(), SwitchRequest{Host: other}) }()
+	proctest.Until(t, "its trigger runs", func() bool { return g.count("x", "trigger "+other) == 1 })
+	g.stops["x"]()
+	delete(g.all, "x")
+	g.serve(other)
+	all, _ := g.all["y"].Incidents()
+	for _, i := range all {
+		if i.Epoch == 2 && (i.Outcome != Interrupted || i.Failure != "the instance that made the change did not complete it") {
+			t.Errorf("epoch 2 ended with %s: %s", i.Outcome, i.Failure)
+		}
+	}
 }
 
 // A member that ends in order is not waited for, and the roster is changed by orders.

@@ -34,7 +34,7 @@ const (
 	Open          Outcome = "open"        // clients are connected to the new host
 	Aborted       Outcome = "aborted"     // a trigger failed, and the policy is abort
 	HostLost      Outcome = "host lost"   // the new host went down during the switch
-	Interrupted   Outcome = "interrupted" // the program ended during the switch
+	Interrupted   Outcome = "interrupted" // the program, or the instance that made the switch, ended during it
 	SwitchRefused Outcome = "refused"     // a scheduled switch that was not started
 )
 
@@ -354,7 +354,7 @@ func (c *Conductor) noteSwitch(a selector.Switch) *saving {
 		if i.Failure != "" {
 			c.finish(Aborted, i.Failure)
 		} else {
-			c.finish(HostLost, i.New+" went down while it was switched to")
+			c.finish(c.lost(i.New))
 		}
 	}
 	if s.current == nil {

@@ -81,7 +81,7 @@ func (s *switchover) why() string {
 	if s.failed != nil {
 		return s.failed.Error()
 	}
-	return "the host went down while it was switched to"
+	return "it went down while it was switched to, or another change came first"
 }
 
 type switchResult struct {

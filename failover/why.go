@@ -144,9 +144,12 @@ func (s Status) why(now time.Time) string {
 		if s.Awaited != "" {
 			return text + "another host is usable; waiting for the last primary, " + s.Awaited + by(frozen, "; frozen")
 		}
-		if s.Cluster != nil && s.Proposal.Host != "" {
+		switch {
+		case s.Cluster != nil && s.Proposal.Host != "":
 			text += "this instance proposes " + s.Proposal.Host + " (" + s.Proposal.Reason + ")"
-		} else {
+		case s.Cluster != nil && !s.Cluster.Known:
+			text += "this instance does not know what the others have agreed on"
+		default:
 			text += "no host is usable"
 		}
 		if len(s.Writers) > 0 {

@@ -228,7 +228,7 @@ func (m *Machine) pursue() {
 	}
 	switch standing := m.standing(m.plan.host); {
 	case standing == passed && m.cfg.Shared && m.plan.offered && !m.now.Before(m.plan.by):
-		m.unplan("the instances did not agree in time")
+		m.unplan(NotAgreed)
 	case standing == passed && m.cfg.Shared:
 		if p := &m.plan; !p.offered {
 			p.offered, p.by = true, m.now.Add(agreeFor)

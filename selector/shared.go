@@ -13,6 +13,9 @@ import (
 // agreeFor is the time for which a planned change that was proposed waits for [Agreed].
 const agreeFor = 10 * time.Second
 
+// NotAgreed is the reason of a [Declined] for which no [Agreed] came in time.
+const NotAgreed = "the instances did not agree in time"
+
 // Agreed reports what all machines have agreed on, or that clients may be connected now,
 // or may not any more. It is an error without [Config.Shared].
 type Agreed struct {

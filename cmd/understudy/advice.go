@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -18,7 +19,11 @@ func adviceFor(r control.RelayStatus) (all []string) {
 		}
 	}
 	relay := " --relay " + r.Name
+	for _, text := range adviceForCluster(r) {
+		add(text)
+	}
 	switch {
+	case r.State == "switching" && len(all) > 0:
 	case r.State == "switching":
 		add("wait until the triggers have run; understudy status" + relay + " shows the step, and the log names a trigger that hangs")
 	case r.Frozen != nil:
@@ -31,6 +36,50 @@ func adviceFor(r control.RelayStatus) (all []string) {
 	}
 	if r.SaveError != "" {
 		add("give the state directory space and write permission: a restart will not know the primary")
+	}
+	return all
+}
+
+// adviceForCluster returns the advice for what keeps the instances from agreeing, or this
+// one from taking part.
+func adviceForCluster(r control.RelayStatus) (all []string) {
+	c := r.Cluster
+	if c == nil {
+		return nil
+	}
+	of := " --relay " + r.Name
+	switch {
+	case c.Trouble == "":
+	case strings.Contains(c.Trouble, "settings differ"):
+		all = append(all, "give all instances the same settings (understudy cluster"+of+" shows the difference), then reload or restart those that were changed")
+	case strings.Contains(c.Trouble, "roster"):
+		all = append(all, "understudy cluster add "+c.Member+of+" at one of the members, or stop this instance")
+	case strings.Contains(c.Trouble, "member name"):
+		all = append(all, "stop the other process that has the name "+c.Member+", or give this instance another one (member)")
+	default:
+		all = append(all, "find out whether etcd was restored from a backup, and then follow docs/cluster.md")
+	}
+	switch {
+	case c.StoreFails.IsZero():
+	case strings.Contains(c.StoreError, "space exceeded"):
+		all = append(all, "compact and defragment etcd, and disarm its alarm (docs/cluster.md): it is full and refuses writes")
+	default:
+		all = append(all, "start etcd, or let this machine through to it (address, port, certificate, password): no other host can be elected until it answers")
+	}
+	for _, w := range c.Waiting {
+		if w.MostSeconds > 0 {
+			all = append(all, fmt.Sprintf("wait: the lease of %s is over after %s at most, and then the triggers run", w.Member, span(seconds(w.MostSeconds))))
+		} else {
+			all = append(all, "start instance "+w.Member+", or let it through to etcd; if it is dead for certain: understudy cluster force"+of)
+		}
+	}
+	if !c.StoreFails.IsZero() {
+		return all // nobody else is heard of
+	}
+	for n, m := range c.Members {
+		if n > 0 && !m.Known {
+			all = append(all, "start instance "+m.Name+", or understudy cluster forget "+m.Name+of+": each change of the primary waits for it, and without etcd all need it")
+		}
 	}
 	return all
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"understudy/control"
 	"understudy/failover"
@@ -46,6 +47,16 @@ func TestAdvice(t *testing.T) {
 		{"starting", control.RelayStatus{Hosts: says("starting", "57P03")}, "wait until db2:1 has started"},
 		{"mute", control.RelayStatus{Hosts: says("unknown", "context deadline exceeded")}, "does not answer check x in time"},
 		{"read", control.RelayStatus{Hosts: check("read", false)}, "does not answer check x in time"},
+		{"other settings", control.RelayStatus{State: "switching", Cluster: &control.Cluster{Trouble: "the settings differ from those of the cluster: x here, y there"}}, "give all instances the same settings (understudy cluster --relay r "},
+		{"forgotten", control.RelayStatus{State: "switching", Cluster: &control.Cluster{Member: "c", Trouble: `"c" is not in the roster of the cluster`}}, "understudy cluster add c --relay r at one of the members"},
+		{"name twice", control.RelayStatus{Cluster: &control.Cluster{Member: "c", Trouble: `another process has the member name "c"`}}, "stop the other process that has the name c"},
+		{"restored", control.RelayStatus{Cluster: &control.Cluster{Trouble: "the store has gone back in time: epoch 3 was seen"}}, "whether etcd was restored from a backup"},
+		{"store away", control.RelayStatus{State: "switching", Cluster: &control.Cluster{Open: true, StoreFails: time.Now(), StoreError: "connection refused", Members: []control.Instance{{}, {Name: "d"}}}}, "start etcd, or "},
+		{"store full", control.RelayStatus{Cluster: &control.Cluster{StoreFails: time.Now(), StoreError: "etcdserver: mvcc: database space exceeded"}}, "compact and defragment etcd"},
+		{"keep", control.RelayStatus{State: "switching", Cluster: &control.Cluster{Waiting: []control.Waited{{Member: "c", Seconds: 3}}}}, "if it is dead for certain: understudy cluster force --relay r"},
+		{"waits with an end", control.RelayStatus{State: "switching", Cluster: &control.Cluster{Waiting: []control.Waited{{Member: "c", Seconds: 3, MostSeconds: 6}}}}, "the lease of c is over after 6s at most"},
+		{"never came", control.RelayStatus{Cluster: &control.Cluster{Members: []control.Instance{{Name: "a"}, {Name: "d"}}}}, "start instance d, or understudy cluster forget d --relay r"},
+		{"agreed", control.RelayStatus{Cluster: &control.Cluster{Members: []control.Instance{{Name: "a"}, {Name: "d", Known: true}}}}, ""},
 	} {
 		tt.r.Name = "r"
 		got := strings.Join(adviceFor(tt.r), "\n")

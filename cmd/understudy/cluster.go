@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"understudy/control"
 )
@@ -92,8 +93,16 @@ func (t *terminal) cluster(relay string, c control.Cluster) error {
 		}
 	}
 	t.field("agreed", agreed)
-	t.field("lease", fmt.Sprintf("%s left", span(seconds(c.LeaseSeconds))))
-	t.field("store", fmt.Sprintf("answered in %s", millis(c.StoreSeconds)))
+	lease := span(seconds(c.LeaseSeconds)) + " left"
+	if seconds(c.LeaseSeconds) > 365*24*time.Hour {
+		lease = "without end: it goes on without the store (on-store-loss keep)"
+	}
+	t.field("lease", lease)
+	if c.StoreFails.IsZero() {
+		t.field("store", fmt.Sprintf("answered in %s", millis(c.StoreSeconds)))
+	} else {
+		t.field("store", "does not answer")
+	}
 	if c.AgreedSettings != "" && c.AgreedSettings != c.Settings {
 		t.field("settings", c.Settings)
 		t.field("others", c.AgreedSettings)

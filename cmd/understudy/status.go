@@ -332,7 +332,10 @@ func primaryText(r control.RelayStatus, now time.Time) string {
 		return r.Primary + at + " for " + span(now.Sub(r.Elected))
 	}
 	text := "none for " + span(now.Sub(r.Since))
-	if r.State == "switching" {
+	switch {
+	case r.State == "switching" && r.Cluster != nil && r.Cluster.Open:
+		text += "; clients wait until this instance may connect them to " + r.Elect
+	case r.State == "switching":
 		text += "; clients wait until the switch to " + r.Elect + " is done"
 	}
 	return text
