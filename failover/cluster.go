@@ -91,9 +91,10 @@ const (
 const watchRetry = time.Second
 
 // agreement is the part of a Conductor that agrees with other instances. It belongs to
-// Run's goroutine, except for inbox and store.
+// Run's goroutine, except for inbox and store, and for cfg, which is not changed.
 type agreement struct {
 	cfg      *Cluster
+	settings string // that all must have alike; those of cfg until there are new ones
 	machine  *cluster.Machine
 	register *cluster.Register
 	inbox    inbox[cluster.Event]
@@ -163,7 +164,7 @@ func newAgreement(cfg *Cluster, relay string, epoch uint64) (*agreement, error) 
 		return nil, err
 	}
 	return &agreement{
-		cfg: cfg, machine: machine, register: cluster.NewRegister(cfg.Store, cfg.Name, relay, m.Member), inbox: newInbox[cluster.Event](),
+		cfg: cfg, settings: m.Settings, machine: machine, register: cluster.NewRegister(cfg.Store, cfg.Name, relay, m.Member), inbox: newInbox[cluster.Event](),
 		clocks: cluster.NewClocks(m.Member),
 	}, nil
 }
@@ -345,7 +346,7 @@ func (a *agreement) status() *ClusterStatus {
 		return nil
 	}
 	s := &ClusterStatus{
-		Cluster: a.cfg.Name, Snapshot: a.machine.Snapshot(), Settings: a.cfg.Machine.Settings,
+		Cluster: a.cfg.Name, Snapshot: a.machine.Snapshot(), Settings: a.settings,
 		Clocks: a.wrong,
 	}
 	if a.cfg.Unanswered != nil {
@@ -427,7 +428,7 @@ func awaitShared(ctx context.Context, shared <-chan struct{}) error {
 // reconfigured passes new settings on.
 func (a *agreement) reconfigured(cfg *Cluster) {
 	if a != nil {
-		a.cfg = cfg
+		a.settings = cfg.Machine.Settings
 		a.inbox.put(cluster.SetSettings{Settings: cfg.Machine.Settings})
 	}
 }
