@@ -325,5 +325,8 @@ func alike(r config.Relay, c config.Cluster) string {
 	if r.Role.Protocol != "" {
 		text += fmt.Sprintf(" role=%s promote=%v elect=%s", r.Role.Protocol, r.Role.Promote, r.Elect)
 	}
+	if r.OnFailover != "" { // an instance without would promote nobody
+		text += " triggers=yes"
+	}
 	return text
 }
