@@ -38,6 +38,19 @@ func openFiles(tb testing.TB) int {
 	return len(entries)
 }
 
+// restingFiles is openFiles when nothing that began before is about to close any.
+func restingFiles(tb testing.TB) int {
+	tb.Helper()
+	n, since := openFiles(tb), time.Now()
+	proctest.Until(tb, "no descriptor to come or go for a while", func() bool {
+		if now := openFiles(tb); now != n {
+			n, since = now, time.Now()
+		}
+		return time.Since(since) > 100*time.Millisecond
+	})
+	return n
+}
+
 // echoBehindHeader is an echo that passes over a PROXY header.
 func echoBehindHeader(c *net.TCPConn) {
 	in := bufio.NewReader(c)
@@ -75,7 +88,7 @@ func TestReconfigureUnderTraffic(t *testing.T) {
 	r := start(t, base)
 	h := newHost(t, echoBehindHeader)
 	r.open(7, h.addr)
-	before, socket := openFiles(t), socketAt(t, r.addr)
+	before, socket := restingFiles(t), socketAt(t, r.addr)
 
 	var over atomic.Bool
 	var moved, called atomic.Int64
@@ -184,7 +197,7 @@ func TestReconfigureBusyAddress(t *testing.T) {
 			r.Hold()
 		}
 		proctest.Until(t, "earlier clients to be over", func() bool { return r.Stats().Live == 0 })
-		addrs, files := r.Addrs(), openFiles(t)
+		addrs, files := r.Addrs(), restingFiles(t)
 		err := r.Reconfigure(complete(Config{
 			Listen:         []string{"127.0.0.2:0", free, "unix:" + path, busy},
 			Allow:          []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
@@ -513,7 +526,7 @@ func TestReconfigureEachSetting(t *testing.T) {
 // Before Bind, before Run and after its end.
 func TestReconfigureAtAnyTime(t *testing.T) {
 	first, second, third := closed(t), closed(t), closed(t)
-	files := openFiles(t)
+	files := restingFiles(t)
 	r, err := New(complete(Config{Name: "x", Listen: []string{first}}))
 	if err != nil {
 		t.Fatal(err)
@@ -579,11 +592,11 @@ func TestReconfigureSameAddresses(t *testing.T) {
 	other := filepath.Dir(path) + "/./x/../r.sock"
 	r := start(t, Config{Listen: []string{"127.0.0.1:0", "127.0.0.1:0", ":0", "unix:" + path}})
 	r.Hold() // returns when Run has opened what it needs
-	files, before := openFiles(t), r.Addrs()
+	files, before := restingFiles(t), r.Addrs()
 	for _, state := range []string{"refusing", "open"} {
 		if state == "open" {
 			r.open(1, newHost(t, echo).addr)
-			files = openFiles(t)
+			files = restingFiles(t)
 		}
 		r.reconfigure(Config{Listen: []string{"unix:" + other, ":00", "127.0.0.1:0", "127.0.0.1:0"}})
 		now := r.Addrs()
