@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"understudy/internal/rawsocket"
 	"understudy/internal/tcp"
 )
 
@@ -22,28 +23,28 @@ const quietly = true
 
 // prepare sets what a socket of a check needs before it is bound and connects.
 func prepare(raw syscall.RawConn, bound, quiet bool) error {
-	var err error
+	var errno unix.Errno
 	set := func(fd uintptr) {
 		if bound {
 			tcp.SetLatePort(int(fd))
 		}
 		if quiet {
-			err = setQuiet(int(fd))
+			errno = setQuiet(int(fd))
 		}
 	}
 	if e := raw.Control(set); e != nil {
 		return e
 	}
-	if err != nil {
-		return fmt.Errorf("quiet connect: %w", os.NewSyscallError("setsockopt", err))
+	if errno != 0 {
+		return fmt.Errorf("quiet connect: %w", os.NewSyscallError("setsockopt", errno))
 	}
 	return nil
 }
 
 // setQuiet prepares a socket for a connect that the service does not notice.
-func setQuiet(fd int) error {
-	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0); err != nil {
-		return err
+func setQuiet(fd int) unix.Errno {
+	if e := rawsocket.SetInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0); e != 0 {
+		return e
 	}
-	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	return rawsocket.SetResetOnClose(fd, true)
 }

@@ -9,12 +9,12 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"understudy/internal/bind"
+	"understudy/internal/rawsocket"
 	"understudy/internal/tcp"
 )
 
@@ -73,7 +73,7 @@ func (p *connecting) reusable() bool { return p.to.Addr().Is4() && !p.source.IsV
 // toItself reports whether the socket is connected to itself, which proves no listener.
 // Its own port is enough to say no, nearly always.
 func (p *connecting) toItself() bool {
-	return bind.LocalAddr(p.fd).Port() == p.to.Port() && tcp.ConnectedToItself(p.fd)
+	return rawsocket.Own(p.fd).Port() == p.to.Port() && tcp.ConnectedToItself(p.fd)
 }
 
 // keep resets the connection of a socket, and keeps the socket for another one. It is
@@ -107,33 +107,37 @@ func (c *connects) kept() (fd int, ok bool) {
 // begin opens the socket and begins to connect. It returns nil when the handshake is
 // complete, and otherwise the call that failed as well; EINPROGRESS is no failure.
 func (p *connecting) begin(c *connects) (call string, err error) {
-	sockaddr, family := bind.Sockaddr(p.to)
+	to := rawsocket.Inet(p.to, bind.ZoneIndex(p.to.Addr()))
 	kept := false
 	if p.reusable() {
 		p.fd, kept = c.kept()
 	}
 	if !kept {
-		p.fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		p.fd, err = unix.Socket(to.Family(), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	}
 	if err != nil {
 		return "socket", err
 	}
-	if err := setQuiet(p.fd); err != nil {
-		return "setsockopt", err
+	if e := setQuiet(p.fd); e != 0 {
+		return "setsockopt", e
 	}
 	if p.source.IsValid() {
 		tcp.SetLatePort(p.fd)
-		from, _ := bind.Sockaddr(netip.AddrPortFrom(p.source, 0))
-		if err := unix.Bind(p.fd, from); err != nil {
-			return "bind", err
+		from := rawsocket.Inet(netip.AddrPortFrom(p.source, 0), bind.ZoneIndex(p.source))
+		if e := rawsocket.Bind(p.fd, &from); e != 0 {
+			return "bind", e
 		}
 	}
 	// Over loopback the handshake is complete when connect(2) returns, which a second
 	// call reports. After an error of the first the second would start anew.
-	if err = unix.Connect(p.fd, sockaddr); errors.Is(err, unix.EINPROGRESS) {
-		err = unix.Connect(p.fd, sockaddr)
+	e := rawsocket.Connect(p.fd, &to)
+	if e == unix.EINPROGRESS {
+		e = rawsocket.Connect(p.fd, &to)
 	}
-	return "connect", err
+	if e != 0 {
+		return "connect", e
+	}
+	return "", nil
 }
 
 // end closes the socket and reports the result.
@@ -224,10 +228,7 @@ func (c *connects) await() {
 	for {
 		n := 0
 		err := raw.Read(func(epoll uintptr) bool {
-			var err error
-			if n, err = unix.EpollWait(int(epoll), events, 0); err != nil {
-				n = 0
-			}
+			n, _ = rawsocket.Events(int(epoll), events)
 			return n > 0
 		})
 		if err != nil {
@@ -239,9 +240,9 @@ func (c *connects) await() {
 				continue // too late
 			}
 			p.late.Stop()
-			no, err := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-			if err == nil && no != 0 {
-				err = syscall.Errno(no)
+			var err error
+			if e := rawsocket.Error(p.fd); e != 0 {
+				err = e
 			}
 			p.end("connect", err)
 		}

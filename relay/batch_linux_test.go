@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"understudy/internal/proctest"
+	"understudy/internal/rawsocket"
 )
 
 // stage is a loop without its thread: a test hands it events one by one.
@@ -34,9 +35,9 @@ func pairTCP(t *testing.T) (near, far int32) {
 	ln := listen(t, "127.0.0.1:0")
 	defer ln.Close()
 	addr := hostSockaddr(netip.MustParseAddr("127.0.0.1"), uint16(ln.Addr().(*net.TCPAddr).Port))
-	far, e := socket(addr.family)
+	far, e := socket(addr.Family())
 	if e == 0 {
-		e = connect(far, &addr)
+		e = rawsocket.Connect(int(far), &addr.Addr)
 	}
 	if e != 0 && e != unix.EINPROGRESS {
 		t.Fatal(e)

@@ -58,10 +58,10 @@ func (c *Canary) wasServed() { c.once.Do(func() { close(c.served) }) }
 
 // canaries is what a relay knows of its canaries.
 type canaries struct {
-	one      sync.Mutex             // held by DialCanary: there is one at a time
-	twin     atomic.Pointer[Relay]  // nil until there is one; stored under gating
-	expected atomic.Pointer[string] // the address of one that is not accepted yet; nil for none
-	current  atomic.Pointer[Canary] // the last one
+	one      sync.Mutex              // held by DialCanary: there is one at a time
+	twin     atomic.Pointer[Relay]   // nil until there is one; stored under gating
+	expected atomic.Pointer[endName] // the address of one that is not accepted yet; nil for none
+	current  atomic.Pointer[Canary]  // the last one
 	tries    tries
 }
 
@@ -127,21 +127,31 @@ func (r *Relay) announce(fd int, network, to string) error {
 	if err := unix.Bind(fd, sa); err != nil {
 		return os.NewSyscallError("bind", err)
 	}
-	own, err := unix.Getsockname(fd)
+	name, err := socketName(bind.LocalAddr(fd), fd, unix.Getsockname)
 	if err != nil {
 		return os.NewSyscallError("getsockname", err)
 	}
-	name := socketName(own)
 	r.canaries.expected.Store(&name)
 	return nil
 }
 
-// socketName is the address of a socket as text, the same whichever end asks.
-func socketName(sa unix.Sockaddr) string {
-	if u, ok := sa.(*unix.SockaddrUnix); ok {
-		return u.Name
+// socketName is the address of a socket, the same whichever end asks: addr, or the name of a
+// unix socket.
+func socketName(addr netip.AddrPort, fd int, name func(fd int) (unix.Sockaddr, error)) (endName, error) {
+	if addr.IsValid() {
+		return endName{addr: addr}, nil
 	}
-	return bind.AddrPort(sa).String()
+	sa, err := name(fd)
+	if u, ok := sa.(*unix.SockaddrUnix); ok {
+		return endName{unix: u.Name}, err
+	}
+	return endName{}, err
+}
+
+// endName is the address of a client's socket.
+type endName struct {
+	addr netip.AddrPort
+	unix string // of a unix socket
 }
 
 // canaryAddress returns the address that canaries connect to: the first one that they can.
@@ -267,8 +277,8 @@ func (r *Relay) canaryTwin(fd int) *Relay {
 	if want == nil {
 		return nil
 	}
-	sa, err := unix.Getpeername(fd)
-	if err != nil || socketName(sa) != *want || !r.canaries.expected.CompareAndSwap(want, nil) {
+	name, err := socketName(bind.PeerAddr(fd), fd, unix.Getpeername)
+	if err != nil || name != *want || !r.canaries.expected.CompareAndSwap(want, nil) {
 		return nil
 	}
 	return r.canaries.twin.Load()

@@ -11,6 +11,9 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/bind"
+	"understudy/internal/rawsocket"
 )
 
 // tries makes the attempts of a canary that says nothing. Such an attempt is a descriptor
@@ -56,7 +59,7 @@ func (r *Relay) TryCanary(ctx context.Context, done func(error)) bool {
 		return false
 	}
 	to := hostSockaddr(at.Addr(), at.Port())
-	fd, e := socket(to.family)
+	fd, e := socket(to.Family())
 	if e != 0 {
 		return false // and then the error is reported
 	}
@@ -65,7 +68,7 @@ func (r *Relay) TryCanary(ctx context.Context, done func(error)) bool {
 		closeFd(fd)
 		return false
 	}
-	err = r.connectTry(fd, addr, &to)
+	err = r.connectTry(fd, at, &to)
 	if err == nil {
 		err = r.canaries.tries.connecting(t)
 	}
@@ -81,12 +84,14 @@ func (r *Relay) TryCanary(ctx context.Context, done func(error)) bool {
 	return true
 }
 
-// connectTry begins to connect to the relay.
-func (r *Relay) connectTry(fd int32, addr string, to *sockaddr) error {
-	if err := r.announce(int(fd), "tcp", addr); err != nil {
-		return err
+// connectTry begins to connect to the relay at an address, as announce says.
+func (r *Relay) connectTry(fd int32, at netip.AddrPort, to *sockaddr) error {
+	from := rawsocket.Inet(netip.AddrPortFrom(at.Addr(), 0), bind.ZoneIndex(at.Addr()))
+	if e := rawsocket.Bind(int(fd), &from); e != 0 {
+		return wrap("bind", e)
 	}
-	if e := connect(fd, to); e != 0 && e != unix.EINPROGRESS {
+	r.canaries.expected.Store(&endName{addr: rawsocket.Own(int(fd))})
+	if e := rawsocket.Connect(int(fd), &to.Addr); e != 0 && e != unix.EINPROGRESS {
 		return wrap("connect", e)
 	}
 	return nil
@@ -111,7 +116,7 @@ func (k *tries) connecting(t *try) error {
 	if k.now != t || t.done == nil {
 		return nil
 	}
-	if e := socketError(t.fd); e != 0 { // it is told only once
+	if e := rawsocket.Error(int(t.fd)); e != 0 { // it is told only once
 		return wrap("connect", e)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"understudy/internal/fault"
+	"understudy/internal/rawsocket"
 	"understudy/internal/tcp"
 )
 
@@ -55,12 +56,12 @@ func (l *loop) dialNow(i int32, c *conn) {
 
 // connect begins the connect to a host.
 func (l *loop) connect(i int32, c *conn, to *sockaddr) {
-	fd, e := socket(to.family)
+	fd, e := socket(to.Family())
 	if e != 0 {
 		l.connectFailed(i, c, wrap("socket", e))
 		return
 	}
-	if e := prepare(fd, to.family, l.of(c).cfg().Source); e != 0 {
+	if e := prepare(fd, to.Family(), l.of(c).cfg().Source); e != 0 {
 		closeFd(fd)
 		l.connectFailed(i, c, wrap("bind", e))
 		return
@@ -75,7 +76,7 @@ func (l *loop) connect(i int32, c *conn, to *sockaddr) {
 	if to.ephemeral {
 		c.ready[host] = looped
 	}
-	if e := connect(fd, to); e != 0 && e != unix.EINPROGRESS {
+	if e := rawsocket.Connect(int(fd), &to.Addr); e != 0 && e != unix.EINPROGRESS {
 		l.connectFailed(i, c, connectFault(to, e))
 		return
 	}
@@ -89,7 +90,7 @@ func (l *loop) connect(i int32, c *conn, to *sockaddr) {
 // [fault.Local].
 func connectFault(to *sockaddr, e unix.Errno) error {
 	err := wrap("connect", e)
-	if to.family == unix.AF_UNIX {
+	if to.Family() == unix.AF_UNIX {
 		return &net.OpError{Op: "dial", Net: "unix", Err: err}
 	}
 	return err
@@ -98,7 +99,7 @@ func connectFault(to *sockaddr, e unix.Errno) error {
 // connected handles events of a socket that is connecting.
 func (l *loop) connected(i int32, c *conn, events uint32) {
 	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
-		if e := socketError(c.fd[host]); e != 0 {
+		if e := rawsocket.Error(int(c.fd[host])); e != 0 {
 			l.connectFailed(i, c, wrap("connect", e))
 			return
 		}

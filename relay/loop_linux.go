@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"understudy/internal/bind"
 	"understudy/internal/boottime"
+	"understudy/internal/rawsocket"
 	"understudy/internal/tcp"
 )
 
@@ -146,7 +146,7 @@ func (l *loop) post(f func()) {
 		return // the first one wakes it
 	}
 	one := [8]byte{1}
-	_, _ = unix.Write(l.wake, one[:])
+	write(int32(l.wake), one[:])
 }
 
 // run is the loop's thread.
@@ -468,8 +468,7 @@ func (l *loop) each(t *tenant, f func(i int32, c *conn)) {
 // woken runs the functions that other goroutines posted.
 func (l *loop) woken() {
 	l.sendBatch()
-	var n [8]byte
-	_, _ = unix.Read(l.wake, n[:])
+	empty(int32(l.wake))
 	l.mu.Lock()
 	calls := l.calls
 	l.calls = nil
@@ -693,10 +692,4 @@ func (l *loop) watch(i int32, c *conn) {
 }
 
 // peer is the address of a socket's other end.
-func peer(fd int32) netip.AddrPort {
-	sa, err := unix.Getpeername(int(fd))
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	return bind.AddrPort(sa)
-}
+func peer(fd int32) netip.AddrPort { return rawsocket.Peer(int(fd)) }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"understudy/internal/bind"
+	"understudy/internal/rawsocket"
 	"understudy/internal/tcp"
 )
 
@@ -84,5 +85,5 @@ func prepare(fd int32, family int, src netip.Addr) unix.Errno {
 	}
 	tcp.SetLatePort(int(fd))
 	sa := inetAddr(netip.AddrPortFrom(src, 0), bind.ZoneIndex(src))
-	return bindSource(fd, &sa)
+	return rawsocket.Bind(int(fd), &sa.Addr)
 }

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/internal/rawsocket"
 )
 
 // Each function here is one system call under the name of its manual page,
@@ -54,6 +56,12 @@ func write(fd int32, p []byte) int {
 	}
 }
 
+// empty takes what is in an eventfd; see eventfd(2).
+func empty(fd int32) {
+	var n [8]byte
+	_, _, _ = unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&n)), unsafe.Sizeof(n))
+}
+
 // splice moves up to n bytes between a pipe and a socket without copying them
 // to user space; see splice(2). Never SPLICE_F_MORE: it holds the last segment
 // of an answer back for up to 200 ms.
@@ -83,22 +91,6 @@ func socket(family int) (int32, unix.Errno) {
 	return int32(n), e
 }
 
-// connect begins a connection; see connect(2). EINPROGRESS is the usual answer.
-func connect(fd int32, to *sockaddr) unix.Errno {
-	for {
-		_, _, e := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
-		if e != unix.EINTR {
-			return e
-		}
-	}
-}
-
-// bindSource gives a socket its own address; see bind(2).
-func bindSource(fd int32, to *sockaddr) unix.Errno {
-	_, _, e := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
-	return e
-}
-
 // shutdown ends one or both directions; see shutdown(2).
 func shutdown(fd int32, how int) unix.Errno {
 	_, _, e := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), uintptr(how), 0)
@@ -114,34 +106,28 @@ func closeFd(fd int32) {
 // setsockopt sets an integer option; see setsockopt(2). The options set here
 // cannot fail on a socket of the right family, and none is worth a connection.
 func setsockopt(fd int32, level, name, value int) {
-	v := int32(value)
-	_, _, _ = unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(unsafe.Pointer(&v)), unsafe.Sizeof(v), 0)
-}
-
-// socketError takes the pending error of a socket (SO_ERROR).
-func socketError(fd int32) unix.Errno {
-	v, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
-		return unix.EBADF
-	}
-	return unix.Errno(v)
+	_ = rawsocket.SetInt(int(fd), level, name, value) // see above
 }
 
 // unsent returns how many bytes written to a socket its peer has not taken yet
 // (SIOCOUTQ; see tcp(7)).
 func unsent(fd int32) int {
-	n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
-	if err != nil {
-		return 0
-	}
+	n, _ := ioctl(fd, unix.SIOCOUTQ)
 	return n
 }
 
 // atMark reports whether the next byte to read is the urgent one (SIOCATMARK;
 // see tcp(7)).
 func atMark(fd int32) bool {
-	n, err := unix.IoctlGetInt(int(fd), unix.SIOCATMARK)
-	return err == nil && n != 0
+	n, e := ioctl(fd, unix.SIOCATMARK)
+	return e == 0 && n != 0
+}
+
+// ioctl asks a socket for a number; see ioctl(2).
+func ioctl(fd int32, what uintptr) (int, unix.Errno) {
+	var v int32
+	_, _, e := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), what, uintptr(unsafe.Pointer(&v)))
+	return int(v), e
 }
 
 // epollAdd registers fd once, for all events, edge-triggered; see epoll_ctl(2).
@@ -160,11 +146,10 @@ func epollDel(ep int, fd int32) {
 // Go scheduler must know that this thread sleeps, or the garbage collector
 // would wait for it.
 func epollWait(ep int, events []unix.EpollEvent, timeoutMS int) (int, unix.Errno) {
-	p := unsafe.Pointer(unsafe.SliceData(events))
 	if timeoutMS == 0 {
-		n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(p), uintptr(len(events)), 0, 0, 0)
-		return int(n), e
+		return rawsocket.Events(ep, events)
 	}
+	p := unsafe.Pointer(unsafe.SliceData(events))
 	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(p), uintptr(len(events)), uintptr(timeoutMS), 0, 0)
 	return int(n), e
 }
@@ -186,10 +171,9 @@ func errno(err error) unix.Errno {
 
 // sockaddr is an address in the form that connect(2) takes.
 type sockaddr struct {
-	raw    unix.RawSockaddrAny
-	len    uint32
-	family int
-	text   string
+	rawsocket.Addr
+
+	text string
 	// ephemeral is true for a loopback port that the system may also hand out
 	// as a source port: a connect to it can connect to itself.
 	ephemeral bool
@@ -198,40 +182,24 @@ type sockaddr struct {
 // inetAddr is the sockaddr of an IP address and port; scope is the interface
 // index of a link-local IPv6 address.
 func inetAddr(ap netip.AddrPort, scope uint32) sockaddr {
-	s := sockaddr{text: ap.String()}
-	port := [2]byte{byte(ap.Port() >> 8), byte(ap.Port())}
-	if a := ap.Addr().Unmap(); a.Is4() {
-		p := (*unix.RawSockaddrInet4)(unsafe.Pointer(&s.raw))
-		p.Family = unix.AF_INET
-		p.Port = *(*uint16)(unsafe.Pointer(&port))
-		p.Addr = a.As4()
-		s.len, s.family = unix.SizeofSockaddrInet4, unix.AF_INET
-		return s
-	}
-	p := (*unix.RawSockaddrInet6)(unsafe.Pointer(&s.raw))
-	p.Family = unix.AF_INET6
-	p.Port = *(*uint16)(unsafe.Pointer(&port))
-	p.Addr = ap.Addr().As16()
-	p.Scope_id = scope
-	s.len, s.family = unix.SizeofSockaddrInet6, unix.AF_INET6
-	return s
+	return sockaddr{Addr: rawsocket.Inet(ap, scope), text: ap.String()}
 }
 
 // unixAddr is the sockaddr of a socket file.
 func unixAddr(path string) (sockaddr, bool) {
-	s := sockaddr{text: "unix:" + path, family: unix.AF_UNIX}
-	p := (*unix.RawSockaddrUnix)(unsafe.Pointer(&s.raw))
+	s := sockaddr{text: "unix:" + path}
+	p := (*unix.RawSockaddrUnix)(unsafe.Pointer(&s.Raw))
+	p.Family = unix.AF_UNIX
 	if path == "" || len(path) >= len(p.Path) {
 		return s, false
 	}
-	p.Family = unix.AF_UNIX
 	for i := range len(path) {
 		p.Path[i] = int8(path[i])
 	}
-	s.len = uint32(unsafe.Offsetof(p.Path)) + uint32(len(path)) + 1
+	s.Len = uint32(unsafe.Offsetof(p.Path)) + uint32(len(path)) + 1
 	if path[0] == '@' { // the abstract namespace; see unix(7)
 		p.Path[0] = 0
-		s.len--
+		s.Len--
 	}
 	return s, true
 }

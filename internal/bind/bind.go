@@ -179,7 +179,7 @@ func Adopt(fd int) (*Socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("socket %d: %w", fd, os.NewSyscallError("getsockname", err))
 	}
-	s := &Socket{FD: fd, Addr: net.TCPAddrFromAddrPort(AddrPort(sa)), given: true}
+	s := &Socket{FD: fd, Addr: net.TCPAddrFromAddrPort(LocalAddr(fd)), given: true}
 	if a, ok := sa.(*unix.SockaddrUnix); ok {
 		// No path: the file belongs to the program that made the socket.
 		s.Addr = &net.UnixAddr{Name: a.Name, Net: "unix"}
@@ -339,15 +339,6 @@ func open(family int) (int, error) {
 	return fd, os.NewSyscallError("socket", err)
 }
 
-// LocalAddr returns a socket's own address.
-func LocalAddr(fd int) netip.AddrPort {
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	return AddrPort(sa)
-}
-
 // Sockaddr returns an address for system calls, with its family. An IPv4 address in
 // IPv6 form is an IPv4 address.
 func Sockaddr(ap netip.AddrPort) (sa unix.Sockaddr, family int) {
@@ -355,17 +346,6 @@ func Sockaddr(ap netip.AddrPort) (sa unix.Sockaddr, family int) {
 		return &unix.SockaddrInet4{Addr: a.As4(), Port: int(ap.Port())}, unix.AF_INET
 	}
 	return &unix.SockaddrInet6{Addr: ap.Addr().As16(), Port: int(ap.Port()), ZoneId: ZoneIndex(ap.Addr())}, unix.AF_INET6
-}
-
-// AddrPort returns the IP address and port of sa, invalid when it has none.
-func AddrPort(sa unix.Sockaddr) netip.AddrPort {
-	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)) //nolint:gosec // a port
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)) //nolint:gosec // a port
-	}
-	return netip.AddrPort{}
 }
 
 // ZoneIndex returns the interface index of a link-local address's zone; 0 without one.

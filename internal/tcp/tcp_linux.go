@@ -6,37 +6,29 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"understudy/internal/bind"
+	"understudy/internal/rawsocket"
 )
 
 // SetLatePort has connect(2) choose the port of a socket that is bound to a source
 // address. Otherwise bind(2) chooses it, and one port serves one connection only; see
 // IP_BIND_ADDRESS_NO_PORT in ip(7). A kernel without the option chooses it at bind(2).
 func SetLatePort(fd int) {
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	_ = rawsocket.SetInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
 // ConnectedToItself reports whether a socket is connected to itself. That happens when there is
 // no listener on a local port which the system then chooses as the source port: the two
 // SYNs meet, and the connect succeeds.
 func ConnectedToItself(fd int) bool {
-	own, err := unix.Getsockname(fd)
-	if err != nil {
-		return false
-	}
-	peer, err := unix.Getpeername(fd)
-	return err == nil && bind.AddrPort(own) == bind.AddrPort(peer)
+	own := rawsocket.Own(fd)
+	return own.IsValid() && own == rawsocket.Peer(fd)
 }
 
 // SetResetOnClose has close(2) reset the connection and throw away what was not
 // sent yet, also when the process is killed: otherwise the kernel goes on trying to
 // deliver that after its end.
 func SetResetOnClose(fd int, on bool) {
-	linger := unix.Linger{}
-	if on {
-		linger.Onoff = 1
-	}
-	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &linger)
+	_ = rawsocket.SetResetOnClose(fd, on)
 }
 
 // Reset resets an established connection at once, by connect(2) with AF_UNSPEC. Unlike
@@ -56,5 +48,5 @@ func Reset(fd int) error {
 // connections of a listener have it from the listener. Elsewhere than on Linux it does
 // nothing.
 func SetUserTimeout(fd int, d time.Duration) {
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+	_ = rawsocket.SetInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
 }
