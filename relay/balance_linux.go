@@ -128,6 +128,9 @@ func (l *loop) weigh() {
 	window := time.Duration(l.now - w.begin)
 	busy := max(0, 1-w.waited.Seconds()/window.Seconds())
 	used := min(1, (cpu-w.cpu).Seconds()/window.Seconds())
+	if l.sleeper.another {
+		used, l.sleeper.another = busy, false
+	}
 	seconds := window.Seconds()
 	spliced := float64(w.spliced) / seconds
 	w.busy.Store(int64(busy * 1000))

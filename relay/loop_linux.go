@@ -46,6 +46,7 @@ type loop struct {
 	openings buffers // what clients have said, until their hosts have said something
 	batch    batch
 	poller   busyPoller
+	sleeper  *sleeper
 	events   []unix.EpollEvent
 	queue    []tag                 // connections that wait for another turn
 	accepted []int32               // clients of the batch of acceptFrom
@@ -87,9 +88,15 @@ func newLoop(e *Engine) (*loop, error) {
 	if err != nil {
 		return nil, wrap("epoll_create1", err)
 	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	events := make([]unix.EpollEvent, 256)
+	sleeper, err := newSleeper(ep, events)
 	if err != nil {
 		closeFd(int32(ep))
+		return nil, err
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		sleeper.close()
 		return nil, wrap("eventfd", err)
 	}
 	l := &loop{
@@ -99,7 +106,8 @@ func newLoop(e *Engine) (*loop, error) {
 		wake:    wake,
 		table:   table{free: -1, first: -1, last: -1},
 		pipes:   pipes{limit: pipesPerLoop, total: &e.pipes, below: pipesBelow()},
-		events:  make([]unix.EpollEvent, 256),
+		events:  events,
+		sleeper: sleeper,
 		proxied: make(map[int32]proxyHeader),
 	}
 	l.batch.warm()
@@ -117,7 +125,7 @@ func (l *loop) close() {
 	l.closed = true
 	l.pipes.spare = len(l.pipes.free)
 	l.pipes.trim()
-	closeFd(int32(l.ep))
+	l.sleeper.close()
 	closeFd(int32(l.wake))
 }
 
@@ -231,7 +239,8 @@ func (l *loop) wait() int {
 		}
 	}
 	l.load.asleep.Store(int64(begin.Sub(l.engine.start)))
-	n, e := epollWait(l.ep, l.events, l.sleepLimit())
+	l.sleeper.count(l.now)
+	n, e := l.sleeper.sleep(l.ep, l.events, l.sleepLimit())
 	l.load.asleep.Store(0)
 	if polls {
 		l.poller.waited(time.Since(begin))
