@@ -12,4 +12,10 @@ type EngineConfig struct {
 	// events before: it lowers the latency of small messages when a processor is
 	// free. Ignored by the portable plane.
 	BusyPoll bool
+
+	// Rest gives the Go scheduler one processor (GOMAXPROCS of 1) while the relays had no
+	// clients for some seconds: it lowers the processor time of an idle program. It is for
+	// programs that have one engine and nothing else to do that needs several processors.
+	// Ignored by the portable plane.
+	Rest bool
 }

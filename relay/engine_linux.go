@@ -42,12 +42,16 @@ type Engine struct {
 	turn    atomic.Uint32 // of spread
 	growing atomic.Bool   // a loop is being started
 	idle    idleMeter
+	rester  rester
 }
 
 // NewEngine returns an engine for the relays of a process; see [Config.Engine].
 func NewEngine(cfg EngineConfig) *Engine {
 	e := &Engine{cfg: cfg, start: time.Now(), spread: movesAlways, stir: movesAlways}
 	e.cfg.Loops = max(cfg.Loops, 1)
+	if cfg.Rest {
+		e.rester.after = restAfter
+	}
 	if movesAlways {
 		e.cfg.Loops = max(e.cfg.Loops, 3)
 	}
@@ -141,6 +145,7 @@ func (e *Engine) stopLocked() {
 		l.post(func() { l.finished = true })
 	}
 	e.ending.Wait()
+	e.rester.set(false)
 	close(e.over)
 	for _, l := range all {
 		l.close()

@@ -65,6 +65,7 @@ type loop struct {
 	pausing      int       // tenants that have paused accepting
 	room         int       // how many clients this batch may still accept
 	unanswered   int       // clients that wait for an answer
+	clientAt     int64     // when a client, but no canary, was last there; of the first loop
 	lastAccepted int64     // when the last client was accepted, a different time for each
 	hangsFoundAt int64     // when these were last looked at
 	worked       bool      // a byte has passed, or a connect began, since stirred
@@ -239,7 +240,9 @@ func (l *loop) wait() int {
 		}
 	}
 	l.load.asleep.Store(int64(begin.Sub(l.engine.start)))
-	l.sleeper.count(l.now)
+	if l.sleeper.count(l.now) && l.number == 0 {
+		l.considerRest()
+	}
 	n, e := l.sleeper.sleep(l.ep, l.events, l.sleepLimit())
 	l.load.asleep.Store(0)
 	if polls {
@@ -279,6 +282,9 @@ func (l *loop) sleepLimit() int {
 	}
 	if l.unanswered > 0 {
 		atMost(HangTick)
+	}
+	if r := &l.engine.rester; r.after > 0 && l.number == 0 && !r.rests.Load() {
+		atMost(r.after)
 	}
 	return ms
 }
@@ -619,6 +625,9 @@ func (l *loop) assign(t *tenant, fd int32) {
 		t.relay.leave()
 		twin.enter()
 		t = l.tenants[twin.plane.(*share).slot] //nolint:forcetypeassert // there is no other one here
+	} else {
+		l.clientAt = l.now
+		l.engine.rester.set(false)
 	}
 	if cfg := t.cfg(); len(cfg.Allow) > 0 && !cfg.allows(peer(fd).Addr()) {
 		_ = tcp.Reset(int(fd)) // the client may have left

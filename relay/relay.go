@@ -411,6 +411,9 @@ func (r *Relay) enter() bool {
 	return false
 }
 
+// isTwin reports whether the relay is the twin of another one.
+func (r *Relay) isTwin() bool { return r.connected != nil }
+
 // leave gives the place of a connection back.
 func (r *Relay) leave() {
 	r.live.Add(-1)

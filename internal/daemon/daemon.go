@@ -240,7 +240,7 @@ func newService(p Config, journal *logs.Log) (*service, error) {
 		journal:  journal,
 		log:      log,
 		resolver: health.NewResolver(),
-		engine:   relay.NewEngine(relay.EngineConfig{Loops: mostLoops(p.Settings.Loops), BusyPoll: p.Settings.Spin}),
+		engine:   relay.NewEngine(relay.EngineConfig{Loops: mostLoops(p.Settings.Loops), BusyPoll: p.Settings.Spin, Rest: true}),
 		checker:  health.NewChecker(),
 		roles:    roles.NewPool(log),
 		base:     time.Now(),
