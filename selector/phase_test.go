@@ -64,29 +64,54 @@ func (f *fleet) run(d time.Duration) {
 	}
 }
 
-// The checks of 400 relays that start together are spread over the interval.
-func TestChecksOfManyRelaysAreSpread(t *testing.T) {
-	begin := time.Now()
-	f := newFleet(t, begin)
-	for i := range 400 {
-		f.add(Config{
-			Hosts: []string{fmt.Sprintf("10.0.%d.1:5432", i), fmt.Sprintf("10.0.%d.2:5432", i)}, Checks: []Check{{Name: "tcp"}}, Base: begin,
-		})
+// The checks of few relays are started in few turns, and those of many are spread over the
+// interval.
+func TestChecksAreStartedInTurns(t *testing.T) {
+	for _, tt := range []struct{ relays, turns, most int }{
+		{1, 1, 2}, {20, 1, 40}, {21, 2, 40}, {40, 2, 40}, {60, 3, 40}, {400, 20, 40}, {1280, 32, 80},
+	} {
+		begin := time.Now()
+		f := newFleet(t, begin)
+		for i := range tt.relays {
+			f.add(Config{
+				Hosts:  []string{fmt.Sprintf("10.%d.%d.1:5432", i>>8, i&255), fmt.Sprintf("10.%d.%d.2:5432", i>>8, i&255)},
+				Checks: []Check{{Name: "tcp"}}, Base: begin, Phases: []uint64{uint64(i), uint64(i)},
+			})
+		}
+		f.run(2 * time.Second)
+		starts := map[time.Duration]int{}
+		f.started = func(_ int, at time.Time, _ StartCheck) { starts[at.Sub(begin)%time.Second]++ }
+		f.run(time.Second)
+		all, most := 0, 0
+		for _, n := range starts {
+			all, most = all+n, max(most, n)
+		}
+		if all != 2*tt.relays || len(starts) != tt.turns || most != tt.most {
+			t.Errorf("%d relays: %d checks a second in %d turns, at most %d in one, want %d in %d, at most %d",
+				tt.relays, all, len(starts), most, 2*tt.relays, tt.turns, tt.most)
+		}
 	}
-	f.run(5 * time.Second)
-	const part = slot
-	starts := map[time.Duration]int{}
-	f.started = func(_ int, at time.Time, _ StartCheck) { starts[at.Sub(begin)/part]++ }
-	f.run(10 * time.Second)
-	all, most := 0, 0
-	for _, n := range starts {
-		all, most = all+n, max(most, n)
-	}
-	if all != 8000 {
-		t.Errorf("%d checks in 10s of 800 hosts with an interval of 1s, want 8000", all)
-	}
-	if mean := all / int(10*time.Second/part); most > 2*mean {
-		t.Errorf("%d checks in one part of %v, want about %d in each", most, part, mean)
+}
+
+// The turns of an interval are apart as far as can be: first the whole of it, then its
+// half, and so on, to a limit.
+func TestPhaseOf(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tt := range []struct {
+		interval time.Duration
+		want     []time.Duration // of every perTurn-th number
+	}{
+		{time.Second, []time.Duration{0, 500 * ms, 250 * ms, 750 * ms, 125 * ms}},
+		{100 * ms, []time.Duration{0, 50 * ms, 25 * ms, 75 * ms, 0, 50 * ms}},
+		{49 * ms, []time.Duration{0, 0}},
+	} {
+		for turn, want := range tt.want {
+			for _, number := range []uint64{uint64(turn * perTurn), uint64(turn*perTurn + perTurn - 1)} {
+				if got := PhaseOf(number, tt.interval); got != want {
+					t.Errorf("number %d in %v has the phase %v, want %v", number, tt.interval, got, want)
+				}
+			}
+		}
 	}
 }
 

@@ -128,13 +128,18 @@ func (c Config) phaseOf(i int, interval time.Duration) time.Duration {
 }
 
 // PhaseOf returns the phase of what is done once in an interval, by one of
-// [Config.Phases].
+// [Config.Phases]: that of the turn of the number. The first turn is full before there is
+// another one, which begins in the middle of the longest time without any.
 func PhaseOf(number uint64, interval time.Duration) time.Duration {
-	slots := uint64(interval / slot) //nolint:gosec // G115: an interval is positive
-	if slots == 0 {
-		return 0
+	turns := uint64(1)
+	for turns < mostTurns && interval/time.Duration(2*turns) >= leastTurn { //nolint:gosec // G115: it is small
+		turns *= 2
 	}
-	return time.Duration(number%slots) * slot //nolint:gosec // G115: less than an interval
+	turn, phase := number/perTurn%turns, time.Duration(0)
+	for half := interval / 2; turn > 0; turn, half = turn/2, half/2 {
+		phase += half * time.Duration(turn%2) //nolint:durationcheck,gosec // 0 or 1
+	}
+	return phase
 }
 
 // NumberOf returns a number for [Config.Phases], as if there were none.

@@ -112,7 +112,9 @@ type Config struct {
 	// Phases has a number for each of Hosts, which determines the phase of its
 	// checks: machines with the same Base and the same number for a host start the
 	// same check of it at the same time, and hosts with the same number are checked
-	// together. Nil takes the numbers from the names.
+	// together. Small numbers are checked together, too: so many that a process wakes
+	// seldom, and so few that no other work waits for them. Nil takes the numbers from
+	// the names.
 	Phases []uint64
 }
 
@@ -184,10 +186,12 @@ const (
 	// to notice that a port is open again.
 	watchRate = 160
 
-	// slot divides the phases: checks that begin at about the same time are
-	// begun together, because each time that a process wakes costs more than
-	// another check does.
-	slot = 200 * time.Millisecond
+	// perTurn is how many of Config.Phases have one turn, because each time that a
+	// process wakes costs more than another check does. There are at most mostTurns in
+	// an interval, with at least leastTurn between them.
+	perTurn   = 20
+	mostTurns = 32
+	leastTurn = 25 * time.Millisecond
 
 	// tardy is from how late a check takes no result of a run that began when it was due.
 	tardy = 50 * time.Millisecond
