@@ -131,3 +131,15 @@ func TestMergeLocks(t *testing.T) {
 		}
 	}
 }
+
+// The sentence about a lock is for people: its times have a zone, and no parts of a second.
+func TestLockInWords(t *testing.T) {
+	t.Parallel()
+	since := time.Date(2026, 11, 27, 9, 34, 24, 409_000_000, time.Local)
+	k := Lock{By: "root", Since: since, Until: since.Add(2 * time.Hour), Reason: "migration"}
+	zone := since.Format("MST")
+	want := "frozen by root since 2026-11-27 09:34:24 " + zone + " until 2026-11-27 11:34:24 " + zone + " (migration)"
+	if got := by(&k, "frozen"); got != want {
+		t.Errorf("the lock is described as %q, want %q", got, want)
+	}
+}

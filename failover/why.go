@@ -5,8 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
-
 	"understudy/relay"
 	"understudy/selector"
 )
@@ -260,9 +258,11 @@ func by(k *Lock, prefix string) string {
 	if k.By != "" {
 		text += " by " + k.By
 	}
-	text += " since " + k.Since.Local().Format(hclog.TimeFormat)
+	// A sentence for people, also on the wall: with a zone, without parts of a second.
+	const clock = "2006-01-02 15:04:05 MST"
+	text += " since " + k.Since.Local().Format(clock)
 	if !k.Until.IsZero() {
-		text += " until " + k.Until.Local().Format(hclog.TimeFormat)
+		text += " until " + k.Until.Local().Format(clock)
 	}
 	if k.Reason != "" {
 		text += " (" + k.Reason + ")"
