@@ -21,7 +21,9 @@ type stage struct {
 	elections []control.Event
 	changed   chan struct{}
 	orders    []string
-	builds    int // how often the status was asked for
+	builds    int  // how often the status was asked for
+	described int  // and that of one relay
+	calm      bool // glances see nothing but numbers
 	*Page
 }
 
@@ -45,6 +47,33 @@ func newStage(n int, acts bool) *stage {
 			s.builds++
 			return s.status
 		},
+		Process: func() control.Status {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.builds++
+			st := s.status
+			st.Relays = nil
+			return st
+		},
+		Glances: func([]control.Glance) (all []control.Glance) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for _, r := range s.status.Relays {
+				all = append(all, s.glance(r))
+			}
+			return all
+		},
+		Describe: func(g *control.Glance, _ *control.Status) control.RelayStatus {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.described++
+			for _, r := range s.status.Relays {
+				if r.Name == g.Name {
+					return r
+				}
+			}
+			return control.RelayStatus{Name: g.Name} // it was removed meanwhile
+		},
 		Elections: func(most int) []control.Event {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -62,6 +91,22 @@ func newStage(n int, acts bool) *stage {
 	}
 	s.Page = NewPage(cfg)
 	return s
+}
+
+// glance returns a glance at a relay.
+func (s *stage) glance(r control.RelayStatus) control.Glance {
+	g := control.Glance{
+		Name: r.Name, Live: r.Clients.Live, Waiting: r.Clients.Queued + r.Clients.Held, Changed: !s.calm, Counted: !s.calm,
+		Recorded: uint64(len(s.elections)),
+	}
+	for _, h := range r.Hosts {
+		for _, k := range h.Checks {
+			if k.Last != nil {
+				g.Took = append(g.Took, time.Duration(k.Last.Seconds*float64(time.Second)))
+			}
+		}
+	}
+	return g
 }
 
 // change changes the status as a conductor does.

@@ -28,6 +28,12 @@ type PageConfig struct {
 	Status    func() control.Status
 	Elections func(most int) []control.Event
 
+	// Process returns a Status without relays, Glances looks at all relays, see
+	// [control.Server.Glances], and Describe returns the whole status of one of them.
+	Process  func() control.Status
+	Glances  func(before []control.Glance) []control.Glance
+	Describe func(g *control.Glance, process *control.Status) control.RelayStatus
+
 	// Changed returns a channel that is closed at the next change of a relay's
 	// primary or hosts. The page looks once a second anyway.
 	Changed func() <-chan struct{}
@@ -161,44 +167,71 @@ func (p *Page) text(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte(p.cfg.Text(p.cfg.Status())))
 }
 
-// buildHTML returns the parts of the page that change: each is an element with an id.
+// buildHTML returns the parts of the page that change: each is an element with an id. Only what
+// may have changed since the last batch is looked at and drawn.
 func (p *Page) buildHTML() (pieces []piece, end piece) {
-	s, acts := p.cfg.Status(), p.cfg.Order != nil
-	d := &p.drawing
-	d.begin(shapeOf(s, acts), len(s.Relays))
-	elections := p.cfg.Elections(electionsShown)
-	old := d.electionsHTML != nil && reflect.DeepEqual(elections, d.elections)
-	if d.elections = elections; old {
-		elections = nil // they are not drawn
+	s, acts, d := p.cfg.Process(), p.cfg.Order != nil, &p.drawing
+	d.begin(p.cfg.Glances(d.glances))
+	d.look(&s, p.cfg.Describe)
+	s.Relays = d.relays
+	for n := range d.looks {
+		if d.looks[n].fresh {
+			d.views[n] = newRelayView(d.relays[n], n, s, len(d.relays) > relaysOpen, acts)
+		}
 	}
-	v := newView(s, elections, acts)
+	if d.shape == "" {
+		d.shape = shapeOf(s, acts)
+	}
+	recorded := uint64(0)
+	for _, g := range d.glances {
+		recorded += g.Recorded
+	}
+	old := d.electionsHTML != nil && recorded == d.recorded
+	if d.recorded = recorded; !old {
+		elections := p.cfg.Elections(electionsShown)
+		old = d.electionsHTML != nil && reflect.DeepEqual(elections, d.elections)
+		d.elections = elections
+	}
+	var elections []control.Event
+	if !old {
+		elections = d.elections // otherwise they are not drawn
+	}
+	v := viewOf(s, d.views, elections, acts)
+	pieces = make([]piece, 0, len(d.views)+4)
 	add := func(name string, data []byte) {
 		pieces = append(pieces, piece{name: name, event: "html", data: data})
 	}
-	add("top", htmlOf("top", v))
-	for n, r := range v.Relays {
-		add(r.ID, d.draw(r.ID, "relay", r, r.still(), n))
+	add("top", d.draw("top", "top", v, v.still(), false))
+	for n := range d.views {
+		r := &d.views[n]
+		if d.looks[n].fresh {
+			add(r.ID, d.draw(r.ID, "relay", *r, r.still(), d.hasTurn(n) || n == d.rest))
+		} else {
+			add(r.ID, d.parts[r.ID].html)
+		}
 	}
 	if !old {
 		d.electionsHTML = htmlOf("elections", v)
 	}
 	add("elections", d.electionsHTML)
 	verdicts, probes := verdictsView{v.Verdicts}, probesView{v.Probes}
-	add("verdicts", d.draw("verdicts", "verdicts", verdicts, verdicts.still(), d.turn))
-	add("probes", d.draw("probes", "probes", probes, probes.still(), d.turn))
+	add("verdicts", d.draw("verdicts", "verdicts", verdicts, verdicts.still(), d.hasTurn(0)))
+	add("probes", d.draw("probes", "probes", probes, probes.still(), d.hasTurn(0)))
 	return pieces, piece{event: "tick", data: encode(tickEvent{
-		Level: v.Level, Title: v.Title(), Say: v.Say, Shape: v.Shape, Now: v.At, Relays: v.numbers(),
+		Level: v.Level, Title: v.Title(), Say: v.Say, Shape: d.shape, Now: v.At, Clock: v.Now, Up: v.Up, Relays: d.numbers(),
 	})}
 }
 
 // tickEvent is the data of the event that ends each batch of the stream.
 type tickEvent struct {
-	Level  level       `json:"level"`
-	Title  string      `json:"title"`
-	Say    string      `json:"say"`
-	Shape  string      `json:"shape"`
-	Now    int64       `json:"now"`    // the clock
-	Relays [][2]string `json:"relays"` // how many clients are live and wait
+	Level  level      `json:"level"`
+	Title  string     `json:"title"`
+	Say    string     `json:"say"`
+	Shape  string     `json:"shape"`
+	Now    int64      `json:"now"`    // the clock
+	Clock  string     `json:"clock"`  // the same, for people
+	Up     string     `json:"up"`     // time since the start
+	Relays [][]string `json:"relays"` // how many clients are live and wait, and how long the last checks took
 }
 
 // Title is the title of the window.

@@ -34,8 +34,7 @@ function age(seconds) {
 // something else in it has changed.
 function ages(part) {
   for (const e of part.querySelectorAll("[data-since]")) {
-    const text = age((Date.now() + ahead - e.dataset.since) / 1000);
-    if (e.textContent !== text) e.textContent = text;
+    text(e, age((Date.now() + ahead - e.dataset.since) / 1000));
   }
 }
 
@@ -71,9 +70,12 @@ function become(a, b) {
   }
 }
 
-function write(where, text) {
-  const e = document.querySelector(where);
-  if (e && e.textContent !== text) e.textContent = text;
+function text(e, now) {
+  if (e && e.textContent !== now) e.textContent = now;
+}
+
+function write(where, now) {
+  text(document.querySelector(where), now);
 }
 
 function connect() {
@@ -88,12 +90,16 @@ function connect() {
     heard = Date.now();
     ahead = now.now - heard;
     contact();
-    now.relays.forEach(([live, waiting], i) => {
+    write("#top .clock b", now.clock);
+    write("#top .clock span", now.up);
+    now.relays.forEach(([live, waiting, ...took], i) => {
       write("#relay-" + i + " > summary > .live > b", live);
       write("#relay-" + i + " > summary > .waiting > b", waiting);
+      const checks = document.querySelectorAll("#relay-" + i + " .took");
+      if (checks.length === took.length) checks.forEach((e, k) => text(e, took[k]));
     });
     if (document.title !== now.title) document.title = now.title;
-    if (say.textContent !== now.say) say.textContent = now.say;
+    text(say, now.say);
     const icon = document.querySelector("link[rel=icon]");
     const href = "icon.svg?level=" + now.level;
     if (icon.getAttribute("href") !== href) icon.setAttribute("href", href);

@@ -81,6 +81,14 @@ func (f *feed) now() string {
 	return f.mark(f.seq)
 }
 
+// next returns the time until the next batch is due. It is the same moment for all watchers:
+// the program wakes once for all of them.
+func (f *feed) next() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return time.Until(f.made.Add(tick))
+}
+
 // since returns the events after batch seq, and the number of the last one. It makes a
 // new batch if the last one is older than most. The caller must not change the events.
 func (f *feed) since(seq uint64, most time.Duration) ([]byte, uint64) {
@@ -178,7 +186,7 @@ func (p *Page) watch(f *feed, w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		events = nil
-		timer.Reset(tick)
+		timer.Reset(f.next())
 		select {
 		case <-timer.C:
 			most = tick - gather

@@ -185,8 +185,8 @@ func TestManyRelaysAreDrawnInTurn(t *testing.T) {
 				seen[id], drawn = true, drawn+1
 			}
 		}
-		if drawn > turns {
-			t.Errorf("%d relays are drawn although nothing happens, want %d at most", drawn, turns)
+		if drawn > turns+1 {
+			t.Errorf("%d relays are drawn although nothing happens, want %d at most", drawn, turns+1)
 		}
 		if now := numbers(batch).Relays[relays-1][0]; now == before {
 			t.Errorf("the number of clients stays %s", now)
@@ -350,4 +350,82 @@ func FuzzMark(f *testing.F) {
 			t.Errorf("after(%q) = %d; the last batch is %d of %s", mark, after, seq, feed.start)
 		}
 	})
+}
+
+// While nothing happens only the durations of checks and the numbers of clients are sent, and
+// one relay after the other for what else has changed in it. What happens is sent at once.
+func TestIdleRelaysAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	const relays = 40
+	s := newStage(relays, false)
+	w, _ := watch(t, s.serve(t)+"/stream", "")
+	w.batch()
+	s.mu.Lock()
+	s.calm, s.described = true, 0
+	s.mu.Unlock()
+	took := func(ms float64) func(*control.Status) {
+		return func(st *control.Status) {
+			for i := range st.Relays {
+				r := &st.Relays[i]
+				r.Hosts = slices.Clone(r.Hosts)
+				h := &r.Hosts[1]
+				h.Checks = slices.Clone(h.Checks)
+				h.Checks[1].Last = &control.Result{At: st.Now, OK: true, Seconds: ms / 1000}
+			}
+		}
+	}
+	seen := map[string]bool{}
+	for n := 1; len(seen) < relays; n++ {
+		if n > 2*relays {
+			t.Fatalf("after %d batches only %d relays were drawn", n, len(seen))
+		}
+		s.change(took(float64(n)))
+		var batch []event
+		for !strings.Contains(strings.Join(changedIn(batch), " "), "relay-") { // a batch may have been made before
+			batch = w.batch()
+		}
+		var now tickEvent
+		if err := json.Unmarshal([]byte(batch[len(batch)-1].data), &now); err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range now.Relays {
+			if want := strconv.FormatFloat(float64(n), 'f', 2, 64) + " ms"; n < 10 && (len(r) != 8 || r[5] != want) {
+				t.Fatalf("relay %d has the numbers %q, want %s in the place of the second check of the second host", i, r, want)
+			}
+		}
+		for _, id := range changedIn(batch) {
+			if !strings.HasPrefix(id, "relay-") {
+				t.Errorf("%s is sent although nothing happens", id)
+			}
+			seen[id] = true
+		}
+		s.mu.Lock()
+		if s.described > n {
+			t.Fatalf("%d relays were looked at for %d batches", s.described, n)
+		}
+		s.mu.Unlock()
+	}
+	s.mu.Lock()
+	s.calm = false
+	s.mu.Unlock()
+	s.change(func(st *control.Status) { lose(&st.Relays[30], st.Now) })
+	for got := []string{}; !slices.Contains(got, "relay-30"); {
+		got = changedIn(w.batch())
+		if len(got) > 2*turns {
+			t.Errorf("a failure changes %q", got)
+		}
+	}
+	s.mu.Lock()
+	s.calm = true
+	s.mu.Unlock()
+	s.change(func(st *control.Status) {
+		st.Relays[30].Why = "there has been no primary for 1m8.2s: no host is usable"
+	})
+	said := false
+	for range 3 { // the first may have been made before
+		said = said || slices.ContainsFunc(w.batch(), func(e event) bool { return strings.Contains(e.data, `id="top"`) && strings.Contains(e.data, "1m8.2s") })
+	}
+	if !said {
+		t.Error("the top of the page does not say for how long there has been no primary")
+	}
 }

@@ -180,9 +180,20 @@ type probeView struct {
 
 // newView turns a status and elections, the newest first, into what the page shows.
 func newView(s control.Status, elections []control.Event, acts bool) view {
+	var relays []relayView
+	for n, r := range s.Relays {
+		relays = append(relays, newRelayView(r, n, s, len(s.Relays) > relaysOpen, acts))
+	}
+	v := viewOf(s, relays, elections, acts)
+	v.Shape = shapeOf(s, acts)
+	return v
+}
+
+// viewOf is newView with the views of the relays, and without the shape.
+func viewOf(s control.Status, relays []relayView, elections []control.Event, acts bool) view {
 	v := view{
 		Version: s.Version, PID: s.PID, Now: s.Now.Local().Format("15:04:05 MST"), At: millis(s.Now), Up: age(s.Now.Sub(s.Started)),
-		Many: len(s.Relays) > relaysOpen, Acts: acts, Shape: shapeOf(s, acts),
+		Many: len(s.Relays) > relaysOpen, Acts: acts, Relays: relays,
 	}
 	var problems []problem
 	if s.Outage != nil {
@@ -191,11 +202,10 @@ func newView(s control.Status, elections []control.Event, acts bool) view {
 	for _, d := range s.Disagreements {
 		problems = append(problems, problem{Level: bad, Word: "two primaries", Text: d.Text})
 	}
-	for n, r := range s.Relays {
-		one := newRelayView(r, n, s, v.Many, acts)
-		v.Relays = append(v.Relays, one)
+	for n := range relays {
+		one := &relays[n]
 		if one.Level != ok {
-			problems = append(problems, problem{Level: one.Level, Word: one.Word, Text: one.Why, Relay: r.Name, ID: one.ID})
+			problems = append(problems, problem{Level: one.Level, Word: one.Word, Text: one.Why, Relay: one.Name, ID: one.ID})
 		}
 	}
 	for _, d := range s.Verdicts {

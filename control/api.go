@@ -380,7 +380,14 @@ func (s Status) warnings(relay string) (all []string) {
 	return all
 }
 
-// describe returns the status of one relay.
+// describe returns the status of one relay of s.
+func (s Status) describe(r Relay) RelayStatus {
+	d := describe(r, s.Now)
+	d.Warnings = append(d.Warnings, s.warnings(d.Name)...)
+	return d
+}
+
+// describe returns the status of a relay, without warnings about others.
 func describe(r Relay, now time.Time) RelayStatus {
 	s := r.Conductor.Status()
 	out := RelayStatus{

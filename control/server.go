@@ -199,6 +199,15 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) { answer(w, http
 
 // Status returns what GET /v1/status answers.
 func (s *Server) Status() Status {
+	out := s.Process()
+	for _, r := range s.cfg.Relays() {
+		out.Relays = append(out.Relays, out.describe(r))
+	}
+	return out
+}
+
+// Process returns a [Server.Status] without relays.
+func (s *Server) Process() Status {
 	out := Status{Schema: Schema, Version: s.cfg.Version, PID: os.Getpid(), Started: s.started, Now: time.Now()}
 	if s.cfg.Unlogged != nil {
 		out.Unlogged = s.cfg.Unlogged()
@@ -206,11 +215,6 @@ func (s *Server) Status() Status {
 	if s.cfg.Findings != nil {
 		f := s.cfg.Findings()
 		out.Outage, out.Disagreements = f.Outage, f.Disagreements
-	}
-	for _, r := range s.cfg.Relays() {
-		d := describe(r, out.Now)
-		d.Warnings = append(d.Warnings, out.warnings(d.Name)...)
-		out.Relays = append(out.Relays, d)
 	}
 	if s.cfg.Probes != nil {
 		out.Probes = s.cfg.Probes()

@@ -177,6 +177,7 @@ type history struct {
 	mu      sync.Mutex
 	list    []Incident
 	changed chan struct{} // closed at the next change
+	puts    uint64        // number of changes
 }
 
 // put adds an incident, or replaces the one with its ID.
@@ -184,6 +185,7 @@ func (r *history) put(i Incident) {
 	i.Triggers = slices.Clone(i.Triggers)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.puts++
 	if n := slices.IndexFunc(r.list, func(old Incident) bool { return old.ID == i.ID }); n >= 0 {
 		r.list[n] = i
 	} else {
@@ -235,6 +237,13 @@ func (r *history) split() (elections, orders []Incident) {
 // Incidents returns the incidents, in the order of their IDs, and a channel that is closed
 // at the next change.
 func (c *Conductor) Incidents() ([]Incident, <-chan struct{}) { return c.history.all() }
+
+// Recorded returns a number that grows when what [Conductor.Incidents] returns changes.
+func (c *Conductor) Recorded() uint64 {
+	c.history.mu.Lock()
+	defer c.history.mu.Unlock()
+	return c.history.puts
+}
 
 // FirstByte reports that the first byte of an epoch came back to a client; see
 // [relay.Config]. It never blocks.

@@ -197,7 +197,10 @@ func (s *service) answer(all config.Settings, relays []*conducted, old *answers)
 
 // newPage makes the admin page. With acts, operators can give orders there.
 func (s *service) newPage(acts bool) *admin.Page {
-	cfg := admin.PageConfig{Status: s.api.Status, Elections: s.api.Elections, Changed: s.bell.wait, Text: s.text}
+	cfg := admin.PageConfig{
+		Status: s.api.Status, Elections: s.api.Elections, Changed: s.bell.wait, Text: s.text,
+		Process: s.api.Process, Glances: s.api.Glances, Describe: s.api.Describe,
+	}
 	if acts {
 		cfg.Order = s.api.Carry
 	}
