@@ -85,19 +85,6 @@ func newWorld(members int, fault mutation, send func(*world, message)) *world {
 	return w
 }
 
-// clone returns a copy of w. What it shares with w is never changed in place.
-func (w *world) clone() *world {
-	c := *w
-	c.keys, c.nodes = slices.Clone(w.keys), slices.Clone(w.nodes)
-	for i := range c.nodes {
-		if c.nodes[i].m != nil {
-			m := *c.nodes[i].m
-			c.nodes[i].m = &m
-		}
-	}
-	return &c
-}
-
 func (w *world) breaks(format string, args ...any) {
 	if w.violation == "" {
 		w.violation = fmt.Sprintf(format, args...)
@@ -165,19 +152,10 @@ func (w *world) act(i int, a Action) {
 	case EndOlder:
 		n.ending, n.drain, n.armed = a.Order, a.Drain, false
 	case Run:
-		if a.Epoch <= w.ran {
-			w.breaks("E5: the triggers of epoch %d run after those of epoch %d", a.Epoch, w.ran)
-		}
 		if n.dead {
 			w.breaks("E5: %s runs the triggers of epoch %d after it has left", name(i), a.Epoch)
 		}
-		for j := range w.nodes { // one that does not run, or whose lease is over, has them killed when it wakes
-			if o := &w.nodes[j]; o.running != 0 && !o.stop && o.clock < o.lease {
-				w.breaks("E5: the triggers of epoch %d run at %s while %s runs those of epoch %d", a.Epoch, name(i), name(j), o.running)
-			}
-		}
-		w.ran = a.Epoch
-		w.barred(a.Epoch)
+		w.begin(i, a.Epoch)
 		n.running, n.armedRun = a.Epoch, false
 	case Stop:
 		n.running = 0
@@ -190,6 +168,20 @@ func (w *world) act(i int, a Action) {
 		}
 		w.kill(i)
 	}
+}
+
+// begin checks that member i may begin the triggers of epoch e.
+func (w *world) begin(i int, e uint64) {
+	if e <= w.ran {
+		w.breaks("E5: the triggers of epoch %d run after those of epoch %d", e, w.ran)
+	}
+	for j := range w.nodes { // one that does not run, or whose lease is over, has them killed when it wakes
+		if o := &w.nodes[j]; o.running != 0 && !o.stop && o.clock < o.lease {
+			w.breaks("E5: the triggers of epoch %d run at %s while %s runs those of epoch %d", e, name(i), name(j), o.running)
+		}
+	}
+	w.ran = e
+	w.barred(e)
 }
 
 // fenced completes the order to end connections.
@@ -265,21 +257,29 @@ func (w *world) deliver(msg message) {
 // move moves a byte over every connection that can move one.
 func (w *world) move() {
 	for i := range w.nodes {
-		n := &w.nodes[i]
-		var lease Lease
-		lease.Set(n.lease)
-		if !n.live || n.stop || !lease.Holds(n.clock) && w.fault != timerOnly {
-			continue
+		if n := &w.nodes[i]; n.moves(w.fault) {
+			w.moveOne(i, n.epoch, n.host)
 		}
-		if n.epoch < w.moved {
-			w.breaks("E1: %s moves a byte of epoch %d after one of epoch %d", name(i), n.epoch, w.moved)
-		}
-		w.moved = max(w.moved, n.epoch)
-		if host, used := w.hosts[n.epoch]; !used {
-			w.hosts = maps.Clone(w.hosts)
-			w.hosts[n.epoch] = n.host
-		} else if host != n.host {
-			w.breaks("E2: epoch %d has the hosts %s and %s", n.epoch, host, n.host)
-		}
+	}
+}
+
+// moves reports whether n has a connection that can move a byte.
+func (n *node) moves(fault mutation) bool {
+	var lease Lease
+	lease.Set(n.lease)
+	return n.live && !n.stop && (lease.Holds(n.clock) || fault == timerOnly)
+}
+
+// moveOne moves a byte over a connection of epoch from member i to host.
+func (w *world) moveOne(i int, epoch uint64, host string) {
+	if epoch < w.moved {
+		w.breaks("E1: %s moves a byte of epoch %d after one of epoch %d", name(i), epoch, w.moved)
+	}
+	w.moved = max(w.moved, epoch)
+	if was, used := w.hosts[epoch]; !used {
+		w.hosts = maps.Clone(w.hosts)
+		w.hosts[epoch] = host
+	} else if was != host {
+		w.breaks("E2: epoch %d has the hosts %s and %s", epoch, was, host)
 	}
 }
