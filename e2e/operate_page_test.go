@@ -203,7 +203,7 @@ func TestPageOfManyRelays(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.Signal(syscall.SIGHUP)
-	u.Until("the page gets nothing more", func() bool { return strings.HasPrefix(browser.Text("#lost"), "No contact") })
+	u.Until("the page gets nothing more", func() bool { return strings.HasPrefix(browser.Text("#lost"), "No contact for ") })
 	if status, _ := askPage(t, base+"/", ""); status != http.StatusUnauthorized {
 		t.Errorf("status %d without the token", status)
 	}
