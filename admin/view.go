@@ -482,7 +482,7 @@ func clusterTrouble(c *control.Cluster) string {
 func progressText(p failover.Progress, now time.Time) string {
 	switch p.Step {
 	case failover.StageChecking:
-		return "checking " + p.Host
+		return "checking " + cmp.Or(p.Host, "the other hosts")
 	case failover.StageDraining:
 		return fmt.Sprintf("%s connections may still finish, for %s at most", count(p.Connections), age(p.Until.Sub(now)))
 	case failover.StageTrigger:

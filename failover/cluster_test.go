@@ -460,9 +460,12 @@ func TestClusterSaysWhy(t *testing.T) {
 	s.Known, s.Record = true, cluster.Record{Version: 1, Open: true, Host: hostA, Roster: []string{"m"}}
 	for want, set := range map[string]func(*ClusterStatus){
 		"connects no client: the store does not answer; the store has served no request for 0s (etcd at a: refused; member \"d\" at e: timeout)": func(*ClusterStatus) {},
-		"the store does not answer, and on-store-loss is fence":                                                                                  func(s *ClusterStatus) { s.OnStoreLoss = cluster.Fence },
-		"the store has not answered for longer than failsafe-limit":                                                                              func(s *ClusterStatus) { s.LimitOver, s.Missing = true, []string{"x"} },
-		"this program did not run for that long, or the store answered too late":                                                                 func(s *ClusterStatus) { s.Failing = time.Time{} },
+		"c does not answer this instance: member \"d\" at e: timeout; the store has served no request for 0s (etcd at a: refused)": func(s *ClusterStatus) {
+			s.Members, s.Unanswered = []cluster.Other{{Name: "c", Known: true}}, map[string]string{"c": `member "d" at e: timeout`}
+		},
+		"the store does not answer, and on-store-loss is fence":                  func(s *ClusterStatus) { s.OnStoreLoss = cluster.Fence },
+		"the store has not answered for longer than failsafe-limit":              func(s *ClusterStatus) { s.LimitOver, s.Missing = true, []string{"x"} },
+		"this program did not run for that long, or the store answered too late": func(s *ClusterStatus) { s.Failing = time.Time{} },
 	} {
 		s := s
 		set(&s)

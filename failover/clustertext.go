@@ -2,6 +2,7 @@ package failover
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -63,7 +64,7 @@ func (s *ClusterStatus) String() string {
 		say("%s", s.Clocks)
 	}
 	if !s.Failing.IsZero() {
-		say("the store has served no request for %s (%s)", ago(time.Since(s.Failing)), causes(s.Error))
+		say("the store has served no request for %s (%s)", ago(time.Since(s.Failing)), s.causes())
 	}
 	if len(parts) == 0 {
 		say("%d instances agree on %s", len(s.Members)+1, r.Host)
@@ -92,15 +93,19 @@ func (s *ClusterStatus) overBecause() string {
 	return "the store does not answer"
 }
 
-// causes returns the lines of an error of the store in one. What others could not do
-// either, for the same reason, is left out.
-func causes(text string) string {
+// causes returns the lines of the error of the store in one. What others could not do
+// either, for the same reason, is left out, and those who do not answer, who are named
+// apart.
+func (s *ClusterStatus) causes() string {
+	said := slices.Collect(maps.Values(s.Unanswered))
 	var all []string
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(s.Error) {
 		line = strings.TrimSpace(line)
-		if _, why, passedOn := strings.Cut(line, ": status 502: "); !passedOn || !slices.Contains(all, why) {
-			all = append(all, line)
+		_, why, passedOn := strings.Cut(line, ": status 502: ")
+		if passedOn && slices.Contains(all, why) || slices.Contains(said, line) {
+			continue
 		}
+		all = append(all, line)
 	}
 	return strings.Join(all, "; ")
 }

@@ -73,11 +73,12 @@ func adviceForCluster(r control.RelayStatus) (all []string) {
 			all = append(all, "start instance "+w.Member+", or let it through to etcd; if it is dead for certain: understudy cluster force"+of)
 		}
 	}
-	if !c.StoreFails.IsZero() {
-		return all // nobody else is heard of
-	}
 	for n, m := range c.Members {
-		if n > 0 && !m.Known {
+		switch {
+		case n == 0:
+		case m.Error != "" && r.Primary == "" && !c.StoreFails.IsZero():
+			all = append(all, "or start instance "+m.Name+", or let this machine through to it: without etcd all instances have to confirm each other")
+		case !m.Known && c.StoreFails.IsZero():
 			all = append(all, "start instance "+m.Name+", or understudy cluster forget "+m.Name+of+": each change of the primary waits for it, and without etcd all need it")
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -151,7 +152,7 @@ func progressText(p failover.Progress, now time.Time) string {
 	took := now.Sub(p.Since).Truncate(time.Second)
 	switch p.Step {
 	case failover.StageChecking:
-		return "checking " + p.Host
+		return "checking " + cmp.Or(p.Host, "the other hosts")
 	case failover.StageDraining:
 		left := max(p.Until.Sub(now), 0)
 		return fmt.Sprintf("draining %s, %v left", number(int(min(p.Connections, 1<<30)), "connection"), left.Truncate(time.Second)+time.Second)
