@@ -72,12 +72,26 @@ func (r *Register) Watch(ctx context.Context, changed func(Changed)) error {
 // that they check it at once. It is only a hint, and counts for nothing.
 type Doubt struct {
 	Member string `json:"member"`
-	Host   string `json:"host"`
+	Host   string `json:"host"` // empty for a claim
+
+	// Boot is set for a claim: this life says that it has the name of Member, which another
+	// process has, too. Where is where it runs, for people.
+	Boot  uint64 `json:"boot,omitempty"`
+	Where string `json:"where,omitempty"`
 }
 
 // Doubt tells the other members that this one has begun to suspect a host.
 func (r *Register) Doubt(ctx context.Context, host string) error {
-	value, err := json.Marshal(Doubt{r.member, host})
+	return r.tell(ctx, Doubt{Member: r.member, Host: host})
+}
+
+// Claim tells the other process with the name of this member that there is this one, too.
+func (r *Register) Claim(ctx context.Context, boot uint64, where string) error {
+	return r.tell(ctx, Doubt{Member: r.member, Boot: boot, Where: where})
+}
+
+func (r *Register) tell(ctx context.Context, d Doubt) error {
+	value, err := json.Marshal(d)
 	if err != nil {
 		return err
 	}
@@ -94,12 +108,13 @@ func (r *Register) Doubt(ctx context.Context, host string) error {
 	return nil
 }
 
-// WatchDoubts calls doubted with what other members tell, like Watch.
+// WatchDoubts calls doubted with what other members tell, and with claims of this name, like
+// Watch.
 func (r *Register) WatchDoubts(ctx context.Context, doubted func(Doubt)) error {
 	return r.store.Watch(ctx, r.keys.doubt, func(kv KeyValue) {
 		r.doubt.Store(kv.Revision)
 		var d Doubt
-		if json.Unmarshal(kv.Value, &d) == nil && d.Member != r.member {
+		if json.Unmarshal(kv.Value, &d) == nil && (d.Member != r.member) != (d.Boot != 0) {
 			doubted(d)
 		}
 	})

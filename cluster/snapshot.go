@@ -50,6 +50,9 @@ type Snapshot struct {
 	Missing     []string
 	LimitOver   bool
 
+	// Twice tells that the key of this member is that of another process, which lives.
+	Twice bool
+
 	// Trouble is what keeps the member from taking part, in one line; empty for
 	// nothing.
 	Trouble string
@@ -79,7 +82,7 @@ func (m *Machine) Snapshot() Snapshot {
 	s := Snapshot{
 		Member: m.cfg.Member, Boot: m.cfg.Boot, Known: m.known, Record: m.record,
 		Lease: m.lease - m.now, Confirmed: -1, Live: m.live, Epoch: m.epoch, Fenced: m.fenced,
-		Driving: m.driving(), Trouble: m.trouble(), Beat: m.beatSeen(), OnStoreLoss: m.cfg.OnStoreLoss,
+		Driving: m.driving(), Twice: m.birth.twice, Trouble: m.trouble(), Beat: m.beatSeen(), OnStoreLoss: m.cfg.OnStoreLoss,
 	}
 	s.Record.Roster = slices.Clone(m.record.Roster)
 	if m.confirmed != never {

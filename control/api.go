@@ -145,6 +145,7 @@ type Cluster struct {
 	Heard          int        `json:"heard"`                        // of how many that are heard of, this one included
 	Isolated       bool       `json:"isolated,omitempty"`           // this one does, and they are not enough
 	Trouble        string     `json:"trouble,omitempty"`            // why this instance does not take part
+	Rival          string     `json:"rival,omitempty"`              // where another process runs that has the name of this one; one of the two is refused
 	Clocks         string     `json:"clocks,omitempty"`             // whose clocks run wrong, by more than 1 %
 	Settings       string     `json:"settings"`                     // of this instance, of those that all must have alike
 	AgreedSettings string     `json:"agreed_settings,omitempty"`    // those of the cluster
@@ -452,7 +453,7 @@ func clusterOf(s failover.Status) *Cluster {
 		Name: c.Cluster, Member: c.Member, Text: c.String(),
 		Host: r.Host, Open: r.Open, Epoch: r.Epoch, Driver: r.Driver,
 		LeaseSeconds: max(c.Lease, 0).Seconds(), Fenced: c.Fenced, Down: c.Down, Heard: c.Fresh, Isolated: c.Isolated,
-		Trouble: c.Trouble, Clocks: c.Clocks, Settings: c.Settings, AgreedSettings: r.Settings,
+		Trouble: c.Trouble, Rival: c.Rival, Clocks: c.Clocks, Settings: c.Settings, AgreedSettings: r.Settings,
 		StoreSeconds: c.Latency.Seconds(), StoreError: c.Error, StoreFails: c.Failing,
 	}
 	if r.Change.Name != "" {

@@ -8,11 +8,14 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -155,4 +158,55 @@ func TestClusterPeersByCertificates(t *testing.T) {
 	}
 	s.store.start()
 	s.until("has etcd again", func(r control.RelayStatus) bool { return r.Cluster.StoreError == "" })
+}
+
+// Of two processes with the same name the second one is refused. Both say where the other is,
+// and the first one goes on.
+func TestClusterNameTwice(t *testing.T) {
+	t.Parallel()
+	s := startSeveral(t, 2*time.Second)
+	s.serves(0)
+	a := s.all[0]
+	k := s.talk(a)
+	s.answered("start", 0, k)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "twin.yaml")
+	text := fmt.Sprintf("relays:\n- {name: orders, listen: [%q], hosts: [%q, %q]}\n", freeAddr(t), s.hosts[0].addr, s.hosts[1].addr)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	twin := &instance{name: "twin", socket: socketPath(t)}
+	twin.Understudy = start(t, append(slices.Clone(s.args[0]), "--config", file, "--control", twin.socket, "--state-dir", filepath.Join(dir, "state"), "--cluster-listen", freeAddr(t))...)
+	rival := func(in, other *instance, refused bool) {
+		t.Helper()
+		want := fmt.Sprintf("127.0.0.1, host %s, process %d", hostName(t), other.PID())
+		in.Until(in.name+" knows of the other", func() bool {
+			r, ok := in.status(t)
+			return ok && r.Cluster.Rival == want && (r.Cluster.Trouble != "") == refused && strings.Contains(r.Cluster.Text, want)
+		})
+	}
+	rival(a, twin, false)
+	rival(twin, a, true)
+	if !strings.Contains(a.Log(), "another process has the name of this instance") {
+		t.Error("the log does not say it")
+	}
+	if !strings.Contains(a.metrics(t), `understudy_cluster_name_twice{relay="orders"} 1`) {
+		t.Error("the metrics do not say it")
+	}
+	twin.Signal(syscall.SIGTERM)
+	twin.Exit()
+	s.until("is alone again", func(r control.RelayStatus) bool { return r.Cluster.Rival == "" }, 0)
+	s.answered("end", 0, k)
+	if n := k.resets.Load(); n > 0 {
+		t.Errorf("%d connections were lost", n)
+	}
+}
+
+func hostName(t *testing.T) string {
+	t.Helper()
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
 }

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,6 +54,10 @@ type Cluster struct {
 	// is not known. Nil knows nothing.
 	Unanswered func(member string) string
 
+	// Here says where this process runs, for the people who look for it when another one has
+	// its name. Nil says nothing.
+	Here func() string
+
 	// DrainTimeout is the time for which connections may go on when the program ends.
 	DrainTimeout time.Duration
 }
@@ -67,6 +72,10 @@ type ClusterStatus struct {
 
 	// Clocks says whose clocks run wrong; empty for nobody's.
 	Clocks string
+
+	// Rival is where another process runs that has the name of this instance; empty for none.
+	// One of them is refused.
+	Rival string
 
 	// Unanswered says of each member why it does not answer this instance, and of this
 	// instance why the others refuse it. Those of which nothing is known are not in it.
@@ -119,6 +128,10 @@ type agreement struct {
 	locks   string        // as they were read from the record last
 	sharesL string        // to be written into it; empty for none
 	shared  chan struct{} // closed when they are; nil for none
+
+	rival   string    // where another process with this name runs; empty for none
+	rivalAt time.Time // when it was heard of last
+	claimed time.Time // when this one has told it of itself
 
 	roster  []string       // that is known; nil before the first
 	pending cluster.Change // the last change of the roster that was read from the record
@@ -347,7 +360,7 @@ func (a *agreement) status() *ClusterStatus {
 	}
 	s := &ClusterStatus{
 		Cluster: a.cfg.Name, Snapshot: a.machine.Snapshot(), Settings: a.settings,
-		Clocks: a.wrong,
+		Clocks: a.wrong, Rival: a.rival,
 	}
 	if a.cfg.Unanswered != nil {
 		for _, name := range append([]string{s.Member}, s.Record.Roster...) {
@@ -456,10 +469,56 @@ var errDoubted = errors.New("suspected by the instance")
 // have clients, by which it noticed, where this one has none.
 func (c *Conductor) heed(ctx context.Context, d cluster.Doubt) {
 	c.reportRequest(ctx, func() selector.Event {
+		if a := c.agree; d.Boot != 0 {
+			if d.Boot != a.cfg.Machine.Boot {
+				a.rivalAt = time.Now()
+				c.setRival(ctx, cmp.Or(d.Where, "it does not say where"))
+			}
+			return selector.Tick{}
+		}
 		if r, _ := c.agree.machine.Record(); d.Host == r.Host {
 			return selector.Suspicion{Epoch: r.Epoch, Err: fmt.Errorf("%w %s", errDoubted, d.Member)}
 		}
 		return selector.Tick{}
+	})
+}
+
+// setRival takes note of where another process with the name of this instance runs; empty
+// for none any more.
+func (c *Conductor) setRival(ctx context.Context, where string) {
+	a := c.agree
+	if where == a.rival {
+		return
+	}
+	a.rival = where
+	if where == "" {
+		c.log.Info("no other process has the name of this instance any more", "member", a.cfg.Machine.Member)
+		return
+	}
+	c.log.Error("another process has the name of this instance, and one of the two is refused", "member", a.cfg.Machine.Member, "other", where, "refused", a.machine.Snapshot().Twice)
+	c.notice(ctx, EventCluster, "", fmt.Sprintf("another process has the name of this instance, %s: %s", a.cfg.Machine.Member, where))
+}
+
+// claim tells another process with the name of this instance of this one, from time to time
+// while they have it both.
+func (c *Conductor) claim(ctx context.Context, refused bool) {
+	a := c.agree
+	every := a.cfg.Machine.Lease
+	if a.rival != "" && time.Since(a.rivalAt) > 3*every {
+		c.setRival(ctx, "")
+	}
+	if !refused && a.rival == "" || time.Since(a.claimed) < every {
+		return
+	}
+	a.claimed = time.Now()
+	a.tasks.Go(func() { //nolint:contextcheck // it outlives Run's context: the member leaves after that has ended
+		ctx, stop := context.WithTimeout(a.ctx, a.cfg.Machine.Request)
+		defer stop()
+		where := ""
+		if a.cfg.Here != nil {
+			where = a.cfg.Here()
+		}
+		_ = a.register.Claim(ctx, a.cfg.Machine.Boot, where) // it is only a hint
 	})
 }
 
@@ -675,6 +734,7 @@ func (c *Conductor) fact(now selector.Snapshot) cluster.Fact {
 func (c *Conductor) reportCluster(ctx context.Context) {
 	a := c.agree
 	s := a.machine.Snapshot()
+	c.claim(ctx, s.Twice)
 	if s.Trouble != a.trouble {
 		a.trouble = s.Trouble
 		if s.Trouble == "" {

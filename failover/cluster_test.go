@@ -137,10 +137,12 @@ func (g *circle) member(name string, roster []string, cfg Config) (*Conductor, *
 	cfg.FastInterval = 20 * time.Millisecond
 	g.logs[name] = &strictLog{t: g.tb}
 	cfg.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: g.logs[name], DisableTime: true})
+	boot := uint64(time.Now().UnixNano())
 	cfg.Cluster = &Cluster{
+		Here: func() string { return fmt.Sprint("process ", boot) },
 		Name: "test", Store: g.shelf, Lease: lease, DrainTimeout: time.Second,
 		Machine: cluster.Config{
-			Member: name, Boot: uint64(time.Now().UnixNano()), Roster: roster, Settings: "s",
+			Member: name, Boot: boot, Roster: roster, Settings: "s",
 			Lease: time.Second, Heartbeat: 50 * time.Millisecond, Request: time.Second, Slack: 100 * time.Millisecond,
 			Agree: cluster.Majority, OnStoreLoss: cluster.Failsafe,
 		},
@@ -681,4 +683,39 @@ func TestClusterContradictions(t *testing.T) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
+}
+
+// Of two processes with the same name the one that goes on knows of the other, and says
+// where it is, until the other has ended; and so does the one that is refused.
+func TestClusterNameTwice(t *testing.T) {
+	t.Parallel()
+	g := newCircle(t, "x", "y")
+	g.began()
+	first, stage, log := g.all["x"], g.stages["x"], g.logs["x"]
+	g.stages["x"] = newStage()
+	twin, _ := g.member("x", []string{"x", "y"}, Config{})
+	where := func(c *Conductor) string { return fmt.Sprint("process ", c.agree.cfg.Machine.Boot) }
+	g.stages["x"], g.logs["x"] = stage, log
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- twin.Run(ctx) }()
+	t.Cleanup(stop)
+
+	proctest.Until(t, "the first knows of the twin", func() bool { return first.Status().Cluster.Rival == where(twin) })
+	proctest.Until(t, "the twin knows of the first", func() bool {
+		s := twin.Status().Cluster
+		return s.Rival == where(first) && s.Trouble == `another process has the member name "x"`
+	})
+	s := first.Status().Cluster
+	if want := "another process has the name x, too: " + where(twin); !strings.Contains(s.String(), want) || s.Trouble != "" || s.Lease <= 0 {
+		t.Errorf("state %q, trouble %q, lease %v, want %q", s, s.Trouble, s.Lease, want)
+	}
+	if y := g.all["y"].Status().Cluster; y.Rival != "" {
+		t.Errorf("y has a rival, too: %s", y.Rival)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	proctest.Until(t, "the twin is forgotten", func() bool { return first.Status().Cluster.Rival == "" })
 }

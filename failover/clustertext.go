@@ -28,6 +28,9 @@ func (s *ClusterStatus) String() string {
 	case s.Lease <= 0:
 		say("the lease of this instance is over, so it connects no client: %s", s.overBecause())
 	}
+	if s.Rival != "" {
+		say("another process has the name %s, too: %s", s.Member, s.Rival)
+	}
 	for _, w := range s.Waiting {
 		text := fmt.Sprintf("waiting for %s, for %s", w.Member, ago(w.For))
 		if w.Most > 0 {

@@ -114,6 +114,7 @@ func collectCluster(to *sheet, name string, c *failover.ClusterStatus) {
 	clusterDown.set(to, float64(c.Down), name)
 	clusterIsolated.is(to, c.Isolated, name)
 	clusterTrouble.is(to, c.Trouble != "", name)
+	clusterTwice.is(to, c.Rival != "", name)
 	clusterClocks.is(to, c.Clocks != "", name)
 	clusterStoreUp.is(to, c.Failing.IsZero(), name)
 	clusterStore.set(to, c.Latency.Seconds(), name)

@@ -118,6 +118,7 @@ var (
 	clusterDown     = gauge("cluster_instances_down", "Number of instances that see the primary down.", "relay")
 	clusterIsolated = gauge("cluster_isolated", "Whether this instance sees the primary down, and not enough of the others do.", "relay")
 	clusterTrouble  = gauge("cluster_trouble", "Whether this instance does not take part: a name used twice, settings that differ, a store that has gone back in time.", "relay")
+	clusterTwice    = gauge("cluster_name_twice", "Whether another process has the name of this instance: one of them is refused, and understudy cluster says where the other is.", "relay")
 	clusterClocks   = gauge("cluster_clock_wrong", "Whether the clock of an instance runs wrong, by more than 1 %; understudy cluster names it.", "relay")
 	clusterStoreUp  = gauge("cluster_store_up", "Whether the last request to the store was answered.", "relay")
 	clusterStore    = gauge("cluster_store_latency_seconds", "How long the last answer of the store took.", "relay")

@@ -288,7 +288,7 @@ func (s *service) clusterOf(c *conducted, cfg config.Relay) *failover.Cluster {
 		m.note(member, err)
 		return granted, err
 	}
-	with.Unanswered = m.unanswered
+	with.Unanswered, with.Here = m.unanswered, m.here
 	return with
 }
 

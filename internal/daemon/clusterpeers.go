@@ -1,9 +1,12 @@
 package daemon
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
+	"os"
 	"slices"
 	"time"
 
@@ -46,6 +49,23 @@ func judge(cfg config.Cluster, own tls.Certificate, authorities *x509.CertPool, 
 		return until, true, fmt.Errorf("the certificate expires at %s, and was not renewed", until.Format(time.RFC3339))
 	}
 	return until, false, nil
+}
+
+// here says where this process runs: the address from which it reaches the store, the host and
+// the process.
+func (m *membership) here() string {
+	text := fmt.Sprintf("process %d", os.Getpid())
+	if host, err := os.Hostname(); err == nil {
+		text = "host " + host + ", " + text
+	}
+	// Nothing is sent: the kernel only chooses the address.
+	if c, err := new(net.Dialer).DialContext(context.Background(), "udp", m.cfg.Endpoints[0]); err == nil {
+		if at, ok := c.LocalAddr().(*net.UDPAddr); ok {
+			text = at.IP.String() + ", " + text
+		}
+		_ = c.Close() // it had nothing to do
+	}
+	return text
 }
 
 // names returns the names of which one must be in the certificate of a member; none for a
