@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"net"
 	"runtime"
 	"testing"
 	"time"
@@ -53,6 +54,24 @@ func TestEngineRests(t *testing.T) {
 		c.Close()
 		proctest.Until(t, "one processor again", has(1))
 	}
+
+	// One whose host does not end its connection is none either.
+	over := make(chan struct{})
+	defer close(over)
+	tr.open(2, newHost(t, func(*net.TCPConn) { <-over }).addr)
+	if err := tr.outcome(tr.try(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	c := tr.dial()
+	proctest.Until(t, "all processors for a client", has(all))
+	proctest.Until(t, "it is accepted", func() bool { return tr.live.Load() == 1 })
+	c.SetLinger(0)
+	c.Close()
+	proctest.Until(t, "one processor beside a canary", has(1))
+	if n := tr.canaries.twin.Load().live.Load(); n != 1 {
+		t.Errorf("%d canaries, want one", n)
+	}
+
 	tr.stop()
 	proctest.Until(t, "all processors at the end", has(all))
 }
