@@ -39,6 +39,14 @@ func Error(fd int) unix.Errno {
 	return unix.Errno(v)
 }
 
+// TCPInfo returns what the kernel knows of a TCP socket; see TCP_INFO in tcp(7). What an older
+// kernel does not know is 0.
+func TCPInfo(fd int) (info unix.TCPInfo, e unix.Errno) {
+	size := uint32(unsafe.Sizeof(info))
+	_, _, e = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO, uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	return info, e
+}
+
 // Own returns a socket's own address, and Peer that of its other end; see getsockname(2)
 // and getpeername(2). It is invalid if there is none, or if it is no IP address.
 func Own(fd int) netip.AddrPort { return name(unix.SYS_GETSOCKNAME, fd) }

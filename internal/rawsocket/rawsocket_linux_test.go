@@ -56,6 +56,34 @@ func TestConnect(t *testing.T) {
 	}
 }
 
+// A client that is not accepted yet is an unacknowledged one of a listening socket.
+func TestTCPInfo(t *testing.T) {
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	raw, err := ln.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want := range uint32(3) {
+		raw.Control(func(fd uintptr) {
+			if info, e := TCPInfo(int(fd)); info.Unacked != want || e != 0 {
+				t.Errorf("%d unacknowledged, %v, want %d", info.Unacked, e, want)
+			}
+		})
+		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	if _, e := TCPInfo(-1); e != unix.EBADF {
+		t.Errorf("of no socket: %v", e)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
