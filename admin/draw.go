@@ -28,7 +28,6 @@ type drawing struct {
 	rest    int                   // the relay that is drawn in this batch for what glances do not see
 
 	shape string // of the page
-	top   drawn
 	parts map[string]*drawn
 
 	recorded      uint64 // sum of those of the glances

@@ -132,12 +132,12 @@ func (c Config) phaseOf(i int, interval time.Duration) time.Duration {
 // another one, which begins in the middle of the longest time without any.
 func PhaseOf(number uint64, interval time.Duration) time.Duration {
 	turns := uint64(1)
-	for turns < mostTurns && interval/time.Duration(2*turns) >= leastTurn { //nolint:gosec // G115: it is small
+	for turns < mostTurns && interval/time.Duration(2*turns) >= leastTurn {
 		turns *= 2
 	}
 	turn, phase := number/perTurn%turns, time.Duration(0)
 	for half := interval / 2; turn > 0; turn, half = turn/2, half/2 {
-		phase += half * time.Duration(turn%2) //nolint:durationcheck,gosec // 0 or 1
+		phase += half * time.Duration(turn%2)
 	}
 	return phase
 }

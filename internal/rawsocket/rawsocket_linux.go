@@ -9,7 +9,7 @@ import (
 
 // SetInt sets an integer option; see setsockopt(2).
 func SetInt(fd, level, name, value int) unix.Errno {
-	v := int32(value) //nolint:gosec // G115: an int of C
+	v := int32(value)
 	return set(fd, level, name, unsafe.Pointer(&v), unsafe.Sizeof(v))
 }
 
