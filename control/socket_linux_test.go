@@ -55,13 +55,13 @@ func TestBindAt(t *testing.T) {
 
 // The socket of a process that was killed is replaced.
 func TestBindAtAStaleSocket(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "control.sock")
 	if os.Getenv("UNDERSTUDY_BIND_AT") != "" {
 		if _, err := bindAt(os.Getenv("UNDERSTUDY_BIND_AT")); err != nil {
 			t.Fatal(err)
 		}
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
+	path := filepath.Join(t.TempDir(), "control.sock") // not in the process that is killed: it would stay
 	cmd := exec.Command(os.Args[0], "-test.run=^TestBindAtAStaleSocket$")
 	cmd.Env = append(os.Environ(), "UNDERSTUDY_BIND_AT="+path)
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(err.Error(), "killed") {

@@ -27,10 +27,13 @@ func TestMain(m *testing.M) {
 		fmt.Println(crashTop(in))
 		os.Exit(1)
 	}
+	if proctest.HasRole() { // before testscript makes a directory, which a process that is killed would leave
+		os.Exit(scripted{m}.Run())
+	}
 	testscript.Main(scripted{m}, map[string]func(){"understudy": main})
 }
 
-// scripted runs testscript's commands first, then the roles of proctest.
+// scripted runs the roles of proctest, or the tests.
 type scripted struct{ m *testing.M }
 
 func (s scripted) Run() int {

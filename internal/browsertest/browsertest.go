@@ -59,6 +59,11 @@ func Open(tb testing.TB, base string) *Browser {
 		tb.Fatal(err)
 	}
 	b := &Browser{tb: tb, host: at.Host}
+	dir, err := os.MkdirTemp("", "browser") // what Chromium makes there would stay when it is killed
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) }) // one of its processes may still be ending
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path),
 		chromedp.DisableGPU,
@@ -66,6 +71,7 @@ func Open(tb testing.TB, base string) *Browser {
 		// Nothing leaves this machine.
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
 		chromedp.WSURLReadTimeout(patience),
+		chromedp.Env("TMPDIR="+dir),
 	)
 	if os.Getuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // root has none

@@ -37,6 +37,9 @@ const (
 	roleUnderstudy = "understudy"
 )
 
+// HasRole reports whether this process was started for a role, and not for the tests.
+func HasRole() bool { return os.Getenv(roleVariable) != "" }
+
 // Main runs the role that this process was started for, or the tests, by
 // calling m.Run, and returns the exit status. Understudy runs the program with
 // arguments and returns its exit status; a package that starts none, or a built
