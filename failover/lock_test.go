@@ -137,7 +137,7 @@ func TestLockInWords(t *testing.T) {
 	t.Parallel()
 	since := time.Date(2026, 11, 27, 9, 34, 24, 409_000_000, time.Local)
 	k := Lock{By: "root", Since: since, Until: since.Add(2 * time.Hour), Reason: "migration"}
-	zone := since.Format("MST")
+	zone := since.Format("-0700")
 	want := "frozen by root since 2026-11-27 09:34:24 " + zone + " until 2026-11-27 11:34:24 " + zone + " (migration)"
 	if got := by(&k, "frozen"); got != want {
 		t.Errorf("the lock is described as %q, want %q", got, want)

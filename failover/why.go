@@ -259,7 +259,7 @@ func by(k *Lock, prefix string) string {
 		text += " by " + k.By
 	}
 	// A sentence for people, also on the wall: with a zone, without parts of a second.
-	const clock = "2006-01-02 15:04:05 MST"
+	const clock = "2006-01-02 15:04:05 -0700"
 	text += " since " + k.Since.Local().Format(clock)
 	if !k.Until.IsZero() {
 		text += " until " + k.Until.Local().Format(clock)
