@@ -138,6 +138,7 @@ type Swap struct {
 // this one; see [Machine.Grants]. [Granted] is the answer of one that does.
 type Ask struct {
 	Sent          time.Duration
+	Life          uint64 // the boot number of the member
 	Version, Boot uint64 // of the record
 	To            []string
 }

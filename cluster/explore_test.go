@@ -532,7 +532,7 @@ func (x *explorer) remote(s state, i int) {
 		if m.answer != nil {
 			continue
 		}
-		if ask, is := m.request.(Ask); is && !x.sides[1-i][s.sides[1-i]].grants(i, ask.Version, ask.Boot) {
+		if ask, is := m.request.(Ask); is && !x.sides[1-i][s.sides[1-i]].grants(i, ask.Life, ask.Version, ask.Boot) {
 			continue // as if it was lost
 		}
 		for again, u := range []use{nothing, oneTwice} {

@@ -103,7 +103,7 @@ func (m *Machine) failsafe() {
 		m.extend(m.ask, &m.record) // nobody else can drive
 		return
 	}
-	m.do(Ask{Sent: m.ask, Version: m.record.Version, Boot: m.record.Boot, To: others})
+	m.do(Ask{Sent: m.ask, Life: m.cfg.Boot, Version: m.record.Version, Boot: m.record.Boot, To: others})
 }
 
 // take counts a grant. Whoever drives is in the roster, so its grant is needed:
@@ -124,10 +124,14 @@ func (m *Machine) take(g Granted) {
 	}
 }
 
-// Grants reports whether the member grants a lease to from, which knows the
-// record of version and boot. It changes nothing. A life that does not hold the
-// key of the member, or leaves it to the next one, grants nothing: the other life
-// may drive.
-func (m *Machine) Grants(from string, version, boot uint64) bool {
+// Grants reports whether the member grants a lease to a life of from that knows the
+// record of version and boot. It changes nothing. A life that does not hold the key
+// of the member, or leaves it to the next one, grants nothing: the other life may
+// drive. And a life gets nothing if the member has read the key of another one: that
+// acknowledges epochs in its place, when the lease that it could have had is over.
+func (m *Machine) Grants(from string, life, version, boot uint64) bool {
+	if p := m.peer(from); p != nil && p.Member.Boot != life {
+		return false
+	}
 	return m.member() && !m.leaving && m.record.Open && m.record.id() == recordID{version, boot} && m.record.has(from)
 }

@@ -616,7 +616,7 @@ func TestStoreGoesBack(t *testing.T) {
 	if s := m.Snapshot(); !strings.Contains(s.Trouble, "back in time") {
 		t.Errorf("trouble %q", s.Trouble)
 	}
-	if m.Grants("n", old.Version, old.Boot) {
+	if m.Grants("n", l.nodes[1].m.cfg.Boot, old.Version, old.Boot) {
 		t.Error("a grant for a record that has come back")
 	}
 
@@ -773,5 +773,28 @@ func TestLease(t *testing.T) {
 	l.Set(time.Second)
 	if !l.Holds(time.Second-1) || l.Holds(time.Second) {
 		t.Error("the lease does not end at its end")
+	}
+}
+
+// A life of a member whose key another one has taken gets no grants: it may be cut off
+// from the store and not from the others, and the new one acknowledges epochs in its place.
+func TestGrantsOnlyTheLifeThatHasTheKey(t *testing.T) {
+	l := newLab(t, 2, labConfig)
+	asker, granter := l.nodes[1].m, l.nodes[0].m
+	r := granter.record
+	if !granter.Grants("n", asker.cfg.Boot, r.Version, r.Boot) {
+		t.Fatal("no grant for the life that has the key")
+	}
+	if granter.Grants("n", asker.cfg.Boot+1, r.Version, r.Boot) {
+		t.Error("a grant for another life")
+	}
+	p := granter.peer("n")
+	p.Member.Boot++ // as read with the next heartbeat
+	if granter.Grants("n", asker.cfg.Boot, r.Version, r.Boot) {
+		t.Error("a grant for a life of which another one has taken the key")
+	}
+	granter.peers = nil // nothing is known of its lives
+	if !granter.Grants("n", asker.cfg.Boot, r.Version, r.Boot) {
+		t.Error("no grant for a life of which no key was read")
 	}
 }

@@ -224,10 +224,10 @@ func (s *side) each(visit func(st step, n *side)) {
 	}
 }
 
-// grants reports whether the member grants a lease to one that knows the record
-// of version and boot.
-func (s *side) grants(from int, version, boot uint64) bool {
-	return !s.node.dead && s.node.m.Grants(name(from), version, boot)
+// grants reports whether the member grants a lease to a life of another one that knows the
+// record of version and boot.
+func (s *side) grants(from int, life, version, boot uint64) bool {
+	return !s.node.dead && s.node.m.Grants(name(from), life, version, boot)
 }
 
 // rename numbers revisions anew: cur are those of the keys, and used has all that occur
@@ -347,10 +347,10 @@ func (s *side) lowest() uint64 {
 // A member wants to know since when the driver of a fence was silent. When it learns
 // of a fence together with the keys, what it knew of them before is of no interest. So
 // the keys only matter once it knows of a fence, or where it may learn of one from the answer
-// to a swap.
+// to a swap. And it grants nothing to a life that it has read to be over.
 func (s *side) cares(e *Entry, r *Record, done bool) bool {
 	m := s.node.m
-	if s.left.plain || s.fault == cached || s.left.flying > 1 || done && (m.want.Host != "" || !s.spent && s.left.wanters>>s.i&1 == 1) {
+	if s.left.plain || s.left.grants && s.left.lives > 1 || s.fault == cached || s.left.flying > 1 || done && (m.want.Host != "" || !s.spent && s.left.wanters>>s.i&1 == 1) {
 		return true
 	}
 	for k := range s.net {

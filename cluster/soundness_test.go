@@ -26,9 +26,14 @@ func (x *explorer) futures(s *side, rng *rand.Rand) []string {
 	n.node.clock += tick(s.i)
 	add("time", n)
 	for from := range 2 {
+		if !s.left.grants {
+			break // nobody asks
+		}
 		for _, boot := range []uint64{10, 11, 20, 21, 1000} {
 			for version := range uint64(6) {
-				all = append(all, fmt.Sprint(s.grants(from, version, boot)))
+				for life := range s.left.lives {
+					all = append(all, fmt.Sprint(s.grants(from, (life+1)*10+uint64(from), version, boot)))
+				}
 			}
 		}
 	}

@@ -216,7 +216,7 @@ func (w *world) apply(msg message) Event {
 		return Swapped{Sent: r.Sent, Record: w.record, Revision: int64(w.record.Version)}
 	case Ask:
 		n := &w.nodes[msg.to]
-		if n.m != nil && !n.dead && !n.stop && n.m.Grants(name(msg.from), r.Version, r.Boot) {
+		if n.m != nil && !n.dead && !n.stop && n.m.Grants(name(msg.from), r.Life, r.Version, r.Boot) {
 			return Granted{From: name(msg.to), Sent: r.Sent}
 		}
 	}

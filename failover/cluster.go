@@ -47,7 +47,7 @@ type Cluster struct {
 
 	// Ask asks a member whether it grants a lease; see [Conductor.Grants]. The address
 	// is where it says that it answers; empty where that is not known. An error is no grant.
-	Ask func(ctx context.Context, member, address string, version, boot uint64) (bool, error)
+	Ask func(ctx context.Context, member, address string, life, version, boot uint64) (bool, error)
 
 	// Unanswered returns why a member does not answer the questions of this instance, and of
 	// this instance why the others refuse it, in one line; empty where they do, and where that
@@ -219,10 +219,10 @@ func (c *Cluster) successor(next *Cluster) *Cluster {
 
 // Grants answers another instance that asks for a lease while the store is away; see
 // [cluster.Machine.Grants].
-func (c *Conductor) Grants(ctx context.Context, from string, version, boot uint64) bool {
+func (c *Conductor) Grants(ctx context.Context, from string, life, version, boot uint64) bool {
 	granted := false
 	err := c.request(ctx, func() selector.Event {
-		granted = c.agree != nil && c.agree.machine.Grants(from, version, boot)
+		granted = c.agree != nil && c.agree.machine.Grants(from, life, version, boot)
 		return selector.Tick{}
 	})
 	return err == nil && granted
@@ -788,7 +788,7 @@ func (c *Conductor) actCluster(ctx context.Context, action cluster.Action) {
 			a.tasks.Go(func() { //nolint:contextcheck // it outlives Run's context: the member leaves after that has ended
 				ctx, stop := context.WithTimeout(a.ctx, a.cfg.Machine.Request)
 				defer stop()
-				if granted, err := a.cfg.Ask(ctx, member, address, do.Version, do.Boot); err == nil && granted {
+				if granted, err := a.cfg.Ask(ctx, member, address, do.Life, do.Version, do.Boot); err == nil && granted {
 					a.inbox.put(cluster.Granted{From: member, Sent: do.Sent})
 				}
 			})

@@ -146,14 +146,14 @@ func (g *circle) member(name string, roster []string, cfg Config) (*Conductor, *
 			Lease: time.Second, Heartbeat: 50 * time.Millisecond, Request: time.Second, Slack: 100 * time.Millisecond,
 			Agree: cluster.Majority, OnStoreLoss: cluster.Failsafe,
 		},
-		Ask: func(ctx context.Context, member, _ string, version, boot uint64) (bool, error) {
+		Ask: func(ctx context.Context, member, _ string, life, version, boot uint64) (bool, error) {
 			g.mu.Lock()
 			deaf := g.deaf
 			g.mu.Unlock()
 			if deaf || g.all[member] == nil {
 				return false, errAway
 			}
-			return g.all[member].Grants(ctx, name, version, boot), nil
+			return g.all[member].Grants(ctx, name, life, version, boot), nil
 		},
 	}
 	c, err := New(complete(cfg))

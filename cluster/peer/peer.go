@@ -51,7 +51,9 @@ type Question struct {
 	Relay string `json:"relay"`
 	From  string `json:"from"` // who asks, as in the request; the Client fills it in
 
-	// Version and Boot are those of the record that the asking member knows.
+	// Life is the boot number of the member that asks; Version and Boot are those of the
+	// record that it knows.
+	Life    uint64 `json:"life"`
 	Version uint64 `json:"version"`
 	Boot    uint64 `json:"boot"`
 }

@@ -196,7 +196,7 @@ type local struct{ of *membership }
 func (l local) Grants(ctx context.Context, q peer.Question) (bool, error) {
 	for _, c := range l.of.conducted() {
 		if c.name == q.Relay {
-			return c.conductor.Grants(ctx, q.From, q.Version, q.Boot), nil
+			return c.conductor.Grants(ctx, q.From, q.Life, q.Version, q.Boot), nil
 		}
 	}
 	return false, fmt.Errorf("there is no relay %q", q.Relay)
@@ -279,11 +279,11 @@ func (s *service) clusterOf(c *conducted, cfg config.Relay) *failover.Cluster {
 	with := ClusterConfig(cfg, m.cfg)
 	with.Machine.Version = s.version
 	with.Store, with.Lease = sharedStore{m}, &c.lease
-	with.Ask = func(ctx context.Context, member, address string, version, boot uint64) (bool, error) {
+	with.Ask = func(ctx context.Context, member, address string, life, version, boot uint64) (bool, error) {
 		granted := false
 		client, err := m.client(member, address)
 		if err == nil {
-			granted, err = client.Grants(ctx, peer.Question{Relay: c.name, Version: version, Boot: boot})
+			granted, err = client.Grants(ctx, peer.Question{Relay: c.name, Life: life, Version: version, Boot: boot})
 		}
 		m.note(member, err)
 		return granted, err
