@@ -55,7 +55,7 @@ test-deps: ## install what the tests want from Debian, as far as it is missing
 	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
 
 .PHONY: prove
-prove: ## explore the agreement of two instances to the end, and simulate that of several (about an hour, 8 GB)
+prove: ## explore the agreement of two instances to the end, and simulate that of several (two to three hours, 10 GB)
 	$(GO) test ./cluster -run 'Explor|CodesOfSides|Simulation' -v -count=1 -timeout 6h -explore 400000000 -simulate 10000
 
 .PHONY: nemesis

@@ -644,9 +644,9 @@ var explorations = []struct {
 	{"three epochs", 5_712_297, limits{epochs: 3, lives: 1, wants: 1, wanters: 3, flying: 1, units: 1}},
 	{"two changes", 25_902_237, limits{epochs: 3, lives: 1, wants: 2, wanters: 3, flying: 1, units: 1}},
 	{"three epochs, a message arrives twice", 0, limits{epochs: 3, lives: 1, wants: 1, wanters: 3, flying: 1, units: 1, twice: 1}},
-	{"two lives", 0, limits{epochs: 2, lives: 2, wants: 1, wanters: 3, flying: 1, units: 1}},
-	{"three epochs, two lives, by the fast", 0, limits{epochs: 3, lives: 2, wants: 1, wanters: 2, flying: 1, units: 1}},
-	{"three epochs, two lives, by the slow", 0, limits{epochs: 3, lives: 2, wants: 1, wanters: 1, flying: 1, units: 1}},
+	{"two lives", 48_094_717, limits{epochs: 2, lives: 2, wants: 1, wanters: 3, flying: 1, units: 1}},
+	{"three epochs, two lives, by the fast", 153_556_842, limits{epochs: 3, lives: 2, wants: 1, wanters: 2, flying: 1, units: 1}},
+	{"three epochs, two lives, by the slow", 150_987_554, limits{epochs: 3, lives: 2, wants: 1, wanters: 1, flying: 1, units: 1}},
 }
 
 // The protocol holds in every order of what can happen to two members, with
